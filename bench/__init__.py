@@ -1,0 +1,1 @@
+"""The harness: cells, grids, data, models, one engine, costs, dispatch."""

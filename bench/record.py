@@ -1,0 +1,149 @@
+"""What one finished cell leaves behind. The schema is versioned; readers refuse what they do not know.
+
+No torch here. Accuracies are in percent, times in seconds, sizes in MiB.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from bench.cell import Cell, Frozen, digest
+
+SCHEMA = 1
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Accuracy(Frozen):
+    epoch: int = Field(ge=1)  # counted from 1
+    top1: Percent
+    top5: Percent
+
+
+class Accuracies(Frozen):
+    """All on the test set; they differ in how the epoch was chosen."""
+
+    last: Accuracy  # no choice: the headline
+    best_test: Accuracy  # chosen on the test set itself, as much of the field reports it: flattering
+    chosen: Accuracy | None  # chosen on the validation split, where the recipe holds one out
+
+
+class Clocks(Frozen):
+    """Wall seconds of this run, by what they were spent on. Runs may share a machine: never compare them between cells."""
+
+    train_s: Seconds = 0.0
+    prepare_s: Seconds = 0.0  # the method's preparation phase
+    evaluate_s: Seconds = 0.0
+    checkpoint_s: Seconds = 0.0
+    log_s: Seconds = 0.0
+    compile_s: Seconds = 0.0
+    redone_s: Seconds = 0.0  # spent before an interruption, after the last checkpoint, and therefore spent again
+
+
+class Parameters(Frozen):
+    deployed: int = Field(ge=0)  # in the network that is used after training
+    train_only: int = Field(ge=0)  # trained beside it and dropped
+
+
+class Flops(Frozen):
+    """Of one full batch by torch's FlopCounterMode: matrix products and convolutions only, a multiply-add counted as two."""
+
+    step: int = Field(ge=0)  # forward and backward, the teacher's forward and the method's parts included
+    teacher_forward: int = Field(ge=0)  # the part of `step` that is the teacher's
+    prepare_step: int = Field(ge=0)  # a step of the preparation phase; 0 without one
+    inference: int = Field(ge=0)  # forward of the deployed network, one image
+
+
+class Machine(Frozen):
+    host: str
+    device: str  # "cpu" or the accelerator's name
+    cpu: str
+    cores: int
+    memory_mib: int
+    platform: str
+    versions: dict[str, str]  # python, torch, ...
+
+    @property
+    def hardware(self) -> str:
+        """Timings are pooled only where this is the same."""
+        return f"{self.device} / {self.cpu} x{self.cores}" if self.device != "cpu" else f"{self.cpu} x{self.cores}"
+
+
+class Record(Frozen):
+    schema_version: int = SCHEMA
+    id: str
+    cell: Cell
+    accuracies: Accuracies
+    epochs: int  # as run, preparation excluded
+    steps: int  # optimiser steps of the main phase
+    prepare_steps: int
+    train_samples: int
+    clocks: Clocks
+    neighbours: int = Field(ge=0)  # other cells of the same run that trained at the same time, at most
+    parameters: Parameters
+    flops: Flops
+    threads: int
+    machine: Machine
+    commit: str | None  # of this project; None outside a checkout
+    started: str  # ISO 8601, UTC
+    finished: str
+    weights_sha256: str  # of the weights file beside the record
+    curves_sha256: str  # of the curves file beside the record
+
+    def mismatch(self) -> str | None:
+        """Why this record cannot be what it says, or None."""
+        if self.id != self.cell.id:
+            return f"its id is {self.id}, its contents say {self.cell.id}"
+        return None
+
+
+class Timing(Frozen):
+    """One quantity of the exclusive probe: median and the quartiles around it, of `repeats` measurements, milliseconds."""
+
+    median_ms: Annotated[float, Field(ge=0)]
+    low_ms: Annotated[float, Field(ge=0)]  # 25 %
+    high_ms: Annotated[float, Field(ge=0)]  # 75 %
+    repeats: int = Field(ge=1)
+
+
+class Cost(Frozen):
+    """What a step costs on an otherwise idle machine; one for all seeds of a (pair, method, recipe), see `Cell.cost_key`.
+
+    `step` is measured whole. The parts are measured apart and need not add up to it.
+    """
+
+    schema_version: int = SCHEMA
+    key: str
+    label: str
+    example: str  # id of a cell that this is the cost of
+    step: Timing
+    prepare_step: Timing | None
+    parts: dict[str, Timing]  # data, student, teacher, method, backward, optimiser
+    inference: Timing | None  # the deployed network, one batch of `inference_batch` images
+    inference_batch: int = 0
+    latency: Timing | None = None  # the deployed network, one image
+    peak_mib: float | None  # device memory of a step where the device tells it, else the process's
+    energy_j_per_step: float | None  # None: not measured
+    threads: int
+    machine: Machine
+    measured: str  # ISO 8601, UTC
+
+
+def seal(body: dict[str, Any]) -> dict[str, Any]:
+    """Add a digest of all the rest, which shows a file that was edited by hand or cut short."""
+    return body | {"sha256": digest(body)}
+
+
+def unseal(sealed: dict[str, Any]) -> dict[str, Any]:
+    """The body of a sealed object.
+
+    Raises:
+        ValueError: the digest is missing or wrong.
+    """
+    body = {key: value for key, value in sealed.items() if key != "sha256"}
+    if sealed.get("sha256") != digest(body):
+        raise ValueError("its digest does not match its contents: edited by hand, or damaged")
+    return body

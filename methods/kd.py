@@ -1,0 +1,35 @@
+"""Knowledge distillation: the student imitates the teacher's softened class probabilities."""
+
+from torch import Tensor
+
+from methods.base import METHODS, Batch, Card, Method, Output
+from methods.parts import softened_kl
+
+
+@METHODS.register_module("kd")
+class KnowledgeDistillation(Method):
+    """Hinton et al.: weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T)) beside ce_weight * CE.
+
+    Args:
+        temperature: T, above 0; 4 on CIFAR, 1 on ImageNet.
+        weight: of the distillation term, 0.9 on CIFAR, 0.5 on ImageNet.
+        ce_weight: of the cross-entropy, 0.1 on CIFAR, 0.5 on ImageNet.
+    """
+
+    card = Card(
+        title="Knowledge distillation",
+        formula="ce_weight CE + weight T^2 KL(softmax(z_t/T) || softmax(z_s/T))",
+        paper="Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015. arXiv:1503.02531",
+        source="RepDistiller, mdistiller",
+    )
+    presets = {"imagenet": {"temperature": 1.0, "weight": 0.5, "ce_weight": 0.5}}
+    needs = "teacher"
+
+    def __init__(self, temperature: float = 4.0, weight: float = 0.9, ce_weight: float = 0.1) -> None:
+        super().__init__()
+        self.temperature, self.weight, self.ce_weight = temperature, weight, ce_weight
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        assert teacher is not None
+        kd = softened_kl(student.logits, teacher.logits, self.temperature)
+        return {"ce": self.cross_entropy(student, batch), "kd": self.weight * kd}

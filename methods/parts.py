@@ -1,0 +1,70 @@
+"""What several methods share. Pure functions first, then the one module that several need."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import Batch
+
+
+def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch. Both (B, K). No gradient is stopped here."""
+    log_student = F.log_softmax(student_logits / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def pool_to(feature: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Average-pool (B, C, H, W) to (B, C, *size); the same tensor where it has that size already."""
+    return feature if feature.shape[-2:] == tuple(size) else F.adaptive_avg_pool2d(feature, size)
+
+
+def pool_to_smaller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Average-pool the larger of two maps to the height and width of the smaller."""
+    size = (min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1]))
+    return pool_to(first, size), pool_to(second, size)
+
+
+def ramp(batch: Batch, epochs: int) -> Tensor | float:
+    """min(1, epoch / epochs) with the epoch counted from 1, as the public code of TFD and DKD has it; 1 where `epochs` is 0.
+
+    Arithmetic without a branch on the epoch, so that a captured graph may hand in the epoch as a tensor.
+    """
+    if epochs == 0:
+        return 1.0
+    return torch.as_tensor((batch.epoch + 1) / epochs).clamp(max=1.0)
+
+
+class Regressor(nn.Module):
+    """Maps a student feature to a teacher feature's shape: convolution, batch norm, ReLU (RepDistiller's `ConvReg`).
+
+    The convolution is 3x3 with stride 2 where the student's map is twice as large, a transposed 4x4 with stride 2 where it is
+    half as large, and otherwise, where it is at least as large, without padding and of size 1 + H_s - H_t.
+
+    Args:
+        student, teacher: sample features (B, C, H, W).
+        activation: whether the ReLU follows.
+
+    Raises:
+        ValueError: no convolution of these kinds leads from one size to the other.
+    """
+
+    def __init__(self, student: Tensor, teacher: Tensor, activation: bool = True) -> None:
+        super().__init__()
+        (in_channels, height_s, width_s), (channels, height_t, width_t) = student.shape[1:], teacher.shape[1:]
+        if (height_s, width_s) == (2 * height_t, 2 * width_t):
+            convolution: nn.Module = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        elif (2 * height_s, 2 * width_s) == (height_t, width_t):
+            convolution = nn.ConvTranspose2d(in_channels, channels, 4, stride=2, padding=1)
+        elif height_s >= height_t and width_s >= width_t:
+            convolution = nn.Conv2d(in_channels, channels, (1 + height_s - height_t, 1 + width_s - width_t))
+        else:
+            raise ValueError(f"no regressor from a {height_s}x{width_s} map of the student to the teacher's {height_t}x{width_t}")
+        self.convolution = convolution
+        self.norm = nn.BatchNorm2d(channels)
+        self.activation = nn.ReLU(inplace=True) if activation else nn.Identity()
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.activation(self.norm(self.convolution(feature)))
