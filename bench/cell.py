@@ -44,7 +44,7 @@ class Recipe(Frozen):
     ema: Fraction = 0.0  # decay per step of an averaged copy, which is then what is evaluated; 0: none
     label_smoothing: Fraction = 0.0  # through soft targets, hence refused beside methods that need hard labels
     dropout: Fraction = 0.0  # on the embedding, before the classifier
-    crop: Literal["none", "pad", "resized"] = "pad"  # pad: random crop after zero padding; resized: ImageNet's random resized crop
+    crop: Literal["none", "pad", "resized"] = "pad"  # zero padding and random crop; ImageNet's random resized crop
     crop_padding: int = Field(4, ge=0)  # pixels on each side, for `pad`
     image_size: int = Field(0, ge=0)  # height and width that networks see, for `resized`; 0: as stored
     flip: bool = True  # horizontal, with probability 1/2

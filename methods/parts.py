@@ -61,7 +61,7 @@ class Regressor(nn.Module):
         elif height_s >= height_t and width_s >= width_t:
             convolution = nn.Conv2d(in_channels, channels, (1 + height_s - height_t, 1 + width_s - width_t))
         else:
-            raise ValueError(f"no regressor from a {height_s}x{width_s} map of the student to the teacher's {height_t}x{width_t}")
+            raise ValueError(f"no regressor from the student's {height_s}x{width_s} map to the teacher's {height_t}x{width_t}")
         self.convolution = convolution
         self.norm = nn.BatchNorm2d(channels)
         self.activation = nn.ReLU(inplace=True) if activation else nn.Identity()
