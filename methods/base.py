@@ -89,7 +89,7 @@ class Method(nn.Module):
     added_later: ClassVar[tuple[str, ...]] = ()  # arguments newer than `version`: at their default they leave a cell's id alone
 
     # The rest may depend on the arguments, hence may also be set on the instance.
-    needs: Literal["none", "teacher", "self"] = "none"  # what must exist: nothing, a trained teacher, a trained copy of the student
+    needs: Literal["none", "teacher", "self"] = "none"  # what must exist: a trained teacher, a trained copy of the student
     partner: Literal["same_class", "second_view"] | None = None  # a second image for each sample
     prepare_epochs: int = 0  # length of a preparation phase, in which `prepare` replaces `step`
     teacher_epochs_fraction: float = 1.0  # below 1 asks for a teacher whose schedule is shortened to that share

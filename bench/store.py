@@ -1,0 +1,308 @@
+"""The results folder: the only file that knows its paths.
+
+    <root>/<grid>/manifest.json             what the grid consists of, written by `run`
+    <root>/<grid>/<cell>/record.json        the truth: present and intact means done
+    <root>/<grid>/<cell>/curves.csv         one row an epoch
+    <root>/<grid>/<cell>/weights.safetensors
+    <root>/<grid>/<cell>/checkpoint         while it trains: a digest, then what torch.save wrote
+    <root>/<grid>/<cell>/progress.json, failure.json, log.txt, lock
+    <root>/<grid>/cost/<key>-<hardware>.json
+    <root>/<grid>/report/
+
+Every file is written beside its place and renamed into it, so that a reader sees all of it or none. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from filelock import FileLock
+from pydantic import BaseModel, ValidationError
+
+from bench.cell import digest, safe
+from bench.errors import UserError, unknown
+from bench.record import SCHEMA, Cost, Record, seal, unseal
+
+
+Model = TypeVar("Model", Record, Cost)
+
+
+class Problem(NamedTuple):
+    """A file that cannot be used, and why."""
+
+    path: str  # relative to the root
+    reason: str
+
+
+class Store:
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    # Paths
+
+    def folder(self, grid: str) -> Path:
+        return self._inside(self.root / grid)
+
+    def cell(self, grid: str, cell_id: str) -> Path:
+        return self._inside(self.folder(grid) / cell_id)
+
+    def report_folder(self, grid: str) -> Path:
+        return self.folder(grid) / "report"
+
+    def lock(self, grid: str, cell_id: str) -> FileLock:
+        """Held by whoever trains the cell; the system frees it when its holder dies, however it dies."""
+        folder = self.cell(grid, cell_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / "lock", timeout=0)
+
+    def _inside(self, path: Path) -> Path:
+        if path.name != safe(path.name) or not path.resolve().is_relative_to(self.root.resolve()):
+            raise UserError(f"'{path.name}' cannot name a folder in {self.root}: use at most 80 of a-z 0-9 _ + . -")
+        return path
+
+    # Writing
+
+    def check_writable(self, grid: str) -> None:
+        """Fail before anything is trained rather than after.
+
+        Raises:
+            UserError: the grid's folder cannot be made or written.
+        """
+        folder = self.folder(grid)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"cannot write results in {folder}: {error.strerror}; choose another folder with --results"
+            ) from None
+
+    def write(self, path: Path, content: bytes | str) -> str:
+        """Write a whole file or nothing; returns the SHA-256 of its content."""
+        raw = content.encode() if isinstance(content, str) else content
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return hashlib.sha256(raw).hexdigest()
+
+    def write_json(self, path: Path, body: dict[str, Any] | BaseModel) -> None:
+        """Write sealed JSON: see `bench.record.seal`."""
+        plain = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
+        self.write(path, json.dumps(seal(plain), indent=1, allow_nan=False) + "\n")
+
+    def write_record(self, grid: str, record: Record) -> None:
+        """The last act of a training: from here on the cell is done, and its scratch files go."""
+        folder = self.cell(grid, record.id)
+        self.write_json(folder / "record.json", record)
+        for name in ("checkpoint", "progress.json", "failure.json"):
+            (folder / name).unlink(missing_ok=True)
+
+    def write_cost(self, grid: str, cost: Cost) -> None:
+        name = f"{cost.key}-{digest(cost.machine.hardware)[:8]}.json"
+        self.write_json(self.folder(grid) / "cost" / name, cost)
+
+    def write_manifest(self, grid: str, manifest: dict[str, Any]) -> None:
+        self.write_json(self.folder(grid) / "manifest.json", manifest)
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a damaged file so that it is neither used nor lost."""
+        number = 1
+        while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+            number += 1
+        return path.rename(aside)
+
+    # Reading
+
+    def grids(self) -> list[str]:
+        return sorted(path.parent.name for path in self.root.glob("*/manifest.json"))
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """The body of a sealed JSON file.
+
+        Raises:
+            ValueError: it is not JSON, or its digest is wrong.
+        """
+        try:
+            sealed = json.loads(path.read_bytes())
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            raise ValueError("it is not JSON: cut short, or damaged") from None
+        if not isinstance(sealed, dict):
+            raise ValueError("it is not a JSON object")
+        return unseal(sealed)
+
+    def manifest(self, grid: str) -> dict[str, Any]:
+        """{"about", "cells": [{"id", "label", ...}], "skipped": [{"what", "reason"}], "grid"}.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        path = self.folder(grid) / "manifest.json"
+        try:
+            return self.read_json(path)
+        except FileNotFoundError:
+            raise unknown("results", grid, self.grids(), str(self.root)) from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; `run` writes it anew") from None
+
+    def record(self, grid: str, cell_id: str) -> Record | None:
+        """A cell's record, or None where it is not done.
+
+        Raises:
+            ValueError: there is one that cannot be used; the message says why.
+        """
+        path = self.cell(grid, cell_id) / "record.json"
+        try:
+            body = self.read_json(path)
+        except FileNotFoundError:
+            return None
+        record = parse(Record, body)
+        if record.id != cell_id:
+            raise ValueError(f"it is the record of {record.id}")
+        return record
+
+    def done(self, grid: str, cell_id: str) -> bool:
+        try:
+            return self.record(grid, cell_id) is not None
+        except ValueError:
+            return False
+
+    def records(self, grid: str) -> tuple[list[Record], list[Problem]]:
+        """All usable records of a grid, in the order of their ids, and what could not be used."""
+        records, problems = [], []
+        for folder in self._cells(grid):
+            try:
+                record = self.record(grid, folder.name)
+                if record:
+                    records.append(record)
+            except (ValueError, OSError) as error:
+                problems.append(Problem(f"{grid}/{folder.name}/record.json", str(error)))
+        return records, problems
+
+    def costs(self, grid: str) -> tuple[list[Cost], list[Problem]]:
+        costs, problems = [], []
+        for path in sorted((self.folder(grid) / "cost").glob("*.json")):
+            try:
+                costs.append(parse(Cost, self.read_json(path)))
+            except (ValueError, OSError) as error:
+                problems.append(Problem(f"{grid}/cost/{path.name}", str(error)))
+        return costs, problems
+
+    def curves(self, grid: str, record: Record) -> str:
+        """CSV: epoch, lr, seconds, accuracies and one column `loss_<term>` a term.
+
+        Raises:
+            ValueError: the file is missing or not the one that the record names.
+        """
+        path = self.cell(grid, record.id) / "curves.csv"
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            raise ValueError("curves.csv is missing") from None
+        if hashlib.sha256(raw).hexdigest() != record.curves_sha256:
+            raise ValueError("curves.csv is not the one that the record names")
+        return raw.decode()
+
+    def weights(self, grid: str, record: Record) -> bytes:
+        """The deployed network's weights, as safetensors wrote them.
+
+        Raises:
+            ValueError: the file is missing or not the one that the record names.
+        """
+        path = self.cell(grid, record.id) / "weights.safetensors"
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            raise ValueError("weights.safetensors is missing") from None
+        if hashlib.sha256(raw).hexdigest() != record.weights_sha256:
+            raise ValueError("weights.safetensors is not the file that the record names")
+        return raw
+
+    def scratch(self, grid: str, cell_id: str, name: str) -> dict[str, Any] | None:
+        """progress.json or failure.json of a cell; None where absent or unreadable (they are hints)."""
+        try:
+            return self.read_json(self.cell(grid, cell_id) / name)
+        except (ValueError, OSError):
+            return None
+
+    def locked(self, grid: str, cell_id: str) -> bool:
+        """Whether somebody trains the cell right now."""
+        path = self.cell(grid, cell_id) / "lock"
+        if not path.exists():
+            return False
+        lock = FileLock(path, timeout=0)
+        try:
+            with lock:
+                return False
+        except TimeoutError:
+            return True
+
+    def find(self, prefix: str) -> tuple[str, str]:
+        """(grid, id) of the one cell whose id starts with, or contains, this text.
+
+        Raises:
+            UserError: none or several do.
+        """
+        every = [(path.parent.name, path.name) for grid in self.grids() for path in self._cells(grid)]
+        hits = [hit for hit in every if hit[1].startswith(prefix)] or [hit for hit in every if prefix in hit[1]]
+        if not hits:
+            raise unknown("cell", prefix, {cell_id for _, cell_id in every}, str(self.root))
+        if len({cell_id for _, cell_id in hits}) > 1:
+            raise UserError(f"'{prefix}' names {len(hits)} cells: {', '.join(hit[1] for hit in hits[:8])}, ...")
+        return hits[0]
+
+    def adopt(self, grid: str, cell_id: str) -> bool:
+        """Copy a finished cell from another grid of this store, so that it is not trained twice."""
+        for path in sorted(self.root.glob(f"*/{cell_id}/record.json")):
+            other = path.parent.parent.name
+            if other == grid or not self.done(other, cell_id):
+                continue
+            target = self.cell(grid, cell_id)
+            for name in ("curves.csv", "weights.safetensors", "record.json"):  # the record last: it says that the rest is there
+                if (source := path.parent / name).exists():
+                    target.mkdir(parents=True, exist_ok=True)
+                    scratch = target / f".{name}.copy"
+                    shutil.copyfile(source, scratch)
+                    scratch.replace(target / name)
+            return True
+        return False
+
+    def _cells(self, grid: str) -> Iterator[Path]:
+        for path in sorted(self.folder(grid).iterdir()) if self.folder(grid).is_dir() else []:
+            if path.is_dir() and path.name not in ("report", "cost") and not path.name.startswith("."):
+                yield path
+
+
+def parse(model: type[Model], body: dict[str, Any]) -> Model:
+    """Validate a record or cost.
+
+    Raises:
+        ValueError: unknown schema, a missing, unknown or impossible value, or an id that its contents do not give.
+    """
+    version = body.get("schema_version")
+    if version != SCHEMA:
+        raise ValueError(f"its schema is version {version}, this program reads {SCHEMA}")
+    try:
+        parsed = model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if isinstance(parsed, Record) and (reason := parsed.mismatch()):
+        raise ValueError(reason)
+    return parsed
