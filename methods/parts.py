@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,20 @@ def pool_to_smaller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Average-pool the larger of two maps to the height and width of the smaller."""
     size = (min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1]))
     return pool_to(first, size), pool_to(second, size)
+
+
+def common_stages(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of (student's, teacher's) features: the last L of both, L the smaller of their numbers of stages.
+
+    Networks of one family have equally many; across families it is the deepest stages that mean the same.
+    """
+    length = min(len(student), len(teacher))
+    return list(zip(student[-length:], teacher[-length:], strict=True))
+
+
+def widened(feature: Tensor) -> Tensor:
+    """In single precision where it comes in half precision, so that sums over many elements keep their digits."""
+    return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
 
 
 def ramp(batch: Batch, epochs: int) -> Tensor | float:
