@@ -1,0 +1,11 @@
+"""The networks under comparison, registered in `MODELS`; every one answers with an `Output`."""
+
+import importlib
+import pkgutil
+
+from bench.models.base import MODELS, Network, Stage, about
+
+__all__ = ["MODELS", "Network", "Stage", "about"]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
