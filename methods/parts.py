@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,12 @@ def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
 
 def pool_to(feature: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Average-pool (B, C, H, W) to (B, C, *size); the same tensor where it has that size already."""
-    return feature if feature.shape[-2:] == tuple(size) else F.adaptive_avg_pool2d(feature, size)
+    (h_in, w_in), (h_out, w_out) = feature.shape[-2:], size
+    if (h_in, w_in) == (h_out, w_out):
+        return feature
+    if h_in % h_out == 0 and w_in % w_out == 0:  # same values as the adaptive kind, whose gradient on CUDA is not deterministic
+        return F.avg_pool2d(feature, (h_in // h_out, w_in // w_out))
+    return F.adaptive_avg_pool2d(feature, (h_out, w_out))
 
 
 def pool_to_smaller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,6 +41,18 @@ def common_stages(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[
     """
     length = min(len(student), len(teacher))
     return list(zip(student[-length:], teacher[-length:], strict=True))
+
+
+def stage_pairs(stages: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """For i < j: f_i pooled to the height and width of f_j, and f_j, both cut to their first min(C_i, C_j) channels."""
+    for i, shallow in enumerate(stages):
+        pooled: dict[torch.Size, Tensor] = {}
+        for deep in stages[i + 1 :]:
+            size = deep.shape[-2:]
+            if size not in pooled:
+                pooled[size] = widened(pool_to(shallow, size))
+            channels = min(shallow.shape[1], deep.shape[1])
+            yield pooled[size][:, :channels], widened(deep[:, :channels])
 
 
 def widened(feature: Tensor) -> Tensor:
