@@ -1,0 +1,87 @@
+"""Teacher-free distillation: the deep stages of a network guide its own shallow stages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.parts import ramp, stage_pairs
+
+
+@METHODS.register_module("tfd")
+class TeacherFreeDistillation(Method):
+    """Li et al.: for features f_1 ... f_L and their m = L (L - 1) / 2 pairs,
+
+        weight / m * sum over i < j of |pool(f_i) - stopgrad(crop(f_j))|^2
+
+    where `pool` averages the shallow map to the deep map's height and width, and both keep their first min(C_i, C_j)
+    channels. There is nothing to learn and nothing is left after training.
+
+    The paper writes a sum over elements, the authors' code takes their mean, with the same weight: `reduction` offers both.
+
+    Args:
+        weight: of the term, at least 0; published .005.
+        ramp_epochs: epochs over which the weight rises linearly to its value; published 20, 0 for none.
+        reduction: of the squared differences: their mean, or their sum per sample, averaged over the batch.
+        direction: which side has its gradient stopped: the deep one ("top_down", the method), the shallow one ("bottom_up") or
+            neither ("both", whose gradient is the sum of the other two). The last two are the paper's ablations.
+        stages: which stages take part, counted from 1; None for all.
+
+    Raises:
+        ValueError: in `setup`, where `stages` names one that the network does not have, or leaves fewer than two.
+    """
+
+    card = Card(
+        title="Teacher-free distillation",
+        formula="CE + weight / m sum_{i<j} |pool(f_i) - stopgrad(crop(f_j))|^2, m = L(L-1)/2",
+        paper="Li, Liang, Yang, Jin. Teacher-free Distillation via Regularizing Intermediate Representation. IJCNN 2022. "
+        "doi:10.1109/IJCNN55064.2022.9892575",
+        source="lliai/Teacher-free-Distillation",
+        deviations="The public code has top_down alone; both is one undetached term per pair. Where the shallow map has more "
+        "channels, it is cropped.",
+    )
+
+    def __init__(
+        self,
+        weight: float = 0.005,
+        ramp_epochs: int = 20,
+        reduction: Literal["mean", "sum"] = "mean",
+        direction: Literal["top_down", "bottom_up", "both"] = "top_down",
+        stages: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight, self.ramp_epochs, self.reduction, self.direction = weight, ramp_epochs, reduction, direction
+        self.stages = None if stages is None else sorted(set(stages))
+
+    def setup(
+        self,
+        student: Output,
+        teacher: Output | None,
+        classes: int,
+        samples: int,
+        networks: Networks | None = None,
+        targets: Tensor | None = None,
+    ) -> None:
+        count = len(student.stages)
+        missing = [stage for stage in self.stages or [] if not 1 <= stage <= count]
+        if missing:
+            raise ValueError(f"tfd: the network has no stage {', '.join(map(str, missing))}; it has 1 to {count}")
+        if len(self.stages or student.stages) < 2:
+            raise ValueError(f"tfd needs at least two stages to pair, not {self.stages or list(range(1, count + 1))}")
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        features = [student.stages[stage - 1] for stage in self.stages] if self.stages else student.stages
+        terms = []
+        for shallow, deep in stage_pairs(features):
+            if self.direction == "top_down":
+                deep = deep.detach()
+            elif self.direction == "bottom_up":
+                shallow = shallow.detach()
+            terms.append(F.mse_loss(shallow, deep, reduction=self.reduction))
+        scale = self.weight / len(terms) / (len(student.logits) if self.reduction == "sum" else 1)
+        tfd = scale * ramp(batch, self.ramp_epochs) * torch.stack(terms).sum()
+        return {"ce": self.cross_entropy(student, batch), "tfd": tfd}
