@@ -13,8 +13,8 @@ from methods.base import Batch
 
 def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch. Both (B, K). No gradient is stopped here."""
-    log_student = F.log_softmax(student_logits / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    log_student = F.log_softmax(widened(student_logits) / temperature, dim=1)
+    log_teacher = F.log_softmax(widened(teacher_logits) / temperature, dim=1)
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
