@@ -1,0 +1,95 @@
+"""Image files: found in class folders, decoded, cropped as ImageNet's standard transforms do. Runs in loader processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+BILINEAR = Image.Resampling.BILINEAR
+
+
+class Files:
+    """N image files. Kept as one array: a list of a million strings would be copied into every loader process."""
+
+    def __init__(self, paths: Sequence[str] | np.ndarray) -> None:
+        self.paths = paths if isinstance(paths, np.ndarray) else np.array([os.fsencode(path) for path in paths])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, positions: Tensor) -> Files:
+        return Files(self.paths[positions.numpy()])
+
+    def __iter__(self) -> Iterator[Path]:
+        return (self.path(position) for position in range(len(self)))
+
+    def path(self, position: int) -> Path:
+        return Path(os.fsdecode(self.paths[position]))
+
+    def open(self, position: int) -> Image.Image:
+        """The decoded RGB image."""
+        path = self.path(position)
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB")
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{path} cannot be read as an image ({error})") from error
+
+
+def scan(folder: Path, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Files, Tensor]:
+    """Class names, files and labels of folder/CLASS/*, sorted.
+
+    Args:
+        names: the classes that the labels refer to; those found, where it is empty.
+
+    Raises:
+        FileNotFoundError, ValueError: no images, or a class that is not in `names`.
+    """
+    found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    names = names or found
+    if unknown := sorted(set(found) - set(names)):
+        raise ValueError(f"{folder} has classes that the training folder lacks: {', '.join(unknown)}")
+    paths: list[str] = []
+    labels: list[int] = []
+    for name in found:
+        images = sorted(entry.path for entry in os.scandir(folder / name) if Path(entry.name).suffix.lower() in SUFFIXES)
+        paths += images
+        labels += [names.index(name)] * len(images)
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no images; expected CLASS/*, with one of {', '.join(sorted(SUFFIXES))}")
+    return names, Files(paths), torch.tensor(labels)
+
+
+def centre(image: Image.Image, shorter: int, size: int) -> Tensor:
+    """Resize the shorter side, then cut the size x size pixels in the middle: (3, size, size) uint8."""
+    width, height = image.size
+    scale = shorter / min(width, height)
+    image = image.resize((max(shorter, int(width * scale)), max(shorter, int(height * scale))), BILINEAR)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return to_tensor(image.crop((left, top, left + size, top + size)))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """(3, H, W) uint8, channels_last in memory."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def decode(images: Tensor | Files, size: int) -> Tensor:
+    """All images, (N, 3, size, size) uint8; in threads, since decoding leaves the interpreter free."""
+    assert isinstance(images, Files)
+    pixels = torch.empty(len(images), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+
+    def fill(position: int) -> None:
+        pixels[position] = centre(images.open(position), size, size)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
+        list(pool.map(fill, range(len(images))))
+    return pixels
