@@ -95,6 +95,14 @@ class Network(nn.Module):
         return Output(logits, embedding, tuple(stages), tuple(preact), stem)
 
 
+def conv_norm(in_channels: int, channels: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """Convolution without bias that keeps height and width up to its stride, and batch norm."""
+    return [
+        nn.Conv2d(in_channels, channels, size, stride=stride, padding=size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(channels),
+    ]
+
+
 def global_pool() -> nn.Sequential:
     """(B, C, H, W) to (B, C): the mean over positions."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())

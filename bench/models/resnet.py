@@ -10,57 +10,53 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from bench.models.base import MODELS, Network, Stage, kaiming_convolutions, relu_between
+from bench.models.base import MODELS, Network, Stage, conv_norm, kaiming_convolutions, relu_between
 
 NARROW = (16, 16, 32, 64)  # channels of stem and stages
 WIDE = (32, 64, 128, 256)
 
 
-def convolution(in_channels: int, channels: int, size: int, stride: int = 1) -> list[nn.Module]:
-    """Convolution without bias that keeps height and width up to its stride, and batch norm."""
-    return [
-        nn.Conv2d(in_channels, channels, size, stride=stride, padding=size // 2, bias=False),
-        nn.BatchNorm2d(channels),
-    ]
-
-
 class Residual(nn.Module):
     """branch(x) + shortcut(x), before the activation."""
 
-    def __init__(self, branch: nn.Sequential, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, branch: nn.Sequential, shortcut: nn.Module) -> None:
         super().__init__()
-        same = stride == 1 and in_channels == channels
-        self.branch = branch
-        self.shortcut = nn.Identity() if same else nn.Sequential(*convolution(in_channels, channels, 1, stride))
+        self.branch, self.shortcut = branch, shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         return self.branch(x) + self.shortcut(x)
 
 
+def shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return nn.Sequential(*conv_norm(in_channels, channels, 1, stride))
+
+
 def basic(in_channels: int, channels: int, stride: int) -> Residual:
     """Two 3x3 convolutions."""
-    first, second = convolution(in_channels, channels, 3, stride), convolution(channels, channels, 3)
-    return Residual(nn.Sequential(*first, nn.ReLU(inplace=True), *second), in_channels, channels, stride)
+    first, second = conv_norm(in_channels, channels, 3, stride), conv_norm(channels, channels, 3)
+    return Residual(nn.Sequential(*first, nn.ReLU(inplace=True), *second), shortcut(in_channels, channels, stride))
 
 
 def bottleneck(in_channels: int, channels: int, stride: int) -> Residual:
     """1x1, 3x3 and 1x1 convolutions, the inner ones a quarter as wide."""
     narrow = channels // 4
     branch = nn.Sequential(
-        *convolution(in_channels, narrow, 1),
+        *conv_norm(in_channels, narrow, 1),
         nn.ReLU(inplace=True),
-        *convolution(narrow, narrow, 3, stride),
+        *conv_norm(narrow, narrow, 3, stride),
         nn.ReLU(inplace=True),
-        *convolution(narrow, channels, 1),
+        *conv_norm(narrow, channels, 1),
     )
-    return Residual(branch, in_channels, channels, stride)
+    return Residual(branch, shortcut(in_channels, channels, stride))
 
 
 def residual_network(
     unit: Callable[[int, int, int], Residual], units: Sequence[int], widths: Sequence[int], classes: int, channels: int
 ) -> Network:
     """3x3 stem, then stages of `units[i]` units and `widths[i + 1]` channels; each but the first halves height and width."""
-    stem = nn.Sequential(*convolution(channels, widths[0], 3), nn.ReLU(inplace=True))
+    stem = nn.Sequential(*conv_norm(channels, widths[0], 3), nn.ReLU(inplace=True))
     blocks, norms = [], []
     for i, (count, in_width, width) in enumerate(zip(units, widths[:-1], widths[1:], strict=True)):
         first = unit(in_width, width, 1 if i == 0 else 2)
