@@ -60,6 +60,12 @@ def widened(feature: Tensor) -> Tensor:
     return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
 
 
+def gram(first: Tensor, second: Tensor) -> Tensor:
+    """Inner products of rows: (..., N, D) and (..., M, D) to (..., N, M); never in half precision, not even under autocast."""
+    with torch.autocast(first.device.type, enabled=False):
+        return widened(first) @ widened(second).mT
+
+
 def ramp(batch: Batch, epochs: int) -> Tensor | float:
     """min(1, epoch / epochs) with the epoch counted from 1, as the public code of TFD and DKD has it; 1 where `epochs` is 0.
 
