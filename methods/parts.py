@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,13 @@ def gram(first: Tensor, second: Tensor) -> Tensor:
     """Inner products of rows: (..., N, D) and (..., M, D) to (..., N, M); never in half precision, not even under autocast."""
     with torch.autocast(first.device.type, enabled=False):
         return widened(first) @ widened(second).mT
+
+
+def unwrapped(network: Any) -> nn.Module:
+    """The module behind what a method is given as a network, for the few that copy it or a part of it."""
+    while not isinstance(network, nn.Module):
+        network = network.network
+    return network
 
 
 def ramp(batch: Batch, epochs: int) -> Tensor | float:
