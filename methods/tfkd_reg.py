@@ -1,0 +1,45 @@
+"""Tf-KD by regularisation: a hand-made teacher that is right with probability .99 and otherwise undecided."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.base import METHODS, Batch, Card, Method, Output
+from methods.parts import widened
+
+
+@METHODS.register_module("tfkd_reg")
+class TeacherFreeRegularisation(Method):
+    """Yuan et al.: weight * mean over batch and classes of q log(q / softmax(z)) beside ce_weight * CE.
+
+    The teacher is q = softmax(p_d / T), where p_d is `correct` for the label and (1 - correct) / (K - 1) for every other class.
+    The student's side is not softened. Times K, the mean over classes is the usual divergence, averaged over the batch.
+
+    Args:
+        weight: of the mean over batch and classes, 0 or more.
+        temperature: T, above 0.
+        correct: the teacher's probability of the label, in (1 / K, 1].
+        ce_weight: of the cross-entropy, 0 or more.
+    """
+
+    card = Card(
+        title="Teacher-free knowledge distillation by regularisation",
+        formula="ce_weight CE + weight mean KL(softmax(p_d/T) || softmax(z)), the mean over batch and classes",
+        paper="Yuan et al. Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020. arXiv:1909.11723",
+        source="authors' code (my_loss_function.py)",
+        deviations="`weight` is the authors' multiplier (ResNet-18: 100) alone; their code multiplies by a = .1 besides: "
+        "preset `code`",
+    )
+    presets = {"code": {"weight": 10.0}}
+    needs_hard_labels = True
+
+    def __init__(self, weight: float = 100.0, temperature: float = 20.0, correct: float = 0.99, ce_weight: float = 0.9) -> None:
+        super().__init__()
+        self.weight, self.temperature, self.correct, self.ce_weight = weight, temperature, correct, ce_weight
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        log_student = F.log_softmax(widened(student.logits), dim=1)
+        wrong = (1 - self.correct) / (log_student.shape[1] - 1)
+        designed = torch.full_like(log_student, wrong).scatter(1, batch.target[:, None], self.correct)
+        divergence = F.kl_div(log_student, F.softmax(designed / self.temperature, dim=1), reduction="none").mean()
+        return {"ce": self.cross_entropy(student, batch), "tfkd_reg": self.weight * divergence}
