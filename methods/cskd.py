@@ -1,0 +1,45 @@
+"""Class-wise self-distillation: images of one class are to be predicted alike."""
+
+import torch
+from torch import Tensor
+
+from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.parts import softened_kl
+
+
+@METHODS.register_module("cskd")
+class ClassWiseSelfDistillation(Method):
+    """Yun et al.: weight * T^2 * KL(softmax(z'/T) || softmax(z/T)) beside CE, z' the logits of another image of the class.
+
+    No gradient flows through z'. The partner images add a forward pass, not a backward one. In `loss` the student's answer to
+    the partners takes the teacher's place.
+
+    Args:
+        weight: of the divergence, 0 or more.
+        temperature: T, above 0.
+    """
+
+    card = Card(
+        title="Class-wise self-knowledge distillation",
+        formula="CE + weight T^2 KL(softmax(z'/T) || softmax(z/T)), z' for another image of the same class",
+        paper="Yun et al. Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020. arXiv:2003.13964",
+        source="authors' code",
+        deviations="every image of the batch has a partner besides; the authors count the partners into the batch size",
+    )
+    partner = "same_class"
+    needs_hard_labels = True
+
+    def __init__(self, weight: float = 1.0, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.weight, self.temperature = weight, temperature
+
+    def step(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        student = nets.student(batch.image)
+        with torch.no_grad():
+            partner = nets.student(batch.partner)
+        return self.loss(student, partner, batch)
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        assert teacher is not None
+        divergence = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
+        return {"ce": self.cross_entropy(student, batch), "cskd": self.weight * divergence}
