@@ -1,0 +1,43 @@
+"""Similarity-preserving distillation: images that the teacher finds alike, the student finds alike."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.base import METHODS, Batch, Card, Method, Output
+from methods.parts import gram
+
+
+def similarities(feature: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, B): inner products between the samples' flattened features, each row of L2 norm 1."""
+    flat = feature.flatten(1)
+    return F.normalize(gram(flat, flat), dim=1)
+
+
+@METHODS.register_module("sp")
+class SimilarityPreserving(Method):
+    """Tung & Mori: weight * ||G_s - G_t||_F^2 / B^2, G the row-normalised f f^T of the last stage, beside CE.
+
+    Needs no adapter: G is B x B whatever the features' shapes.
+
+    Args:
+        weight: of the similarity term, 0 or more.
+    """
+
+    card = Card(
+        title="Similarity-preserving knowledge distillation",
+        formula="CE + weight ||G_s - G_t||_F^2 / B^2, G = row-normalised f3 f3^T",
+        paper="Tung, Mori. Similarity-Preserving Knowledge Distillation. ICCV 2019. arXiv:1907.09682",
+        source="RepDistiller",
+    )
+    needs = "teacher"
+
+    def __init__(self, weight: float = 3000.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        assert teacher is not None
+        sp = F.mse_loss(similarities(student.stages[-1]), similarities(teacher.stages[-1]).detach())
+        return {"ce": self.cross_entropy(student, batch), "sp": self.weight * sp}
