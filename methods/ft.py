@@ -1,0 +1,92 @@
+"""Factor transfer: the student's translator imitates a compressed form of the teacher's last feature."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.parts import pool_to_smaller, widened
+
+SLOPE = 0.1  # of the leaky ReLUs
+
+
+def encoder(channels: int, factors: int, norm: bool) -> nn.Sequential:
+    """Three 3x3 convolutions, from `channels` to `factors`, each with batch norm if wanted and a leaky ReLU."""
+    layers: list[nn.Module] = []
+    for channels_in, channels_out in ((channels, channels), (channels, factors), (factors, factors)):
+        layers.append(nn.Conv2d(channels_in, channels_out, 3, padding=1))
+        if norm:
+            layers.append(nn.BatchNorm2d(channels_out))
+        layers.append(nn.LeakyReLU(SLOPE, inplace=True))
+    return nn.Sequential(*layers)
+
+
+def decoder(channels: int, factors: int) -> nn.Sequential:
+    """Three transposed 3x3 convolutions, from `factors` to `channels`, each with a leaky ReLU."""
+    layers: list[nn.Module] = []
+    for channels_in, channels_out in ((factors, factors), (factors, channels), (channels, channels)):
+        layers += [nn.ConvTranspose2d(channels_in, channels_out, 3, padding=1), nn.LeakyReLU(SLOPE, inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def unit(factor: Tensor) -> Tensor:
+    """(B, F, H, W) to (B, F H W), of L2 norm 1."""
+    return F.normalize(widened(factor).flatten(1), dim=1)
+
+
+@METHODS.register_module("ft")
+class FactorTransfer(Method):
+    """Kim et al.: weight * mean |u(T(f_s)) - u(E(f_t))| on the last stage, u flattening and L2-normalising, beside CE.
+
+    In the preparation phase the paraphraser, an encoder E and a decoder D, learns to reconstruct the teacher's last feature,
+    mean (D(E(f_t)) - f_t)^2, and the student rests; afterwards E is used without gradient. The translator T has E's form. Where
+    maps differ in size, the larger factor is average-pooled to the smaller.
+
+    Args:
+        weight: of the factor term, 0 or more.
+        paraphrase_rate: the paper's k, factors per channel of the teacher's feature, above 0.
+        prepare_epochs: length of the paraphraser's training; 0 leaves it untrained.
+    """
+
+    card = Card(
+        title="Factor transfer",
+        formula="first mean (D(E(f3_t)) - f3_t)^2; then CE + weight mean |u(T(f3_s)) - u(E(f3_t))|, u(x) = x / ||x||_2",
+        paper="Kim, Park, Kwak. Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018. "
+        "arXiv:1802.04977",
+        source="RepDistiller",
+        deviations="whole factors are compared, as in the paper; RepDistiller first averages their squares over channels",
+        train_only="paraphraser and translator: nine 3x3 convolutions",
+    )
+    needs = "teacher"
+
+    def __init__(self, weight: float = 200.0, paraphrase_rate: float = 0.5, prepare_epochs: int = 30) -> None:
+        super().__init__()
+        self.weight, self.paraphrase_rate, self.prepare_epochs = weight, paraphrase_rate, prepare_epochs
+
+    def setup(
+        self,
+        student: Output,
+        teacher: Output | None,
+        classes: int,
+        samples: int,
+        networks: Networks | None = None,
+        targets: Tensor | None = None,
+    ) -> None:
+        assert teacher is not None
+        channels_s, channels_t = student.stages[-1].shape[1], teacher.stages[-1].shape[1]
+        factors = max(1, int(channels_t * self.paraphrase_rate))
+        self.encoder, self.decoder = encoder(channels_t, factors, norm=False), decoder(channels_t, factors)
+        self.translator = encoder(channels_s, factors, norm=True)
+
+    def prepare(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+        feature = nets.teacher(batch.image).stages[-1].detach()
+        return {"ft": F.mse_loss(widened(self.decoder(self.encoder(feature))), widened(feature))}
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        assert teacher is not None
+        with torch.no_grad():
+            factor_t = self.encoder(teacher.stages[-1])
+        factor_s, factor_t = pool_to_smaller(self.translator(student.stages[-1]), factor_t)
+        return {"ce": self.cross_entropy(student, batch), "ft": self.weight * F.l1_loss(unit(factor_s), unit(factor_t))}
