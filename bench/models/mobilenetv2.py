@@ -1,7 +1,7 @@
 """MobileNetV2 for small images: Sandler et al., CVPR 2018. arXiv:1801.04381. Layers as in the CRD paper's RepDistiller.
 
 Half the paper's widths (but 1280 channels before the classifier), ReLU in place of ReLU6, stride 1 in the second group. The
-stages are those between which RepDistiller taps. A bottleneck ends without an activation, so `preact` and `stages` are the same.
+stages are those between which RepDistiller taps. They end without an activation, so `preact` and `stages` are the same.
 """
 
 from __future__ import annotations
