@@ -19,6 +19,13 @@ def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
+def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K) logits and (B,) labels to the label's logit (B, 1) and those of the other classes (B, K - 1), in their order."""
+    label = target.unsqueeze(1)
+    others = torch.arange(logits.shape[1] - 1, device=logits.device)
+    return logits.gather(1, label), logits.gather(1, others + (others >= label))
+
+
 def pool_to(feature: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Average-pool (B, C, H, W) to (B, C, *size); the same tensor where it has that size already."""
     (h_in, w_in), (h_out, w_out) = feature.shape[-2:], size
