@@ -1,0 +1,75 @@
+"""Decoupled knowledge distillation: the label's probability and the others' among themselves, weighted apart."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.base import METHODS, Batch, Card, Method, Output
+from methods.parts import ramp, softened_kl, split_target, widened
+
+
+def target_class_kl(student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """T^2 KL between the softened (label, not label) distributions, mean over the batch."""
+
+    def log_binary(logits: Tensor) -> Tensor:
+        label, others = split_target(F.log_softmax(widened(logits) / temperature, dim=1), target)
+        return torch.cat([label, others.logsumexp(1, keepdim=True)], dim=1)
+
+    kl = F.kl_div(log_binary(student_logits), log_binary(teacher_logits), reduction="batchmean", log_target=True)
+    return temperature**2 * kl
+
+
+@METHODS.register_module("dkd")
+class DecoupledKnowledgeDistillation(Method):
+    """Zhao et al.: ramp * weight * (alpha * TCKD + beta * NCKD) beside CE.
+
+    TCKD is T^2 KL(b_t || b_s) with b the softened probabilities of (label, any other class); NCKD is
+    T^2 KL(q_t || q_s) with q the softened distribution over the classes that are not the label.
+
+    Args:
+        alpha: of the label's part, at least 0.
+        beta: of the other classes' part, at least 0; published per pair: see the presets.
+        temperature: T, above 0; 4 on CIFAR, 1 on ImageNet.
+        weight: of both, at least 0.
+        ramp_epochs: epochs over which the weight rises linearly to its value; published 20, 0 for none.
+    """
+
+    card = Card(
+        title="Decoupled knowledge distillation",
+        formula="CE + ramp weight (alpha TCKD + beta NCKD)",
+        paper="Zhao, Cui, Song, Qiu, Liang. Decoupled Knowledge Distillation. CVPR 2022. arXiv:2203.08679",
+        source="mdistiller",
+    )
+    presets = {
+        "imagenet": {"beta": 0.5, "temperature": 1.0, "ramp_epochs": 1},
+        "resnet56/resnet20": {"beta": 2.0},
+        "resnet110/resnet32": {"beta": 2.0},
+        "resnet32x4/resnet8x4": {"beta": 8.0},
+        "wrn_40_2/wrn_16_2": {"beta": 6.0},
+        "wrn_40_2/wrn_40_1": {"beta": 6.0},
+        "vgg13/vgg8": {"beta": 6.0},
+        "vgg13/mobilenetv2": {"beta": 6.0},
+        "resnet50/mobilenetv2": {"beta": 8.0},
+        "resnet32x4/shufflenetv1": {"beta": 8.0},
+        "resnet32x4/shufflenetv2": {"beta": 8.0},
+        "wrn_40_2/shufflenetv1": {"beta": 8.0},
+    }
+    needs = "teacher"
+    needs_hard_labels = True
+
+    def __init__(
+        self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, weight: float = 1.0, ramp_epochs: int = 20
+    ) -> None:
+        super().__init__()
+        self.alpha, self.beta, self.temperature = alpha, beta, temperature
+        self.weight, self.ramp_epochs = weight, ramp_epochs
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        assert teacher is not None
+        z_s, z_t = student.logits, teacher.logits.detach()
+        tckd = target_class_kl(z_s, z_t, batch.target, self.temperature)
+        nckd = softened_kl(split_target(z_s, batch.target)[1], split_target(z_t, batch.target)[1], self.temperature)
+        dkd = self.weight * ramp(batch, self.ramp_epochs) * (self.alpha * tckd + self.beta * nckd)
+        return {"ce": self.cross_entropy(student, batch), "dkd": dkd}

@@ -1,0 +1,50 @@
+"""Normalized knowledge distillation: the teacher's confidence in the label, and its view of the other classes."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.base import METHODS, Batch, Card, Method, Output
+from methods.parts import split_target, widened
+
+
+@METHODS.register_module("nkd")
+class NormalizedKnowledgeDistillation(Method):
+    """Yang et al., beside CE: the mean over the batch of
+
+        weight * ( -p_t(label) log p_s(label) - gamma T^2 * sum over other classes of q_t log q_s )
+
+    with p the probabilities and q those over the other classes alone, of logits divided by T.
+
+    Args:
+        gamma: of the other classes' part, at least 0; published 1.5.
+        temperature: T, above 0, of the other classes' part alone; published 1.
+        weight: of the whole, at least 0.
+    """
+
+    card = Card(
+        title="Normalized knowledge distillation",
+        formula="CE + weight (-p_t(y) log p_s(y) - gamma T^2 sum_{i != y} q_t,i log q_s,i)",
+        paper="Yang et al. From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss "
+        "and Customized Soft Labels. ICCV 2023. arXiv:2303.13005",
+        source="yzd-v/cls_KD",
+        deviations="the public code's mask leaves the label among the other classes; here it is out, as the paper writes",
+    )
+    needs = "teacher"
+    needs_hard_labels = True
+
+    def __init__(self, gamma: float = 1.5, temperature: float = 1.0, weight: float = 1.0) -> None:
+        super().__init__()
+        self.gamma, self.temperature, self.weight = gamma, temperature, weight
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        assert teacher is not None
+        z_s, z_t = widened(student.logits), widened(teacher.logits).detach()
+        log_p_s, _ = split_target(F.log_softmax(z_s, dim=1), batch.target)
+        p_t, _ = split_target(F.softmax(z_t, dim=1), batch.target)
+        log_q_s = F.log_softmax(split_target(z_s, batch.target)[1] / self.temperature, dim=1)
+        q_t = F.softmax(split_target(z_t, batch.target)[1] / self.temperature, dim=1)
+        label, others = -(p_t * log_p_s).mean(), -(q_t * log_q_s).sum(1).mean()
+        nkd = self.weight * (label + self.gamma * self.temperature**2 * others)
+        return {"ce": self.cross_entropy(student, batch), "nkd": nkd}
