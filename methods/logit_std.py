@@ -1,0 +1,78 @@
+"""Logit standardisation: any method on logits, but on logits of mean 0 and standard deviation 1 in each image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.parts import widened
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """(B, K): each row less its mean, over its standard deviation (of K - 1 degrees of freedom) + 1e-7."""
+    logits = widened(logits)
+    return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
+
+
+@METHODS.register_module("logit_std")
+class LogitStandardisation(Method):
+    """Sun et al.: weight * the terms of `method` on standardised logits of student and teacher, beside that method's
+    cross-entropy on the plain ones.
+
+    Args:
+        method: the wrapped method, as `{"type": key, **arguments}`. Its temperature is the paper's base temperature, 2 there.
+        weight: of the wrapped terms' sum, on top of their own weights, at least 0; the presets have the published 9.
+
+    Raises:
+        ValueError: `method` is not one that compares the logits of one batch: it has a step or preparation of its own.
+    """
+
+    card = Card(
+        title="Logit standardisation",
+        formula="CE(z) + weight L((z_s - mean z_s) / std z_s, (z_t - mean z_t) / std z_t), L the wrapped method's terms",
+        paper="Sun, Ren, Li, Wang, Cao. Logit Standardization in Knowledge Distillation. CVPR 2024. arXiv:2403.01427",
+        source="sunshangquan/logit-standardization-KD",
+        deviations="around dkd the public code sets beta from alpha and leaves the temperature at 4; here both are the paper's",
+        train_only="those of the wrapped method",
+    )
+    presets = {
+        "kd": {"method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 1.0}, "weight": 9.0},
+        "dkd": {"method": {"type": "dkd", "temperature": 2.0}, "weight": 9.0},
+    }
+
+    def __init__(self, method: dict[str, Any], weight: float = 1.0) -> None:
+        super().__init__()
+        self.method: Method = METHODS.build(method)
+        self.weight = weight
+        if type(self.method).step is not Method.step or self.method.prepare_epochs:
+            raise ValueError(f"logit_std wraps methods on the logits of one batch, which '{method['type']}' is not")
+        self.needs = self.method.needs
+        self.teacher_epochs_fraction = self.method.teacher_epochs_fraction
+        self.draws_random = self.method.draws_random
+        self.memory_by_sample = self.method.memory_by_sample
+        self.needs_hard_labels = self.method.needs_hard_labels
+
+    @property
+    def changes_cross_entropy(self) -> bool:
+        return self.method.changes_cross_entropy
+
+    def setup(
+        self,
+        student: Output,
+        teacher: Output | None,
+        classes: int,
+        samples: int,
+        networks: Networks | None = None,
+        targets: Tensor | None = None,
+    ) -> None:
+        self.method.setup(student, teacher, classes, samples, networks, targets)
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        student_std = student._replace(logits=standardised(student.logits))
+        teacher_std = teacher and teacher._replace(logits=standardised(teacher.logits))
+        terms = self.method.loss(student_std, teacher_std, batch)
+        others = [term for name, term in terms.items() if name != "ce"]
+        return {"ce": self.method.cross_entropy(student, batch), "logit_std": self.weight * torch.stack(others).sum()}
