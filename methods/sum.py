@@ -121,7 +121,7 @@ class Sum(Method):
         nets = Networks(Remembered(nets.student), nets.teacher)
         return self._merged(lambda part: part.prepare(nets, batch) if part.prepare_epochs else {})
 
-    def predictor(self, student: nn.Module) -> Callable[[Tensor], Output]:
+    def predictor(self, student: nn.Module) -> nn.Module:
         return student if self.deploys_at is None else self._methods()[self.deploys_at].predictor(student)
 
     def _merged(self, terms_of: Callable[[Method], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -180,3 +180,192 @@ def test_sum_asks_each_network_once() -> None:
     assert len(calls) == 1
     assert method.needs == "none"
     assert isinstance(method.predictor(nn.Identity()), nn.Identity)
+
+
+def huber(difference: np.ndarray) -> float:
+    size = np.abs(difference)
+    return float(np.where(size < 1, 0.5 * size**2, size - 0.5).mean())
+
+
+def test_rkd() -> None:
+    student, teacher = output(1), output(2, width=9)
+
+    def relations(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        d = np.array([[np.linalg.norm(x - y) for y in p] for x in p])
+        e = p[None] - p[:, None]
+        e = e / np.maximum(np.linalg.norm(e, axis=2, keepdims=True), 1e-12)
+        return d / d[d > 0].mean(), np.einsum("ijd,ikd->ijk", e, e)
+
+    (d_s, a_s), (d_t, a_t) = relations(array(student.embedding)), relations(array(teacher.embedding))
+    rkd = build({"type": "rkd"}, student, teacher).loss(student, teacher, batch())["rkd"]
+    assert rkd.item() == pytest.approx(25 * huber(d_s - d_t) + 50 * huber(a_s - a_t), abs=1e-8)
+    assert touched(rkd, (student.embedding, teacher.embedding)) == [True, False]
+
+
+def test_pkt() -> None:
+    student, teacher = output(1), output(2, width=9)
+
+    def probabilities(p: np.ndarray) -> np.ndarray:
+        u = p / np.linalg.norm(p, axis=1, keepdims=True)
+        similarity = (u @ u.T + 1) / 2
+        return similarity / similarity.sum(1, keepdims=True)
+
+    q_s, q_t = probabilities(array(student.embedding)), probabilities(array(teacher.embedding))
+    expected = (q_t * np.log((q_t + 1e-7) / (q_s + 1e-7))).mean()
+    pkt = build({"type": "pkt", "weight": 1.0}, student, teacher).loss(student, teacher, batch())["pkt"]
+    assert pkt.item() == pytest.approx(expected, abs=1e-8)
+    assert touched(pkt, (student.embedding, teacher.embedding)) == [True, False]
+
+
+def test_cc_compares_neighbours_in_the_batch() -> None:
+    student, teacher = output(1), output(2, width=9)
+    method = build({"type": "cc", "weight": 1.0}, student, teacher)
+
+    def embed(side: str, p: Tensor) -> np.ndarray:
+        linear = getattr(method, f"embed_{side}")
+        return array(p) @ array(linear.weight).T + array(linear.bias)
+
+    d = np.abs(embed("student", student.embedding) - embed("teacher", teacher.embedding))
+    assert d.shape == (B, 128)
+    cc = method.loss(student, teacher, batch())["cc"]
+    assert cc.item() == pytest.approx(np.mean([d[i] @ d[i + 1] for i in range(B - 1)]), rel=1e-10)
+
+
+def test_cc_kernel_is_the_gaussian_to_second_order() -> None:
+    student, teacher = output(1), output(2, width=9)
+
+    def kernel(p: np.ndarray) -> np.ndarray:
+        u = p / np.linalg.norm(p, axis=1, keepdims=True)
+        x = 2 * 0.4 * (u @ u.T)
+        return np.exp(-2 * 0.4) * (1 + x + x**2 / 2)
+
+    spec = {"type": "cc", "weight": 1.0, "form": "kernel"}
+    cc = build(spec, student, teacher).loss(student, teacher, batch())["cc"].item()
+    assert cc == pytest.approx(((kernel(array(student.embedding)) - kernel(array(teacher.embedding))) ** 2).mean(), rel=1e-10)
+
+
+def others(logits: np.ndarray) -> np.ndarray:
+    return np.array([np.delete(row, label) for row, label in zip(logits, TARGET.numpy(), strict=True)])
+
+
+def kl(p: np.ndarray, q: np.ndarray) -> float:
+    return float((p * np.log(p / q)).sum(1).mean())
+
+
+def test_dkd() -> None:
+    student, teacher = output(1), output(2)
+    z_s, z_t, temperature = array(student.logits), array(teacher.logits), 4.0
+
+    def binary(z: np.ndarray) -> np.ndarray:
+        label = (softmax(z / temperature) * one_hot()).sum(1)
+        return np.stack([label, 1 - label], axis=1)
+
+    tckd = temperature**2 * kl(binary(z_t), binary(z_s))
+    nckd = temperature**2 * kl(softmax(others(z_t) / temperature), softmax(others(z_s) / temperature))
+    dkd = build({"type": "dkd", "ramp_epochs": 0}, student, teacher).loss(student, teacher, batch())["dkd"]
+    assert dkd.item() == pytest.approx(tckd + 8 * nckd, rel=1e-10)
+    assert touched(dkd, (student.logits, teacher.logits)) == [True, False]
+    preset = build({"type": "dkd", "preset": "resnet56/resnet20"}, student, teacher).loss(student, teacher, batch(epoch=4))[
+        "dkd"
+    ]
+    assert preset.item() == pytest.approx((tckd + 2 * nckd) * 5 / 20, rel=1e-10)
+
+
+def test_nkd() -> None:
+    student, teacher = output(1), output(2)
+    z_s, z_t = array(student.logits), array(teacher.logits)
+    label = -((softmax(z_t) * np.log(softmax(z_s))) * one_hot()).sum(1).mean()
+    for temperature in (1.0, 2.0):
+        q_s, q_t = softmax(others(z_s) / temperature), softmax(others(z_t) / temperature)
+        expected = label - 1.5 * temperature**2 * (q_t * np.log(q_s)).sum(1).mean()
+        method = build({"type": "nkd", "temperature": temperature}, student, teacher)
+        assert method.loss(student, teacher, batch())["nkd"].item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_dist() -> None:
+    student, teacher = output(1), output(2)
+    p_s, p_t = softmax(array(student.logits) / 4), softmax(array(teacher.logits) / 4)
+
+    def correlation(first: np.ndarray, second: np.ndarray) -> float:
+        a, b = first - first.mean(1, keepdims=True), second - second.mean(1, keepdims=True)
+        return float(np.mean([x @ y / (np.sqrt(x @ x * (y @ y)) + 1e-8) for x, y in zip(a, b, strict=True)]))
+
+    rows, columns = correlation(p_s, p_t), correlation(p_s.T, p_t.T)
+    spec = {"type": "dist", "weight": 1.0, "beta": 2.0, "gamma": 3.0}
+    dist = build(spec, student, teacher).loss(student, teacher, batch())["dist"].item()
+    assert dist == pytest.approx(16 * (2 * (1 - rows) + 3 * (1 - columns)), rel=1e-10)
+
+
+def test_logit_std_leaves_the_cross_entropy_alone() -> None:
+    student, teacher = output(1), output(2)
+
+    def z_score(z: np.ndarray) -> np.ndarray:
+        return (z - z.mean(1, keepdims=True)) / z.std(1, ddof=1, keepdims=True)
+
+    z_s, z_t = z_score(array(student.logits)), z_score(array(teacher.logits))
+    terms = build({"type": "logit_std", "preset": "kd"}, student, teacher).loss(student, teacher, batch())
+    assert terms["ce"].item() == pytest.approx(cross_entropy(student.logits))
+    assert terms["logit_std"].item() == pytest.approx(9 * 4 * kl(softmax(z_t / 2), softmax(z_s / 2)), abs=1e-5)
+    with pytest.raises(ValueError, match="'sum' is not"):
+        METHODS.build({"type": "logit_std", "method": {"type": "sum", "parts": [{"type": "kd"}]}})
+
+
+def test_eskd_stops() -> None:
+    student, teacher = output(1), output(2)
+    method = build({"type": "eskd", "stop": 0.5, "weight": 1.0}, student, teacher)
+    expected = 16 * kl(softmax(array(teacher.logits) / 4), softmax(array(student.logits) / 4))
+    for epoch, on in ((0, 1), (4, 1), (5, 0), (9, 0)):
+        terms = method.loss(student, teacher, batch(epoch=epoch, epochs=10))
+        assert terms["eskd"].item() == pytest.approx(on * expected)
+    assert METHODS.build({"type": "eskd", "preset": "early_teacher"}).teacher_epochs_fraction < 1
+
+
+def test_crd_draws_other_classes_only() -> None:
+    targets = torch.tensor([2, 0, 2, 1, 0, 2, 2, 1, 0, 2, 0, 2])
+    method = build({"type": "crd", "dim": 4}, output(1), output(2), targets=targets, classes=3)
+    drawn = method.draw(torch.arange(B))
+    assert drawn.shape == (B, 1 + N - 6)  # the largest class has 6 images
+    assert drawn[:, 0].tolist() == list(range(B))
+    assert not (targets[drawn[:, 1:]] == targets[:B, None]).any()
+    seen = {i: set() for i in range(B)}
+    for _ in range(40):
+        for row in method.draw(torch.arange(B)).tolist():
+            seen[row[0]] |= set(row[1:])
+    assert all(seen[i] == {j for j in range(N) if targets[j] != targets[i]} for i in range(B))
+    with pytest.raises(ValueError, match="one class"):
+        build({"type": "crd"}, output(1), output(2), targets=torch.zeros(N, dtype=torch.int64))
+
+
+def test_crd_scores_two_memories_and_updates_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher = output(1), output(2, width=9)
+    method = build({"type": "crd", "weight": 1.0, "dim": 4}, student, teacher)
+    drawn = method.draw(torch.arange(B))
+    monkeypatch.setattr(method, "draw", lambda index: drawn)
+    memory = {side: array(getattr(method, f"memory_{side}")).copy() for side in ("student", "teacher")}
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def embed(side: str, p: Tensor) -> np.ndarray:
+        linear = getattr(method, f"embed_{side}")
+        return unit(array(p) @ array(linear.weight).T + array(linear.bias))
+
+    def nce(v: np.ndarray, bank: np.ndarray, z: float | None) -> tuple[float, float]:
+        score = np.exp(np.einsum("bd,bmd->bm", v, bank[drawn.numpy()]) / 0.07)
+        z = score.mean() * N if z is None else z
+        p, noise = score / z, (drawn.shape[1] - 1) / N
+        log_d1 = np.log(p[:, 0] / (p[:, 0] + noise + 1e-7))
+        log_d0 = np.log(noise / (p[:, 1:] + noise + 1e-7))
+        return float(-(log_d1.sum() + log_d0.sum()) / B), z
+
+    v_s, v_t = embed("student", student.embedding), embed("teacher", teacher.embedding)
+    z_s = z_t = None
+    for _ in range(2):
+        loss_s, z_s = nce(v_s, memory["teacher"], z_s)
+        loss_t, z_t = nce(v_t, memory["student"], z_t)
+        crd = method.loss(student, teacher, batch())["crd"]
+        assert crd.item() == pytest.approx(loss_s + loss_t, rel=1e-6)
+        crd.backward()  # the memories' update must not disturb it
+        for side, v in (("student", v_s), ("teacher", v_t)):
+            memory[side][:B] = unit(0.5 * memory[side][:B] + 0.5 * v)
+            assert np.allclose(array(getattr(method, f"memory_{side}")), memory[side])
