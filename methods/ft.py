@@ -41,8 +41,8 @@ class FactorTransfer(Method):
     """Kim et al.: weight * mean |u(T(f_s)) - u(E(f_t))| on the last stage, u flattening and L2-normalising, beside CE.
 
     In the preparation phase the paraphraser, an encoder E and a decoder D, learns to reconstruct the teacher's last feature,
-    prepare_weight * mean (D(E(f_t)) - f_t)^2, and the student rests; afterwards E is used without gradient. The translator T has
-    E's form. Where maps differ in size, the larger factor is average-pooled to the smaller.
+    prepare_weight * mean (D(E(f_t)) - f_t)^2, and the student rests; afterwards E is used without gradient. The translator T
+    has E's form. Where maps differ in size, the larger factor is average-pooled to the smaller.
 
     Args:
         weight: of the factor term, 0 or more.
