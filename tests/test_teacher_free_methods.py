@@ -152,7 +152,7 @@ def test_dlb_remembers_the_previous_batch_within_an_epoch() -> None:
     method, student = METHODS.build({"type": "dlb", "weight": 2.0}), Linear()
     steps = [
         batch(image=images(i), partner=images(10 + i), target=(TARGET + i) % K, epoch=epoch, epochs=3)
-        for i, epoch in enumerate([0, 0, 0, 1])
+        for i, epoch in enumerate([0, 0, 0, 1, 1])
     ]
     remembered = None  # the previous step's logits
     for i, now in enumerate(steps):
