@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,9 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bench.data.augment import draw_boxes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 BILINEAR = Image.Resampling.BILINEAR
@@ -82,14 +86,55 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def decode(images: Tensor | Files, size: int) -> Tensor:
-    """All images, (N, 3, size, size) uint8; in threads, since decoding leaves the interpreter free."""
-    assert isinstance(images, Files)
-    pixels = torch.empty(len(images), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decode(files: Files, size: int) -> Tensor:
+    """All images, (N, 3, size, size) uint8, centre-cropped; in threads, since decoding leaves the interpreter free."""
+    pixels = torch.empty(len(files), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
     def fill(position: int) -> None:
-        pixels[position] = centre(images.open(position), size, size)
+        pixels[position] = centre(files.open(position), size, size)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
-        list(pool.map(fill, range(len(images))))
+    with ThreadPoolExecutor(processors()) as pool:
+        list(pool.map(fill, range(len(files))))
     return pixels
+
+
+def generator(*key: object) -> torch.Generator:
+    """A CPU generator of its own for each key."""
+    seed = hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8]
+    return torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
+
+
+class Crops:
+    """What the loader processes read: for training a random resized crop, drawn from (`key`, position); else the centre.
+
+    The centre: the shorter side resized to 256/224 of `size`.
+    """
+
+    def __init__(self, files: Files, size: int, key: tuple[object, ...] | None) -> None:
+        self.files, self.size, self.key = files, size, key
+
+    def __getitem__(self, position: int) -> Tensor:
+        image = self.files.open(position)
+        if self.key is None:
+            return centre(image, round(self.size * 256 / 224), self.size)
+        box = draw_boxes(1, image.height, image.width, generator(*self.key, position))
+        top, left, height, width = box[0].tolist()
+        return to_tensor(image.crop((left, top, left + width, top + height)).resize((self.size, self.size), BILINEAR))
+
+    def batches(self, order: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+        """(B, 3, size, size) uint8 on the device, decoded ahead in processes."""
+        loader: DataLoader[Tensor] = DataLoader(
+            self,  # type: ignore[arg-type]
+            batch_size,
+            sampler=order.tolist(),
+            num_workers=min(processors(), 16, -(-len(order) // batch_size)),
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # of its own: otherwise each epoch would draw from the global one
+        )
+        for images in loader:
+            yield images.to(device, non_blocking=True)

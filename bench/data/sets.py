@@ -29,7 +29,7 @@ SELECTION_KEYS = ("train_images", "test_images", "digest")  # of a cell's `data`
 
 
 class Split(NamedTuple):
-    images: Tensor | Files  # (N, C, H, W) uint8 in main memory; or N image files, which are decoded while they stream
+    images: Tensor | Files  # (N, C, H, W) uint8 in main memory; or N image files, decoded while they stream
     targets: Tensor  # (N,) int64
 
 
@@ -285,13 +285,14 @@ def _open_npz(file: Path) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file; npz needs the path of an .npz file (numpy.savez writes one)")
     try:
-        archive = np.load(file, allow_pickle=False)
-        present = archive.files
-        if missing := [key for key in NPZ_KEYS if key not in present]:
-            raise KeyError(f"{file}: no {', '.join(missing)}; it holds: {', '.join(present) or 'nothing'}")
-        return {key: archive[key] for key in (*NPZ_KEYS, "class_names") if key in present}
+        with np.load(file, allow_pickle=False) as archive:
+            present = archive.files
+            arrays = {key: archive[key] for key in (*NPZ_KEYS, "class_names") if key in present}
     except (BadZipFile, EOFError, AttributeError, OSError, ValueError) as error:
         raise ValueError(f"{file} is no .npz file of plain arrays, or it is damaged ({error})") from error
+    if missing := [key for key in NPZ_KEYS if key not in arrays]:
+        raise ValueError(f"{file} has no {', '.join(missing)}; it holds: {', '.join(present) or 'nothing'}")
+    return arrays
 
 
 def _npz_digest(file: Path) -> str:
@@ -313,25 +314,25 @@ def imagefolder(root: str | None = None, path: str | None = None, size: int = 0)
     """
     if size < 0:
         raise ValueError(f"size: {size} is not possible; allowed: pixels, or 0 to stream the files")
-    (names, train), (_, test) = _scan_folders(_location(root, path))
-    splits = [Split(decode(part.images, size) if size else part.images, part.targets) for part in (train, test)]
+    names, train, test = _scan_folders(_location(root, path))
+    splits = [Split(decode(files, size) if size else files, targets) for files, targets in (train, test)]
     return Dataset(splits[0], splits[1], len(names), IMAGENET_MEAN, IMAGENET_STD, names, auto_augment="imagenet")
 
 
-def _scan_folders(folder: Path) -> tuple[tuple[tuple[str, ...], Split], tuple[tuple[str, ...], Split]]:
-    """(class names, split) of the training and of the test folder."""
+def _scan_folders(folder: Path) -> tuple[tuple[str, ...], tuple[Files, Tensor], tuple[Files, Tensor]]:
+    """Class names, and (files, labels) of the training and of the test folder."""
     test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
     if test is None or not (folder / "train").is_dir():
         raise FileNotFoundError(f"{folder} has not both train/ and val/ (or test/), each with one folder a class")
-    names, images, targets = scan(folder / "train")
-    test_names, test_images, test_targets = scan(test, names)
-    return (names, Split(images, targets)), (test_names, Split(test_images, test_targets))
+    names, train_files, train_targets = scan(folder / "train")
+    _, test_files, test_targets = scan(test, names)
+    return names, (train_files, train_targets), (test_files, test_targets)
 
 
 def _imagefolder_digest(folder: Path) -> str:
     hashed = hashlib.sha256()
-    for _, split in _scan_folders(folder):
-        assert isinstance(split.images, Files)
-        for file in split.images:
+    _, *splits = _scan_folders(folder)
+    for files, _ in splits:
+        for file in files:
             hashed.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
     return hashed.hexdigest()

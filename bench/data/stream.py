@@ -6,41 +6,21 @@ methods of one seed see the same images, on every device, and a resumed run sees
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cell import Recipe
+from bench.data.augment import Mix, Policy, apply, cutout, draw_boxes, draw_mix, resize_boxes
+from bench.data.files import Crops, Files, generator
 from bench.data.sets import Dataset, Split
 from methods.base import Batch
 
-CHUNK_IMAGES = {"cpu": 1, "cuda": 2048}  # augmented at once, at least; fewer kernel launches on a GPU, better caching on a CPU
-
-
-def generator(*key: object) -> torch.Generator:
-    """A CPU generator of its own for each key."""
-    seed = hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8]
-    return torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
-
-
-class Normalise:
-    """uint8 images (B, C, H, W) to (x / 255 - mean) / std in the target's type and memory format."""
-
-    def __init__(self, data: Dataset, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
-        mean, std = torch.tensor(data.mean, dtype=torch.float64), torch.tensor(data.std, dtype=torch.float64)
-        self.scale = (1 / (255 * std)).float().to(device)
-        self.shift = (-mean / std).float().to(device)
-        self.dtype, self.memory_format = dtype, memory_format
-
-    def __call__(self, images: Tensor) -> Tensor:
-        rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, H, W * C): operands of a whole row, for vector instructions
-        width = images.shape[3]
-        rows = torch.addcmul(self.shift.repeat(width), rows.float(), self.scale.repeat(width)).to(self.dtype)
-        return rows.unflatten(2, (width, -1)).permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
+STREAMED_SIZE = 224  # of image files, where the recipe names no `image_size`
 
 
 class Stream:
@@ -54,6 +34,12 @@ class Stream:
         device, dtype, memory_format: of the images.
         partner: a second image for each sample: another one of its class, or the same one augmented once more. Drawn apart, so
             that the first images stay the same.
+
+    Attributes:
+        shape: (C, H, W) of the images that a network sees.
+
+    Raises:
+        ValueError: the recipe's augmentation does not fit the images.
     """
 
     def __init__(
@@ -67,66 +53,91 @@ class Stream:
         partner: Literal["same_class", "second_view"] | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        samples, self.batch_size = len(train.targets), recipe.batch_size
-        self.samples = samples - (samples % self.batch_size == 1)  # batch norm cannot train on a single image
-        if self.samples < 1:
-            raise ValueError(f"{samples} training images are too few; allowed: at least 2")
-        self.train, self.recipe, self.seed, self.device, self.partner = train, recipe, seed, device, partner
-        self.classes = data.classes
-        self.normalise = Normalise(data, device, dtype, memory_format)
-        assert isinstance(train.images, Tensor)
-        self.windows = _windows(train.images, recipe.crop_padding if recipe.crop == "pad" else 0, device)
-        self.targets = train.targets.to(device)
-        batches = -(-CHUNK_IMAGES[device.type] // self.batch_size)
-        self.chunk_size = batches * self.batch_size
+        if len(train.targets) < 2:
+            raise ValueError(f"training images: {len(train.targets)} are too few; allowed: at least 2")
+        if recipe.image_size and recipe.crop != "resized":
+            raise ValueError(f"image_size: {recipe.image_size} does nothing with crop '{recipe.crop}'; allowed: with 'resized'")
+        self.recipe, self.seed, self.device, self.partner, self.classes = recipe, seed, device, partner, data.classes
+        self.cpu_targets, self.targets = train.targets, train.targets.to(device)
+        alone = len(train.targets) % recipe.batch_size == 1
+        self.samples = len(train.targets) - alone  # batch norm cannot train on a single image, hence not on such a last batch
+        batches = 1  # that are augmented together: on a GPU, and under a policy, to launch fewer kernels
+        if device.type != "cpu":
+            batches = -(-2048 // recipe.batch_size)
+        elif recipe.augment != "none":
+            batches = -(-512 // recipe.batch_size)
+        self.crops = _crops(train.images, recipe, device, batches * recipe.batch_size)
+        self.shape = self.crops.shape
+        self.policy = None
+        if recipe.augment != "none":
+            if self.shape[0] not in (1, 3):
+                raise ValueError(f"augment: '{recipe.augment}' needs 1 or 3 channels; these images have {self.shape[0]}")
+            self.policy = Policy(recipe.augment, data.auto_augment, *self.shape[1:])
+        self.normalise = Normalise(data, self.shape[2], device, dtype, memory_format)
 
     def __len__(self) -> int:
         """Steps an epoch; the last batch may be smaller."""
-        return -(-self.samples // self.batch_size)
+        return -(-self.samples // self.recipe.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, 0-based."""
-        order = torch.randperm(len(self.train.targets), generator=generator("order", self.seed, epoch))[: self.samples]
+        recipe, steps = self.recipe, len(self)
+        order = torch.randperm(len(self.targets), generator=generator("order", self.seed, epoch))[: self.samples]
         index = order.to(self.device)
         target = self.targets[index]
         images = self._images(order, "image", epoch)
         partners = None
-        steps = self.recipe.epochs * len(self)
-        for step, (batch_index, batch_target) in enumerate(
-            zip(index.split(self.batch_size), target.split(self.batch_size), strict=True)
+        if self.partner:
+            others = order
+            if self.partner == "same_class":
+                others = draw_partners(self.cpu_targets, order, generator("partner of", self.seed, epoch))
+            partners = self._images(others, "partner", epoch)
+        mixes = np.random.default_rng(generator("mix", self.seed, epoch).initial_seed())
+        for step, (index_, target_) in enumerate(
+            zip(index.split(recipe.batch_size), target.split(recipe.batch_size), strict=True)
         ):
+            image, partner = next(images), next(partners) if partners else None
+            mix = draw_mix(recipe.mixup, recipe.cutmix, *self.shape[1:], mixes)
+            if mix:
+                image = mix.images(image)
+                partner = mix.images(partner) if partner is not None else None
             yield Batch(
-                image=next(images),
-                target=batch_target,
-                index=batch_index,
+                image=image,
+                target=target_,
+                index=index_,
                 epoch=epoch,
-                epochs=self.recipe.epochs,
-                progress=(epoch * len(self) + step) / steps,
-                partner=next(partners) if partners else None,
+                epochs=recipe.epochs,
+                progress=(epoch * steps + step) / (recipe.epochs * steps),
+                partner=partner,
+                soft=self._soft(target_, mix) if recipe.soft_targets else None,
             )
 
     def _images(self, order: Tensor, view: str, epoch: int) -> Iterator[Tensor]:
         """Batches of augmented, normalised images; `view` names the draws."""
-        draws = generator(view, self.seed, epoch)
-        offsets = torch.randint(0, self.windows.shape[1], (2, len(order)), generator=draws)
-        flips = torch.rand(len(order), generator=draws) < 0.5
-        tops, lefts = offsets.to(self.device)
-        drawn = (order.to(self.device), tops, lefts, flips.to(self.device))
-        for index, top, left, flip in zip(*(tensor.split(self.chunk_size) for tensor in drawn), strict=True):
-            images = self.windows[index, top, left].permute(0, 3, 1, 2)
-            if self.recipe.flip:
-                images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
-            yield from self.normalise(images).split(self.batch_size)
+        recipe, count, key = self.recipe, len(order), (view, self.seed, epoch)
+        flips = (torch.rand(count, generator=generator("flip", *key)) < 0.5).to(self.device)
+        rounds = self.policy.draw(count, generator("policy", *key)) if self.policy else []
+        centres = torch.rand(count, 2, generator=generator("cutout", *key)) * torch.tensor(self.shape[1:])
+        centres = centres.long().to(self.device)
+        done = 0
+        for images in self.crops.batches(order, ("crop", *key)):
+            part = slice(done, done + len(images))
+            done += len(images)
+            if recipe.flip:
+                images = torch.where(flips[part].view(-1, 1, 1, 1), images.flip(3), images)
+            for operations in rounds:
+                images = apply(images, operations.part(part))
+            images = self.normalise(images)
+            if recipe.cutout:
+                images = cutout(images, centres[part], recipe.cutout)
+            yield from images.split(recipe.batch_size)
 
-
-def _windows(images: Tensor, padding: int, device: torch.device) -> Tensor:
-    """Every crop of the zero-padded images as a view, (N, 2 padding + 1, 2 padding + 1, H, W, C): indexing it copies the crops.
-
-    Channels last in memory, so that a crop is copied by whole rows.
-    """
-    height, width = images.shape[2:]
-    padded = F.pad(images.permute(0, 2, 3, 1).to(device), (0, 0, padding, padding, padding, padding)).contiguous()
-    return padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
+    def _soft(self, target: Tensor, mix: Mix | None) -> Tensor:
+        """(B, K): one-hot, mixed as the images are, smoothed: (1 - e) y + e / K."""
+        soft = F.one_hot(target, self.classes).float()
+        if mix:
+            soft = mix.targets(soft)
+        return soft * (1 - self.recipe.label_smoothing) + self.recipe.label_smoothing / self.classes
 
 
 def evaluation_batches(
@@ -136,9 +147,124 @@ def evaluation_batches(
     dtype: torch.dtype = torch.float32,
     batch_size: int = 500,
     memory_format: torch.memory_format = torch.contiguous_format,
+    image_size: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, targets) of the whole split in its order, normalised, not augmented."""
-    assert isinstance(split.images, Tensor)
-    normalise = Normalise(data, device, dtype, memory_format)
-    for images, targets in zip(split.images.split(batch_size), split.targets.split(batch_size), strict=True):
-        yield normalise(images.to(device, non_blocking=True)), targets.to(device)
+    """(images, targets) of the whole split in its order, normalised, not augmented.
+
+    Args:
+        image_size: the recipe's. Images of another size are resized, the shorter side to 256/224 of it, and centre-cropped.
+    """
+    targets = split.targets.to(device).split(batch_size)
+    if isinstance(split.images, Files):
+        size = image_size or STREAMED_SIZE
+        order = torch.arange(len(split.images))
+        batches = Crops(split.images, size, None).batches(order, batch_size, device)
+    else:
+        size = image_size or split.images.shape[3]
+        batches = (_central(images.to(device), image_size) for images in split.images.split(batch_size))
+    normalise = Normalise(data, size, device, dtype, memory_format)
+    for images, target in zip(batches, targets, strict=True):
+        yield normalise(images), target
+
+
+def _central(images: Tensor, size: int) -> Tensor:
+    """See `evaluation_batches`; images that have the size already, or where `size` is 0, stay whole."""
+    height, width = images.shape[2:]
+    if not size or (height, width) == (size, size):
+        return images
+    scale = round(size * 256 / 224) / min(height, width)
+    new = [max(size, int(height * scale)), max(size, int(width * scale))]
+    images = F.interpolate(images.float(), new, mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)
+    top, left = round((new[0] - size) / 2), round((new[1] - size) / 2)
+    return images[:, :, top : top + size, left : left + size]
+
+
+def draw_partners(targets: Tensor, order: Tensor, draws: torch.Generator) -> Tensor:
+    """For each sample of `order` another one of its class, uniformly; itself where it is alone."""
+    members = targets.argsort(stable=True)  # class by class
+    place = members.argsort()  # of each sample in `members`
+    sizes = torch.bincount(targets)
+    first, size = (sizes.cumsum(0) - sizes)[targets[order]], sizes[targets[order]]
+    ahead = 1 + (torch.rand(len(order), generator=draws, dtype=torch.float64) * (size - 1)).long()
+    return members[first + (place[order] - first + ahead) % size]
+
+
+class Normalise:
+    """uint8 images (B, C, H, W) to (x / 255 - mean) / std in the target's type and memory format."""
+
+    def __init__(
+        self, data: Dataset, width: int, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format
+    ) -> None:
+        mean, std = torch.tensor(data.mean, dtype=torch.float64), torch.tensor(data.std, dtype=torch.float64)
+        self.scale = (1 / (255 * std)).float().repeat(width).to(device)  # of a whole row, (W * C,), for vector instructions
+        self.shift = (-mean / std).float().repeat(width).to(device)
+        self.dtype, self.memory_format = dtype, memory_format
+
+    def __call__(self, images: Tensor) -> Tensor:
+        rows = images.permute(0, 2, 3, 1).flatten(2).float()
+        rows = torch.addcmul(self.shift, rows, self.scale).to(self.dtype)
+        return rows.unflatten(2, (images.shape[3], -1)).permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
+
+
+class _Crops(Protocol):
+    """Cropped images, several batches at a time."""
+
+    shape: tuple[int, int, int]  # (C, H, W)
+
+    def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
+        """(B, C, H, W) uint8 on the device, channels last in memory; `key` names the draws."""
+
+
+def _crops(images: Tensor | Files, recipe: Recipe, device: torch.device, count: int) -> _Crops:
+    if isinstance(images, Files):
+        if recipe.crop != "resized":
+            raise ValueError(f"crop: '{recipe.crop}' does not suit image files of any size; allowed: 'resized', or give a size")
+        return _StreamedCrops(images, recipe.image_size or STREAMED_SIZE, recipe.batch_size, device)
+    if recipe.crop == "resized":
+        return _ResizedCrops(images, recipe.image_size or images.shape[3], device, count)
+    return _PaddedCrops(images, recipe.crop_padding if recipe.crop == "pad" else 0, device, count)
+
+
+class _PaddedCrops:
+    """Crops of the stored size out of zero-padded images.
+
+    Every possible crop is a view of the padded set, (N, 2 padding + 1, 2 padding + 1, H, W, C): indexing it copies the crops,
+    whole rows at a time, since channels are last.
+    """
+
+    def __init__(self, images: Tensor, padding: int, device: torch.device, count: int) -> None:
+        self.shape = (images.shape[1], images.shape[2], images.shape[3])
+        padded = F.pad(images.permute(0, 2, 3, 1).to(device), (0, 0, padding, padding, padding, padding)).contiguous()
+        windows = padded.unfold(1, self.shape[1], 1).unfold(2, self.shape[2], 1)
+        self.windows, self.device, self.count = windows.permute(0, 1, 2, 4, 5, 3), device, count
+
+    def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
+        corners = torch.randint(self.windows.shape[1], (2, len(order)), generator=generator(*key))
+        drawn = torch.cat([order.unsqueeze(0), corners]).to(self.device)
+        for part in drawn.split(self.count, 1):
+            yield self.windows[tuple(part)].permute(0, 3, 1, 2)
+
+
+class _ResizedCrops:
+    """ImageNet's random resized crops out of images in memory."""
+
+    def __init__(self, images: Tensor, size: int, device: torch.device, count: int) -> None:
+        self.shape = (images.shape[1], size, size)
+        self.images, self.size, self.device, self.count = images.to(device), size, device, count
+
+    def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
+        height, width = self.images.shape[2:]
+        boxes = draw_boxes(len(order), height, width, generator(*key)).to(self.device)
+        for index, box in zip(order.to(self.device).split(self.count), boxes.split(self.count), strict=True):
+            yield resize_boxes(self.images[index], box, self.size)
+
+
+class _StreamedCrops:
+    """The same out of image files, decoded in processes."""
+
+    def __init__(self, files: Files, size: int, batch_size: int, device: torch.device) -> None:
+        self.shape = (3, size, size)
+        self.files, self.size, self.batch_size, self.device = files, size, batch_size, device
+
+    def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
+        return Crops(self.files, self.size, key).batches(order, self.batch_size, self.device)

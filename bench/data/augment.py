@@ -1,0 +1,284 @@
+"""Augmentations of whole batches whose draws are one's own for each image: crops, policies, Cutout, mixing.
+
+Images are (B, C, H, W) uint8 unless said otherwise; draws are (B, ...) tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Random resized crops
+
+
+def draw_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Boxes (count, 4) int64 of random resized crops: top, left, height, width.
+
+    8 to 100 % of the area, aspect ratio 3/4 to 4/3, up to ten attempts and then the centre, as torchvision's standard has it.
+    """
+    area, ratio, top, left = torch.rand(4, count, 10, generator=generator, dtype=torch.float64)
+    area = height * width * (0.08 + 0.92 * area)
+    ratio = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * ratio)
+    heights, widths = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+    fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
+    boxes = torch.stack([(top * (height - heights + 1)).floor(), (left * (width - widths + 1)).floor(), heights, widths], 2)
+    first = fits.int().argmax(1)
+    central_height, central_width = min(height, round(width / (3 / 4))), min(width, round(height * (4 / 3)))
+    centre = [(height - central_height) // 2, (width - central_width) // 2, central_height, central_width]
+    chosen = boxes[torch.arange(count), first].long()
+    return torch.where(fits.any(1, keepdim=True), chosen, torch.tensor(centre))
+
+
+def resize_boxes(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Cut a box (B, 4) out of each image and resize it to size x size, bilinear.
+
+    Without antialiasing, unlike torchvision: the same wherever a box is enlarged.
+    """
+    top, left, height, width = boxes.float().unsqueeze(2).unbind(1)  # (B, 1) each
+    centres = (torch.arange(size, device=images.device) + 0.5) / size
+    y = (centres * height).clamp(min=0.5).minimum(height - 0.5) + top  # in pixels; the border is that of the box
+    x = (centres * width).clamp(min=0.5).minimum(width - 0.5) + left
+    y, x = 2 * y / images.shape[2] - 1, 2 * x / images.shape[3] - 1
+    grid = torch.stack([x.unsqueeze(1).expand(-1, size, -1), y.unsqueeze(2).expand(-1, -1, size)], 3)
+    return F.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
+
+
+# Policies: torchvision's spaces and operations, with a magnitude for each image
+
+
+class Operations(NamedTuple):
+    """One round of a policy, on the CPU: which operation each image undergoes, and how strongly."""
+
+    kind: Tensor  # (B,) int64, position in NAMES
+    magnitude: Tensor  # (B,)
+
+    def part(self, where: slice) -> Operations:
+        return Operations(self.kind[where], self.magnitude[where])
+
+
+def _blend(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
+    """(1 + m) x - m other."""
+    return (images * (1 + magnitude) - other * magnitude).clamp(0, 255).to(torch.uint8)
+
+
+def _grey(images: Tensor) -> Tensor:
+    if images.shape[1] == 1:
+        return images.float()
+    red, green, blue = images.float().unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).floor().unsqueeze(1)
+
+
+def _color(images: Tensor, magnitude: Tensor) -> Tensor:
+    return images if images.shape[1] == 1 else _blend(images, _grey(images), magnitude)
+
+
+def _sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
+    """x + m (x - smoothed x); the border stays."""
+    values = images.to(torch.float32, copy=True)
+    kernel = torch.ones(3, 3, device=images.device)
+    kernel[1, 1] = 5
+    smooth = F.conv2d(values, (kernel / 13).expand(images.shape[1], 1, 3, 3), groups=images.shape[1]).round()
+    values[..., 1:-1, 1:-1] += magnitude * (values[..., 1:-1, 1:-1] - smooth)
+    return values.clamp(0, 255).to(torch.uint8)
+
+
+def _posterize(images: Tensor, magnitude: Tensor) -> Tensor:
+    return images & (256 - 2 ** (8 - magnitude.long())).to(torch.uint8)
+
+
+def _autocontrast(images: Tensor, _: Tensor) -> Tensor:
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    span = (high - low).float() / 255
+    stretched = ((images - low) / torch.where(span > 0, span, 1)).clamp(0, 255).to(torch.uint8)
+    return torch.where(span > 0, stretched, images)
+
+
+def _equalize(images: Tensor, _: Tensor) -> Tensor:
+    """Per channel, by Pillow's integer rule: levels below v, plus half a step, over the step."""
+    flat = images.flatten(2).long()
+    histogram = torch.zeros(*images.shape[:2], 256, dtype=torch.int64, device=images.device)
+    histogram.scatter_add_(2, flat, torch.ones_like(flat))
+    largest = flat.amax(2, keepdim=True)
+    step = (flat.shape[2] - histogram.gather(2, largest)) // 255
+    below = histogram.cumsum(2) - histogram
+    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
+    return torch.where(step > 0, table.gather(2, flat), flat).to(torch.uint8).view(images.shape)
+
+
+def _affine(
+    images: Tensor,
+    xx: Tensor | float = 1.0,
+    xy: Tensor | float = 0.0,
+    x0: Tensor | float = 0.0,
+    yx: Tensor | float = 0.0,
+    yy: Tensor | float = 1.0,
+    y0: Tensor | float = 0.0,
+) -> Tensor:
+    """Nearest pixel from (xx x + xy y + x0, yx x + yy y + y0), in pixels from the centre; black outside. Arguments: (B,)."""
+    height, width = images.shape[2:]
+    entries = (xx, xy * (height / width), x0 * (2 / width), yx * (width / height), yy, y0 * (2 / height))
+    theta = torch.stack([torch.as_tensor(entry, device=images.device).expand(len(images)) for entry in entries], 1)
+    grid = F.affine_grid(theta.view(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
+
+
+def _shear_x(images: Tensor, magnitude: Tensor) -> Tensor:
+    slope = magnitude.flatten()
+    return _affine(images, xy=slope, x0=slope * images.shape[2] / 2)
+
+
+def _shear_y(images: Tensor, magnitude: Tensor) -> Tensor:
+    slope = magnitude.flatten()
+    return _affine(images, yx=slope, y0=slope * images.shape[3] / 2)
+
+
+def _rotate(images: Tensor, magnitude: Tensor) -> Tensor:
+    angle = magnitude.flatten().deg2rad()
+    return _affine(images, xx=angle.cos(), xy=-angle.sin(), yx=angle.sin(), yy=angle.cos())
+
+
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # magnitude: (B, 1, 1, 1), in torchvision's units
+    "Identity": lambda images, _: images,
+    "ShearX": _shear_x,
+    "ShearY": _shear_y,
+    "TranslateX": lambda images, magnitude: _affine(images, x0=-magnitude.flatten().trunc()),
+    "TranslateY": lambda images, magnitude: _affine(images, y0=-magnitude.flatten().trunc()),
+    "Rotate": _rotate,
+    "Brightness": lambda images, magnitude: _blend(images, torch.zeros_like(images), magnitude),
+    "Color": _color,
+    "Contrast": lambda images, magnitude: _blend(images, _grey(images).mean((1, 2, 3), keepdim=True), magnitude),
+    "Sharpness": _sharpness,
+    "Posterize": _posterize,
+    "Solarize": lambda images, magnitude: torch.where(images >= 255 * magnitude, 255 - images, images),
+    "AutoContrast": _autocontrast,
+    "Equalize": _equalize,
+    "Invert": lambda images, _: 255 - images,
+}
+NAMES = list(OPERATIONS)
+
+
+def apply(images: Tensor, operations: Operations) -> Tensor:
+    """One round of a policy: the images of each kind together."""
+    result = images.clone()
+    for kind in operations.kind.unique().tolist():
+        chosen = (operations.kind == kind).nonzero().squeeze(1)
+        magnitude = operations.magnitude[chosen].view(-1, 1, 1, 1).to(images.device)
+        chosen = chosen.to(images.device)
+        result[chosen] = OPERATIONS[NAMES[kind]](images[chosen], magnitude)
+    return result
+
+
+class Policy:
+    """Draws operations for each image as torchvision's AutoAugment, RandAugment or TrivialAugmentWide would.
+
+    The spaces and AutoAugment's sub-policies are read from torchvision, which applies one draw to all images of a call; only
+    drawing and applying are done here. RandAugment: two operations at magnitude 9 of 31.
+
+    Args:
+        name: "auto_augment", "rand_augment" or "trivial_augment".
+        images_of: whose AutoAugment policy: "cifar10", "imagenet" or "svhn".
+        height, width: of the images.
+    """
+
+    def __init__(self, name: str, images_of: str, height: int, width: int) -> None:
+        from torchvision.transforms import v2  # takes two seconds
+
+        self.name = name
+        policy = {
+            "auto_augment": lambda: v2.AutoAugment(v2.AutoAugmentPolicy(images_of)),
+            "rand_augment": v2.RandAugment,
+            "trivial_augment": v2.TrivialAugmentWide,
+        }[name]()
+        self.bins = 10 if name == "auto_augment" else policy.num_magnitude_bins
+        space = policy._AUGMENTATION_SPACE
+        self.kinds = torch.tensor([NAMES.index(kind) for kind in space])
+        self.magnitudes = torch.zeros(len(NAMES), self.bins)
+        self.signed = torch.zeros(len(NAMES), dtype=torch.bool)
+        for kind, (magnitudes, signed) in space.items():
+            values = magnitudes(self.bins, height, width)
+            self.magnitudes[NAMES.index(kind)] = 0 if values is None else values.float()
+            self.signed[NAMES.index(kind)] = signed
+        if name == "auto_augment":  # (25, 2) each
+            rows = policy._policies
+            self.pairs = torch.tensor([[NAMES.index(kind) for kind, _, _ in row] for row in rows])
+            self.chances = torch.tensor([[chance for _, chance, _ in row] for row in rows])
+            self.pair_bins = torch.tensor([[bin_ or 0 for _, _, bin_ in row] for row in rows])
+        elif name == "rand_augment":
+            self.rounds, self.bin = policy.num_ops, policy.magnitude
+
+    def draw(self, count: int, generator: torch.Generator) -> list[Operations]:
+        """The rounds, each for `count` images."""
+        if self.name == "auto_augment":
+            row = torch.randint(len(self.pairs), (count,), generator=generator)
+            happens = torch.rand(count, 2, generator=generator) <= self.chances[row]
+            kinds = torch.where(happens, self.pairs[row], NAMES.index("Identity")).unbind(1)
+            bins = self.pair_bins[row].unbind(1)
+        elif self.name == "rand_augment":
+            kinds = self.kinds[torch.randint(len(self.kinds), (self.rounds, count), generator=generator)].unbind(0)
+            bins = (torch.full((count,), self.bin),) * self.rounds
+        else:
+            kinds = (self.kinds[torch.randint(len(self.kinds), (count,), generator=generator)],)
+            bins = (torch.randint(self.bins, (count,), generator=generator),)
+        rounds = []
+        for kind, bin_ in zip(kinds, bins, strict=True):
+            negative = self.signed[kind] & (torch.rand(count, generator=generator) <= 0.5)
+            magnitude = self.magnitudes[kind, bin_]
+            rounds.append(Operations(kind, torch.where(negative, -magnitude, magnitude)))
+        return rounds
+
+
+# Of normalised images
+
+
+def cutout(images: Tensor, centres: Tensor, side: int) -> Tensor:
+    """Set a square of each normalised image to 0, the mean; `centres` (B, 2) are pixels, and the square may cross the border.
+
+    DeVries, Taylor. Improved regularization of convolutional neural networks with Cutout. 2017.
+    """
+    top, left = (centres - side // 2).unsqueeze(2).unbind(1)
+    row, column = (torch.arange(size, device=images.device) for size in images.shape[2:])
+    rows, columns = (row >= top) & (row < top + side), (column >= left) & (column < left + side)
+    return images.masked_fill((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0)
+
+
+class Mix(NamedTuple):
+    """One batch's mixing with itself, rolled by one place: x <- kept x + (1 - kept) rolled x, or a box of the rolled x."""
+
+    kept: float  # share of the own label
+    box: tuple[int, int, int, int] | None = None  # top, bottom, left, right: CutMix; None: mixup
+
+    def images(self, images: Tensor) -> Tensor:
+        rolled = images.roll(1, 0)
+        if self.box is None:
+            return torch.lerp(rolled, images, self.kept)
+        top, bottom, left, right = self.box
+        mixed = images.clone()
+        mixed[:, :, top:bottom, left:right] = rolled[:, :, top:bottom, left:right]
+        return mixed
+
+    def targets(self, targets: Tensor) -> Tensor:
+        """Of one-hot (B, K)."""
+        return torch.lerp(targets.roll(1, 0), targets, self.kept)
+
+
+def draw_mix(mixup: float, cutmix: float, height: int, width: int, rng: np.random.Generator) -> Mix | None:
+    """One batch's draw from Beta(alpha, alpha); with both alphas above 0 mixup or CutMix, each with probability 1/2.
+
+    Zhang et al. mixup. ICLR 2018. Yun et al. CutMix. ICCV 2019: a box of area 1 - lambda about a uniform centre, cut at the
+    border, and the label in proportion to what is left.
+    """
+    if not mixup and not cutmix:
+        return None
+    if mixup and (not cutmix or rng.random() < 0.5):
+        return Mix(float(rng.beta(mixup, mixup)))
+    half = math.sqrt(1 - rng.beta(cutmix, cutmix)) / 2
+    y, x = int(rng.integers(height)), int(rng.integers(width))
+    top, bottom = max(0, y - int(half * height)), min(height, y + int(half * height))
+    left, right = max(0, x - int(half * width)), min(width, x + int(half * width))
+    return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
