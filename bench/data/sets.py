@@ -288,7 +288,7 @@ def _open_npz(file: Path) -> dict[str, np.ndarray]:
         with np.load(file, allow_pickle=False) as archive:
             present = archive.files
             arrays = {key: archive[key] for key in (*NPZ_KEYS, "class_names") if key in present}
-    except (BadZipFile, EOFError, AttributeError, OSError, ValueError) as error:
+    except (BadZipFile, EOFError, TypeError, OSError, ValueError) as error:  # TypeError: a single array
         raise ValueError(f"{file} is no .npz file of plain arrays, or it is damaged ({error})") from error
     if missing := [key for key in NPZ_KEYS if key not in arrays]:
         raise ValueError(f"{file} has no {', '.join(missing)}; it holds: {', '.join(present) or 'nothing'}")

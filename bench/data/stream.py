@@ -55,8 +55,6 @@ class Stream:
     ) -> None:
         if len(train.targets) < 2:
             raise ValueError(f"training images: {len(train.targets)} are too few; allowed: at least 2")
-        if recipe.image_size and recipe.crop != "resized":
-            raise ValueError(f"image_size: {recipe.image_size} does nothing with crop '{recipe.crop}'; allowed: with 'resized'")
         self.recipe, self.seed, self.device, self.partner, self.classes = recipe, seed, device, partner, data.classes
         self.cpu_targets, self.targets = train.targets, train.targets.to(device)
         alone = len(train.targets) % recipe.batch_size == 1
