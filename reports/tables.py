@@ -1,0 +1,547 @@
+"""The tidy frame to tables, and tables to Markdown, CSV, LaTeX and rows of text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports import stats
+from reports.frame import PAIR_COLUMNS, Curve, by_pair
+
+PUBLISHED = Path(__file__).parents[1] / "results" / "published"
+PUBLISHED_IMAGES = {"cifar100": 50_000, "imagenet": 1_281_167}  # that the published numbers were trained on
+NOTHING = "–"
+
+
+# How values are written
+
+
+def number(digits: int) -> Callable[[Any], str]:
+    return lambda value: NOTHING if _missing(value) else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def points(value: Any) -> str:
+    return NOTHING if _missing(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def p_value(value: Any) -> str:
+    return NOTHING if _missing(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+
+
+def seconds(value: Any) -> str:
+    """'24 s', '12.0 min', '3.5 h', '2.1 d': the largest unit of which there are two."""
+    if _missing(value):
+        return NOTHING
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if abs(value) >= 2 * size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+
+
+def count(value: Any) -> str:
+    """'278 324' up to a million, then '1.2 M', 'G', 'T', 'P', 'E'."""
+    if _missing(value):
+        return NOTHING
+    for power, unit in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
+        if abs(value) >= 10**power:
+            return f"{value / 10**power:.3g} {unit}"
+    return f"{value:,.0f}"
+
+
+def times(value: Any) -> str:
+    return NOTHING if _missing(value) else f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
+
+
+def students(value: Any) -> str:
+    return NOTHING if _missing(value) else "never" if math.isinf(value) else f"{value:,.0f}"
+
+
+def text(value: Any) -> str:
+    return NOTHING if _missing(value) or value == "" else str(value)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
+
+
+@dataclass(frozen=True)
+class Column:
+    key: str  # in the frame, and the heading of the CSV
+    title: str
+    write: Callable[[Any], str] = text
+    help: str = ""
+    plus_minus: str = ""  # column of the half interval to write behind the value
+    low_high: tuple[str, str] | None = None  # columns of the interval to write behind the value
+
+    def cell(self, row: Mapping[str, Any]) -> str:
+        value = self.write(row[self.key])
+        if self.plus_minus and not _missing(row[self.plus_minus]):
+            value += f" ± {row[self.plus_minus]:.2f}"
+        if self.low_high and not _missing(row[self.low_high[0]]):
+            value += " [{}, {}]".format(*(self.write(row[key]) for key in self.low_high))
+        return value
+
+    @property
+    def numeric(self) -> bool:
+        return self.write is not text
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame and how to show it. CSV holds the frame itself, unrounded; the other formats the columns."""
+
+    name: str  # of its files
+    title: str
+    columns: tuple[Column, ...]
+    frame: pd.DataFrame
+    note: str = ""
+
+    def __bool__(self) -> bool:
+        return len(self.frame) > 0
+
+    def rows(self) -> list[list[str]]:
+        return [[column.cell(row) for column in self.columns] for row in self.frame.to_dict("records")]
+
+    def sortable(self) -> list[list[tuple[str, str]]]:
+        """Each cell as shown, and the text that it is sorted by."""
+        records = self.frame.to_dict("records")
+        return [[(c.cell(row), "" if _missing(row[c.key]) else str(row[c.key])) for c in self.columns] for row in records]
+
+    def csv(self) -> str:
+        return self.frame.to_csv(index=False, lineterminator="\n")
+
+    def markdown(self) -> str:
+        head = [column.title for column in self.columns]
+        rule = ["---:" if column.numeric else "---" for column in self.columns]
+        lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in [head, *self.rows()]]
+        lines.insert(1, "| " + " | ".join(rule) + " |")
+        return "\n".join([f"### {_markdown(self.title)}", "", *lines, *(["", _markdown(self.note)] if self.note else []), ""])
+
+    def latex(self) -> str:
+        """A booktabs table, ready for a paper."""
+        align = "".join("r" if column.numeric else "l" for column in self.columns)
+        lines = [" & ".join(map(_latex, row)) + r" \\" for row in [[c.title for c in self.columns], *self.rows()]]
+        body = ["  \\toprule", "  " + lines[0], "  \\midrule", *("  " + line for line in lines[1:]), "  \\bottomrule"]
+        caption = _latex(self.title + (". " + self.note if self.note else ""))
+        label = re.sub(r"[^a-z0-9]+", "-", self.name.lower())
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"  \centering",
+                f"  \\caption{{{caption}}}\\label{{tab:{label}}}",
+                f"  \\begin{{tabular}}{{{align}}}",
+                *("  " + line for line in body),
+                r"  \end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+
+def _markdown(value: str) -> str:
+    value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(value.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+}
+_LATEX |= {"→": r"$\rightarrow$", "–": "--", "<": r"$<$", ">": r"$>$"} | {char: "\\" + char for char in "&%$#_{}"}
+
+
+def _latex(value: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in " ".join(value.split()))
+
+
+# What the tables hold
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every method of every pair in one line, best first within its pair; what the terminal and all other tables are made of.
+
+    Columns beside the pair's: method, needs, n, top1 and half (mean and half its 95 % interval), best_top1, flattery, chosen_top1; gain,
+    low, high, p_holm, verdict, detectable, unpaired against `none` and, suffixed `_kd`, against `kd`; train_s, whole_s, amortised_s,
+    teacher_s and the same in FLOPs; ratio, whole_ratio, amortised_ratio (to what `none` costs: seconds where timed, else FLOPs);
+    teachers (how many trainings of the teacher were used).
+    """
+    rows = by_pair(frame)
+    rows = rows.assign(whole_flops=rows["flops"] + rows["teacher_flops"])
+    rows["amortised_flops"] = rows["flops"] + rows["teacher_flops"] / rows["users"].clip(lower=1)
+    means = rows.groupby([*PAIR_COLUMNS, "pair", "method"], sort=False)
+    table = means[_MEANS].mean()
+    table.insert(0, "needs", means["needs"].first())
+    table.insert(1, "n", means["seed"].nunique())
+    table.insert(3, "half", means["top1"].agg(stats.half_interval))
+    table["teachers"] = means["teacher_id"].nunique()
+    table["where"] = means["where"].first()
+    table = table.reset_index()
+    against = [part.assign(**dict(zip(PAIR_COLUMNS, key, strict=True))) for key, part in all_gains(rows)]
+    columns = ["n", "unpaired", "gain", "low", "high", "p", "p_holm", "verdict", "detectable", "boot_low", "boot_high"]
+    gains = pd.concat(against) if against else pd.DataFrame(columns=[*PAIR_COLUMNS, *stats.GAIN_COLUMNS])
+    for base, suffix in (("none", ""), ("kd", "_kd")):
+        part = gains[gains["baseline"] == base][[*PAIR_COLUMNS, "method", *columns]]
+        part = part.rename(columns={"n": "n_paired"} | {name: name + suffix for name in columns if name != "n"})
+        table = table.merge(part.rename(columns={"n_paired": "n_paired" + suffix}), on=[*PAIR_COLUMNS, "method"], how="left")
+    plain = table[table["method"] == "none"].set_index(PAIR_COLUMNS)
+    index = pd.MultiIndex.from_frame(table[PAIR_COLUMNS])
+    for ratio, kind in {"ratio": "train", "whole_ratio": "whole", "amortised_ratio": "amortised"}.items():
+        in_flops = "flops" if kind == "train" else f"{kind}_flops"
+        time = table[f"{kind}_s"].to_numpy() / plain["train_s"].reindex(index).to_numpy()
+        flops = table[in_flops].to_numpy() / plain["flops"].reindex(index).to_numpy()
+        table[ratio] = np.where(np.isnan(time), flops, time) if table["train_s"].isna().all() else time
+    return table.sort_values([*PAIR_COLUMNS, "top1"], ascending=[True, True, True, False], ignore_index=True)
+
+
+_MEANS = [
+    *("top1", "top5", "best_top1", "flattery", "chosen_top1", "train_s", "train_s_low", "train_s_high", "teacher_s", "whole_s"),
+    *(
+        "amortised_s",
+        "flops",
+        "teacher_flops",
+        "whole_flops",
+        "amortised_flops",
+        "step_ms",
+        "peak_mib",
+        "energy_kj",
+        "train_only",
+    ),
+    *("parameters", "latency_ms", "images_per_s", "steps", "prepare_steps", "epochs"),
+]
+
+
+def all_gains(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """Gains of every pair from `by_pair` rows; each pair's table is one family of comparisons."""
+    return [(key, stats.gains(stats.wide(part))) for key, part in rows.groupby(PAIR_COLUMNS, sort=False)]  # type: ignore[misc]
+
+
+TERMINAL = (
+    Column("pair", "pair"),
+    Column("method", "method"),
+    Column("n", "n", number(0)),
+    Column("top1", "top-1 %", number(2), plus_minus="half"),
+    Column("gain", "over none", points),
+    Column("p_holm", "p (Holm)", p_value),
+    Column("verdict", "verdict"),
+    Column("train_s", "training", seconds),
+    Column("whole_s", "with teacher", seconds),
+    Column("ratio", "cost / none", times),
+    Column("whole_ratio", "with teacher", times),
+)
+
+
+def terminal(summary_of: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of text for the terminal, from `summary`."""
+    table = Table("summary", "Summary", TERMINAL, summary_of)
+    return [column.title for column in TERMINAL], table.rows()
+
+
+def accuracy(part: pd.DataFrame, name: str, title: str) -> Table:
+    """Accuracies and gains of one pair."""
+    last = Column(
+        "top1", "Top-1 %, last epoch", number(2), "mean ± half its 95 % t-interval; nothing was chosen", plus_minus="half"
+    )
+    columns = [Column("method", "Method"), Column("n", "n", number(0), "seeds"), last]
+    if "none" in set(part["method"]):
+        columns += [
+            Column("gain", "Gain over none", points, "points, paired by seed, 95 % t-interval", low_high=("low", "high")),
+            Column("p_holm", "p", p_value, "paired t, Holm-corrected over this table"),
+            Column("verdict", "Verdict", text, "at 5 % family-wise"),
+            Column("detectable", "Detectable", number(2), "true gain that this design would have found with 80 % probability"),
+        ]
+    if "kd" in set(part["method"]):
+        columns += [
+            Column("gain_kd", "Gain over kd", points, "likewise, against kd", low_high=("low_kd", "high_kd")),
+            Column("p_holm_kd", "p", p_value, "likewise"),
+        ]
+    if part["boot_low"].notna().any():
+        columns.append(
+            Column("boot_low", "Bootstrap, over none", points, "95 % percentile interval", low_high=("boot_low", "boot_high"))
+        )
+    columns.append(Column("flattery", "Best epoch adds", points, "points gained by choosing the epoch on the test set"))
+    if part["chosen_top1"].notna().any():
+        columns.append(
+            Column("chosen_top1", "Epoch by validation", number(2), "test accuracy at the epoch chosen on held-out images")
+        )
+    uneven = part[(part["unpaired"].fillna(0) > 0) | (part["unpaired_kd"].fillna(0) > 0)]["method"]
+    note = (
+        f"Seeds differ: {', '.join(uneven)} and the baseline were paired by the seeds that both have. " if len(uneven) else ""
+    )
+    return Table(name, title, tuple(columns), part, note.strip())
+
+
+COST = (
+    Column("method", "Method"),
+    Column("step_ms", "Step, ms", number(1), "median of the exclusive probe"),
+    Column("train_s", "Training", seconds, "steps × step, the teacher's training not counted"),
+    Column("ratio", "÷ none", times, "without the teacher's training"),
+    Column("whole_s", "Teacher whole", seconds, "with the teacher's whole training"),
+    Column("whole_ratio", "÷ none", times, "with the teacher's whole training"),
+    Column("amortised_s", "Teacher shared", seconds, "with the teacher's training divided by the students that used it"),
+    Column("amortised_ratio", "÷ none", times, "with the teacher's training shared"),
+    Column("flops", "FLOPs", count, "of the training: matrix products and convolutions, a multiply-add counted as two"),
+    Column("whole_flops", "FLOPs, teacher whole", count),
+    Column("peak_mib", "Peak, MiB", number(0), "memory of a step"),
+    Column("energy_kj", "Energy, kJ", number(1), "of the training"),
+    Column("train_only", "Train-only parameters", count, "trained beside the student and dropped"),
+    Column("latency_ms", "Latency, ms", number(2), "deployed network, one image"),
+    Column("images_per_s", "Images/s", number(0), "deployed network, large batch"),
+)
+
+
+def cost(part: pd.DataFrame, name: str, title: str) -> Table:
+    """The bill of one pair on one hardware; columns without any value are left out."""
+    shown = tuple(column for column in COST if column.key == "method" or part[column.key].notna().any())
+    part = part.sort_values(["whole_s", "whole_flops"])
+    return Table(name, title, shown, part, f"Timed on {part['where'].iloc[0]}." if part["train_s"].notna().any() else "")
+
+
+def break_even(part: pd.DataFrame, name: str, title: str) -> Table:
+    """How many students must share a teacher before it pays, for each method with one against each without."""
+    rows = []
+    for _, taught in part[(part["needs"] == "teacher")].iterrows():
+        for _, free in part[(part["needs"] != "teacher") & (part["method"] != "none")].iterrows():
+            shared = stats.break_even(taught["train_s"], taught["gain"], taught["teacher_s"], free["train_s"], free["gain"])
+            shown = taught["verdict"] == "better" and free["verdict"] == "better"
+            rows.append({"method": taught["method"], "rival": free["method"], "students": shared, "both_shown": shown})
+    columns = (
+        Column("method", "With a teacher"),
+        Column("rival", "Without"),
+        Column("students", "Students that must share", students),
+        Column("basis", "Basis"),
+    )
+    frame = pd.DataFrame(rows, columns=["method", "rival", "students", "both_shown"])
+    frame["basis"] = np.where(frame["both_shown"].astype(bool), "both gains shown", "gain not shown: a guess")
+    frame = frame[frame["students"].notna()].sort_values(["both_shown", "students"], ascending=[False, True])
+    note = "Smallest number of students sharing one teacher at which training seconds per point gained fall below the rival's."
+    return Table(name, title, columns, frame, note)
+
+
+def targets(part: pd.DataFrame) -> list[float]:
+    """Accuracies to ask the time for: 90, 95 and 100 % of what the plain student reaches, and what the best method does."""
+    plain = part.loc[part["method"] == "none", "top1"]
+    anchor = float(plain.iloc[0] if len(plain) else part["top1"].min())
+    wanted = [0.9 * anchor, 0.95 * anchor, anchor, float(part["top1"].max())]
+    return sorted({math.floor(value * 10) / 10 for value in wanted})
+
+
+def time_to(rows: pd.DataFrame, curves: Mapping[str, Curve], goals: list[float], name: str, title: str) -> Table:
+    """Training cost until an accuracy is first reached on the test set: median over the seeds, where at least half got there."""
+    rows = rows[rows["id"].isin(curves.keys())]
+    unit = "train_s" if rows["train_s"].notna().any() else "flops"
+    found = []
+    for _, row in rows.iterrows():
+        top1 = curves[row["id"]].top1
+        prepared, per_epoch = _spent(row, unit, len(top1))
+        reached = [(top1 >= goal - 1e-9) for goal in goals]
+        costs = [prepared + per_epoch * (int(hit.argmax()) + 1) if hit.any() else math.inf for hit in reached]
+        found.append([row["method"], *costs])
+    labels = [f"{goal:.1f}" for goal in goals]
+    frame = pd.DataFrame(found, columns=["method", *labels]).groupby("method").median().replace(math.inf, math.nan)
+    frame = frame.sort_values(labels, na_position="last").reset_index()
+    write = seconds if unit == "train_s" else count
+    columns = (Column("method", "Method"), *(Column(label, f"to {label} %", write) for label in labels))
+    kind = "Training seconds" if unit == "train_s" else "Training FLOPs"
+    return Table(name, title, columns, frame, f"{kind} without the teacher's; – where fewer than half of the seeds got there.")
+
+
+def equal_cost(rows: pd.DataFrame, curves: Mapping[str, Curve], name: str, title: str) -> Table:
+    """Each method's accuracy at the moment when it has cost what the plain student's whole training costs."""
+    rows = rows[rows["id"].isin(curves.keys())]
+    unit = "train_s" if rows["train_s"].notna().any() else "flops"
+    teacher = "teacher_s" if unit == "train_s" else "teacher_flops"
+    budget = rows.loc[rows["method"] == "none", unit].mean()
+    found = []
+    for _, row in rows.iterrows():
+        top1 = curves[row["id"]].top1
+        prepared, per_epoch = _spent(row, unit, len(top1))
+        values = []
+        for bill in (0.0, row[teacher] / max(row["users"], 1), row[teacher]):
+            left = (budget - bill - prepared) / per_epoch
+            epoch = 0 if math.isnan(left) else min(int(left + 1e-9), len(top1))
+            values.append(top1[epoch - 1] if epoch > 0 else math.nan)
+        found.append([row["method"], *values])
+    keys = ["without", "shared", "whole"]
+    frame = pd.DataFrame(found, columns=["method", *keys]).groupby("method").mean()
+    frame = frame.sort_values("without", ascending=False).reset_index() if not math.isnan(budget) else frame[:0].reset_index()
+    titles = ("teacher free of charge", "teacher shared", "teacher whole")
+    columns = (Column("method", "Method"), *(Column(k, t, number(2)) for k, t in zip(keys, titles, strict=True)))
+    note = (
+        f"Top-1 % when the {'time' if unit == 'train_s' else 'FLOPs'} of none's whole training "
+        f"({(seconds if unit == 'train_s' else count)(budget)}) is spent; – where the teacher alone costs more. "
+        "A schedule cut short has not lowered its learning rate yet, so this is a lower bound."
+    )
+    return Table(name, title, columns, frame, note)
+
+
+def _spent(row: pd.Series, unit: str, epochs: int) -> tuple[float, float]:
+    """Cost of the preparation, and of one epoch after it; both phases' steps are taken to cost alike where only a total is known."""
+    total = row["steps"] + row["prepare_steps"]
+    prepared = row[unit] * row["prepare_steps"] / total if row["prepare_steps"] else 0.0
+    return prepared, (row[unit] - prepared) / epochs
+
+
+def teachers(frame: pd.DataFrame) -> Table:
+    """The cells that others learned from."""
+    rows = frame[frame["id"].isin(set(frame["teacher_id"]))].copy()
+    rows["users"] = rows["id"].map(frame["teacher_id"].value_counts())
+    columns = (
+        Column("student", "Teacher"),
+        Column("setting", "Setting"),
+        Column("seed", "Seed", number(0)),
+        Column("top1", "Top-1 %", number(2)),
+        Column("train_s", "Training", seconds),
+        Column("flops", "FLOPs", count),
+        Column("users", "Students", number(0), "cells that learned from it: methods × seeds"),
+    )
+    return Table("teachers", "Teachers", columns, rows.sort_values(["setting", "student", "seed"]))
+
+
+def search(frame: pd.DataFrame, curves: Mapping[str, Curve]) -> Table:
+    """Where one method ran with several values of a hyper-parameter: what the validation split chooses, and what searching cost."""
+    rows = by_pair(frame)
+    rows["family"] = rows["method"].str.replace(r" \(.*\)$", "", regex=True)
+    rows["validation"] = [
+        float(np.nanmax(c.validation)) if (c := curves.get(i)) and np.isfinite(c.validation).any() else math.nan
+        for i in rows["id"]
+    ]
+    found = []
+    for key, part in rows.groupby([*PAIR_COLUMNS, "pair", "family"], sort=False):
+        by_variant = part.groupby("method")[["validation", "top1", "chosen_top1", "train_s", "flops"]].mean()
+        spent = part.groupby("method")[["train_s", "flops"]].sum(min_count=1).sum(min_count=1)
+        if len(by_variant) < 2 or by_variant["validation"].isna().any():
+            continue
+        best = by_variant.sort_values("validation", ascending=False).iloc[0]
+        found.append(
+            {"setting": key[0], "pair": key[3], "method": key[4], "variants": len(by_variant), "chosen": best.name}
+            | best[["validation", "chosen_top1", "top1"]].to_dict()
+            | {"search_s": spent["train_s"], "search_flops": spent["flops"]}
+        )
+    columns = (
+        Column("pair", "Pair"),
+        Column("method", "Method"),
+        Column("variants", "Tried", number(0)),
+        Column("chosen", "Chosen on validation"),
+        Column("validation", "Validation %", number(2)),
+        Column("chosen_top1", "Test %, that epoch", number(2)),
+        Column("top1", "Test %, last epoch", number(2)),
+        Column("search_s", "Whole search", seconds, "training of all values and seeds"),
+        Column("search_flops", "FLOPs", count),
+    )
+    keys = ["setting", *(column.key for column in columns)]
+    return Table("search", "Hyper-parameters chosen on the validation split", columns, pd.DataFrame(found, columns=keys))
+
+
+def read_published(folder: Path = PUBLISHED) -> pd.DataFrame:
+    """All published numbers: source, table, data, student, teacher, method, top1, rule, runs, select, note."""
+    files = sorted(folder.glob("*.csv"))
+    keep = {"teacher": "", "note": ""}
+    frames = [
+        pd.read_csv(path, dtype={"table": str}, keep_default_na=False, na_values={"top1": [""]}).fillna(keep) for path in files
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=PUBLISHED_COLUMNS)
+
+
+PUBLISHED_COLUMNS = ["source", "table", "data", "student", "teacher", "method", "top1", "rule", "runs", "select", "note"]
+
+
+def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
+    """Published numbers beside ours: under the rule by which each was chosen, and under ours (last epoch, mean of all seeds)."""
+    taught = frame["teacher"].where(frame["needs"] == "teacher", "")
+    groups: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    for (_, *key), part in frame.groupby(["setting", "data", "student", taught, "method"], sort=False):
+        groups.setdefault(tuple(key), []).append(part)
+    bases = numbers[numbers["method"] == "none"].drop_duplicates(["table", "student"]).set_index(["table", "student"])["top1"]
+    found = []
+    for row in numbers.to_dict("records"):
+        for part in groups.get((row["data"], row["student"], row["teacher"], row["method"]), []):
+            values = part["best_top1" if row["rule"] == "best" else "top1"]
+            theirs = stats.expected_best(values, int(row["runs"])) if row["select"] == "best_of" else float(values.mean())
+            full = PUBLISHED_IMAGES.get(row["data"], -1)
+            images = f"{part['train_samples'].max():,} images" if part["train_samples"].max() != full else ""
+            differs = ", ".join(filter(None, [part["deviations"].iloc[0] if row["data"] == "cifar100" else "", images]))
+            found.append(
+                {name: row[name] for name in PUBLISHED_COLUMNS if name != "top1"}
+                | {
+                    "setting": part["setting"].iloc[0],
+                    "pair": f"{row['teacher']} → {row['student']}" if row["teacher"] else row["student"],
+                }
+                | {
+                    "published": row["top1"],
+                    "published_gain": row["top1"] - bases.get((row["table"], row["student"]), math.nan),
+                }
+                | {"ours_their_rule": theirs, "difference": theirs - row["top1"], "ours": float(part["top1"].mean())}
+                | {"half": stats.half_interval(part["top1"]), "n": len(part), "differs": differs}
+                | {
+                    "chosen": f"{row['rule']} epoch, {'best of ' + str(int(row['runs'])) if row['select'] == 'best_of' else 'mean'}"
+                }
+            )
+    columns = (
+        Column("source", "Source"),
+        Column("table", "Table"),
+        Column("pair", "Pair"),
+        Column("method", "Method"),
+        Column("published", "Published", number(2)),
+        Column("chosen", "Its rule"),
+        Column("ours_their_rule", "Ours, its rule", number(2), "expected best of as many of our runs, or their mean"),
+        Column("difference", "Difference", points, "ours under its rule − published"),
+        Column("ours", "Ours, our rule", number(2), "last epoch, mean of all seeds", plus_minus="half"),
+        Column("n", "n", number(0)),
+        Column(
+            "differs",
+            "Trained otherwise",
+            text,
+            "how our training differs from the published protocol, other than in its learning rate",
+        ),
+    )
+    keys = [*PUBLISHED_COLUMNS[:6], "setting", "pair", "published", "published_gain", "rule", "runs", "select", "chosen"]
+    keys += ["ours_their_rule", "difference", "ours", "half", "n", "differs", "note"]
+    note = "A difference is only about the method where nothing was trained otherwise."
+    return Table("published", "Ours beside published", columns, pd.DataFrame(found, columns=keys), note)
+
+
+def compared(ours: pd.DataFrame, other: pd.DataFrame) -> Table:
+    """Two result folders: every method of a pair in both, paired by seed; one family of comparisons."""
+    a, b = by_pair(ours), by_pair(other)
+    key = [*PAIR_COLUMNS, "pair", "method"]
+    both = a.merge(b, on=[*key, "seed"], suffixes=("_a", "_b"))
+    found = []
+    for group, part in both.groupby(key, sort=False):
+        change = stats.gains(pd.DataFrame({"none": part["top1_a"].to_numpy(), "b": part["top1_b"].to_numpy()}), ("none",)).iloc[
+            0
+        ]
+        same = part["where_a"].iloc[0] == part["where_b"].iloc[0] != ""
+        found.append(
+            dict(zip(key, group, strict=True))
+            | {"top1_a": part["top1_a"].mean(), "top1_b": part["top1_b"].mean()}
+            | change[["n", "gain", "low", "high", "p"]].to_dict()
+            | {"time": (part["train_s_b"] / part["train_s_a"]).mean() if same else math.nan}
+        )
+    keys = [*key, "top1_a", "top1_b", "n", "gain", "low", "high", "p", "time"]
+    frame = pd.DataFrame(found, columns=keys)
+    frame["p_holm"] = stats.holm(frame["p"].to_numpy(float))
+    frame["verdict"] = [stats.verdict(*values) for values in zip(frame["gain"], frame["p_holm"], strict=True)]
+    columns = (
+        Column("setting", "Setting"),
+        Column("pair", "Pair"),
+        Column("method", "Method"),
+        Column("n", "n", number(0), "seeds in both"),
+        Column("top1_a", "A, %", number(2)),
+        Column("top1_b", "B, %", number(2)),
+        Column("gain", "B − A", points, "95 % t-interval, paired by seed", low_high=("low", "high")),
+        Column("p_holm", "p", p_value, "Holm-corrected over this table"),
+        Column("verdict", "B is"),
+        Column("time", "Time, B ÷ A", times, "only where both were timed on the same hardware"),
+    )
+    return Table("compared", "Two result folders", columns, frame)
