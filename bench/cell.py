@@ -10,7 +10,7 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PROTOCOL = 1  # raised when the engine's arithmetic changes, so that old results are not mixed with new ones
 
@@ -54,6 +54,16 @@ class Recipe(Frozen):
     cutmix: float = Field(0.0, ge=0)  # likewise; with both, each batch draws one of them
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
 
+    @model_validator(mode="after")
+    def _no_idle_fields(self) -> Recipe:
+        if self.warmup_epochs and self.schedule == "one_cycle":
+            raise ValueError("warmup_epochs has no effect beside schedule one_cycle, which has a rise of its own")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        if self.image_size and self.crop != "resized":
+            raise ValueError("image_size needs crop: resized")
+        return self
+
     @property
     def soft_targets(self) -> bool:
         return bool(self.mixup or self.cutmix or self.label_smoothing)
@@ -68,7 +78,7 @@ class Teacher(Frozen):
 
 
 class Cell(Frozen):
-    data: Spec  # {"type": ..., "digest": of user-given data or None, "train_images": ..., ...}; no paths
+    data: Spec  # {"type": ..., "digest": of user-given data or None, "train_images": ..., ...}
     student: Spec
     teacher: Teacher | None
     method: Spec  # every argument, defaults included
@@ -92,6 +102,7 @@ class Cell(Frozen):
         for name, default in self.added_later.items():
             if identity["method"].get(name) == default:
                 del identity["method"][name]
+        identity["data"].pop("path", None)  # the digest says what lies there
         if self.teacher:  # the model follows from the cell
             identity["teacher"] = self.teacher.cell or self.teacher.weights_sha256
         return identity
@@ -113,6 +124,11 @@ def digest(value: Any) -> str:
     """SHA-256 of canonical JSON: keys sorted, no spaces, no NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seed_from(*parts: Any) -> int:
+    """A generator's seed, in [0, 2^60), from any JSON values; different uses get unrelated seeds."""
+    return int(digest(parts)[:15], 16)
 
 
 def safe(name: str) -> str:

@@ -30,7 +30,6 @@ from bench.cell import digest, safe
 from bench.errors import UserError, unknown
 from bench.record import SCHEMA, Cost, Record, seal, unseal
 
-
 Model = TypeVar("Model", Record, Cost)
 
 
@@ -60,7 +59,7 @@ class Store:
         """Held by whoever trains the cell; the system frees it when its holder dies, however it dies."""
         folder = self.cell(grid, cell_id)
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / "lock", timeout=0)
+        return FileLock(folder / "lock", timeout=0.2)  # not 0: `locked` holds it for an instant
 
     def _inside(self, path: Path) -> Path:
         if path.name != safe(path.name) or not path.resolve().is_relative_to(self.root.resolve()):
@@ -234,6 +233,23 @@ class Store:
             raise ValueError("weights.safetensors is not the file that the record names")
         return raw
 
+    def write_checkpoint(self, grid: str, cell_id: str, raw: bytes) -> None:
+        head = hashlib.sha256(raw).hexdigest().encode()
+        self.write(self.cell(grid, cell_id) / "checkpoint", head + raw)
+
+    def read_checkpoint(self, grid: str, cell_id: str) -> bytes | None:
+        """The last checkpoint; None where there is none. A damaged one is set aside, and the training starts anew."""
+        path = self.cell(grid, cell_id) / "checkpoint"
+        try:
+            whole = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        head, raw = whole[:64], whole[64:]
+        if hashlib.sha256(raw).hexdigest().encode() != head:
+            self.set_aside(path)
+            return None
+        return raw
+
     def scratch(self, grid: str, cell_id: str, name: str) -> dict[str, Any] | None:
         """progress.json or failure.json of a cell; None where absent or unreadable (they are hints)."""
         try:
@@ -273,15 +289,38 @@ class Store:
             other = path.parent.parent.name
             if other == grid or not self.done(other, cell_id):
                 continue
-            target = self.cell(grid, cell_id)
-            for name in ("curves.csv", "weights.safetensors", "record.json"):  # the record last: it says that the rest is there
-                if (source := path.parent / name).exists():
-                    target.mkdir(parents=True, exist_ok=True)
-                    scratch = target / f".{name}.copy"
-                    shutil.copyfile(source, scratch)
-                    scratch.replace(target / name)
+            self.take_over(self, other, grid, cell_id)
             return True
         return False
+
+    def take_over(self, source: Store, source_grid: str, grid: str, cell_id: str) -> None:
+        """Copy a finished cell's files into a grid of this store."""
+        target = self.cell(grid, cell_id)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("curves.csv", "weights.safetensors", "record.json"):  # the record last: it says that the rest is there
+            path = source.cell(source_grid, cell_id) / name
+            if path.exists():
+                scratch = target / f".{name}.copy"
+                shutil.copyfile(path, scratch)
+                scratch.replace(target / name)
+
+    def clean(self, grid: str, weights: bool) -> int:
+        """Remove what finished cells no longer need: checkpoints, damaged files that were set aside, and, if `weights`, the
+        weights of cells that teach nobody. Returns the bytes freed."""
+        teachers = {cell["id"] for cell in self.manifest(grid)["cells"] if cell.get("teacher")}
+        freed = 0
+        for folder in self._cells(grid):
+            if not self.done(grid, folder.name):
+                continue
+            unwanted = [*folder.glob("checkpoint*"), *folder.glob("*.damaged-*"), *folder.glob(".*.*")]
+            unwanted += [folder / name for name in ("progress.json", "lock")]
+            if weights and folder.name not in teachers:
+                unwanted.append(folder / "weights.safetensors")
+            for path in unwanted:
+                if path.is_file():
+                    freed += path.stat().st_size
+                    path.unlink()
+        return freed
 
     def _cells(self, grid: str) -> Iterator[Path]:
         for path in sorted(self.folder(grid).iterdir()) if self.folder(grid).is_dir() else []:

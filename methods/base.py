@@ -5,7 +5,7 @@ A method is one file in this folder. Most override `Method.loss` and nothing els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     image: Tensor  # (B, C, H, W)
     target: Tensor  # (B,) int64, always the hard labels
-    index: Tensor  # (B,) int64, position in the training set
+    index: Tensor  # type: ignore[assignment]  # (B,) int64, position in the training set; hides tuple.index
     epoch: int = 0  # 0-based
     epochs: int = 1  # total
     progress: float = 0.0  # share of the training that is done, in [0, 1)
@@ -143,6 +143,6 @@ class Method(nn.Module):
         """One step of the preparation phase; parameters that get no gradient stay as they are."""
         raise TypeError(f"{type(self).__name__} sets prepare_epochs but does not define prepare")
 
-    def predictor(self, student: nn.Module) -> Callable[[Tensor], Output]:
+    def predictor(self, student: nn.Module) -> nn.Module:
         """What is evaluated and deployed: by default the plain student."""
         return student

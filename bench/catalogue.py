@@ -1,0 +1,148 @@
+"""What there is: tables and cards of methods, models, data sets, grids, recipes and finished cells."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import yaml
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from bench.errors import UserError, unknown
+from bench.grid import SHIPPED, arguments_of, shipped
+from bench.recipes import RECIPES
+from bench.store import Store
+
+
+def table(what: str) -> Table:
+    """Everything of one kind: methods, models, data, grids or recipes."""
+    columns, rows = _TABLES[what]()
+    result = Table(*columns, title=what, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for row in rows:
+        result.add_row(*map(escape, row))
+    return result
+
+
+def _methods() -> tuple[list[str], list[list[str]]]:
+    from methods import METHODS
+
+    def needs(method: Any) -> str:
+        return str(method.needs)  # of a composition it follows from its parts
+
+    rows = [
+        [key, "its parts'" if key in ("sum", "logit_std") else needs(method), method.card.title, method.card.paper]
+        for key, method in sorted(METHODS.module_dict.items())
+    ]
+    return ["method", "needs", "what", "paper"], rows
+
+
+def _models() -> tuple[list[str], list[list[str]]]:
+    from bench.models import MODELS
+
+    return ["model", "what"], [[key, _first_line(builder)] for key, builder in sorted(MODELS.module_dict.items())]
+
+
+def _data() -> tuple[list[str], list[list[str]]]:
+    from bench.data import DATASETS
+
+    return ["data", "what"], [[key, _first_line(builder)] for key, builder in sorted(DATASETS.module_dict.items())]
+
+
+def _grids() -> tuple[list[str], list[list[str]]]:
+    rows = [[name, str(yaml.safe_load(path.read_text()).get("about", ""))] for name, path in shipped().items()]
+    return ["grid", "about"], rows
+
+
+def _recipes() -> tuple[list[str], list[list[str]]]:
+    return ["recipe", "what"], [[name, about] for name, (about, _) in RECIPES.items()]
+
+
+_TABLES = {"methods": _methods, "models": _models, "data": _data, "grids": _grids, "recipes": _recipes}
+
+
+def _first_line(builder: Any) -> str:
+    return (inspect.getdoc(builder) or "").partition("\n")[0]
+
+
+def card(name: str, store: Store) -> RenderableType:
+    """All there is to know about one name, whatever kind of thing it is.
+
+    Raises:
+        UserError: nothing has that name.
+    """
+    from bench.data import DATASETS
+    from bench.models import MODELS
+    from methods import METHODS
+
+    if name in METHODS.module_dict or ("." in name and METHODS.get(name)):
+        return _method_card(name, METHODS.get(name))
+    for registry, elsewhere in ((MODELS, ("classes", "channels")), (DATASETS, ("root",))):
+        if name in registry.module_dict:
+            return _builder_card(name, registry.get(name), elsewhere)
+    if name in shipped():
+        return Text((SHIPPED / f"{name}.yaml").read_text())
+    if name in RECIPES:
+        from bench.recipes import recipe_for
+
+        values = recipe_for({"name": name}, "", "show").model_dump(mode="json")
+        return Group(Text(f"{name}: {RECIPES[name][0]}\n"), Text(yaml.safe_dump(values, sort_keys=False)))
+    try:
+        grid, cell_id = store.find(name)
+    except UserError:
+        known = {*METHODS.module_dict, *MODELS.module_dict, *DATASETS.module_dict, *shipped(), *RECIPES}
+        raise unknown("name", name, known) from None
+    try:
+        record = store.record(grid, cell_id)
+    except ValueError as error:
+        raise UserError(f"{cell_id}: {error}") from None
+    if record is None:
+        raise UserError(f"{cell_id} is not finished")
+    return Text(json.dumps(record.model_dump(mode="json"), indent=1))
+
+
+def _method_card(name: str, method: Any) -> RenderableType:
+    facts, arguments = method.card, arguments_of(method)
+    prepares = arguments["prepare_epochs"].default if "prepare_epochs" in arguments else 0
+    about = Table(box=None, show_header=False, pad_edge=False)
+    about.add_column(style="bold")
+    rows = {
+        "loss": facts.formula,
+        "needs": {"none": "nothing", "teacher": "a trained teacher", "self": "a trained copy of the student"}[method.needs],
+        "preparation": f"{prepares} epochs before the training, on the bill" if prepares else "",
+        "train-only": facts.train_only,
+        "paper": facts.paper,
+        "source": facts.source,
+        "deviations": facts.deviations,
+    }
+    for key, value in rows.items():
+        if value:
+            about.add_row(key, escape(value))
+    parts: list[RenderableType] = [Text(f"{name}: {facts.title}\n", style="bold"), about]
+    parts += _arguments(method, ())
+    if method.presets:
+        presets = Table("preset", "values", title="\npresets", title_justify="left", box=None, pad_edge=False)
+        for preset, values in method.presets.items():
+            presets.add_row(preset, escape(", ".join(f"{key}={value}" for key, value in values.items())))
+        parts.append(presets)
+    parts.append(Text("\n" + (inspect.getdoc(method) or "")))
+    return Group(*parts)
+
+
+def _builder_card(name: str, builder: Any, elsewhere: tuple[str, ...]) -> RenderableType:
+    return Group(Text(f"{name}: {inspect.getdoc(builder)}"), *_arguments(builder, elsewhere))
+
+
+def _arguments(builder: Any, elsewhere: tuple[str, ...]) -> list[RenderableType]:
+    found = arguments_of(builder, elsewhere)
+    if not found:
+        return []
+    result = Table("argument", "default", "type", title="\narguments", title_justify="left", box=None, pad_edge=False)
+    for key, parameter in found.items():
+        default = "required" if parameter.default is parameter.empty else str(parameter.default)
+        kind = getattr(parameter.annotation, "__name__", None) if isinstance(parameter.annotation, type) else None
+        result.add_row(key, escape(default), escape(kind or str(parameter.annotation).replace("typing.", "")))
+    return [result]

@@ -1,0 +1,87 @@
+"""Which device and precision a training uses, and what the machine is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+
+from bench.errors import UserError
+from bench.record import Machine
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """'auto' is the first CUDA device, or the CPU.
+
+    Raises:
+        UserError: this machine has no such device; says which it has.
+    """
+    has = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name == "auto":
+        return torch.device(has[1] if len(has) > 1 else "cpu")
+    if name == "cuda" and len(has) > 1:
+        name = "cuda:0"
+    if name not in has:
+        raise UserError(f"--device: this machine has no '{name}'; it has: auto, {', '.join(has)}")
+    return torch.device(name)
+
+
+@cache
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """'auto' is bf16 where the device has it, else fp32.
+
+    Raises:
+        UserError: the device does not have the precision asked for.
+    """
+    has = ["fp32", *(["bf16"] if has_bf16(device) else [])]
+    if name == "auto":
+        return has[-1]
+    if name not in has:
+        raise UserError(f"precision: {device} has no '{name}'; it has: auto, {', '.join(has)}")
+    return name
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[None]:
+    """bf16 matrix products and convolutions; parameters, batch norm statistics and losses stay in fp32."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def machine(device: torch.device) -> Machine:
+    packages = ("torch", "torchvision", "mmengine-lite", "numpy")
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    if device.type == "cuda":
+        versions["cuda"] = str(torch.version.cuda)
+    return Machine(
+        host=platform.node(),
+        device="cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
+        cpu=_cpu_name(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_mib=psutil.virtual_memory().total // 2**20,
+        platform=platform.platform(),
+        versions=versions,
+    )
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

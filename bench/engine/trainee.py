@@ -1,0 +1,134 @@
+"""The inner parts of a training: networks that answer, and the trainee = student + method + optimiser."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from bench.cell import Recipe
+from bench.engine.device import autocast
+from bench.models import Network
+from methods.base import Batch, Method, Networks, Output
+
+
+class Answers:
+    """A network as methods see it: under bf16, logits and embedding come in fp32, in which the losses are computed."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def __call__(self, image: Tensor) -> Output:
+        output = self.network(image)
+        return output._replace(logits=output.logits.float(), embedding=output.embedding.float())
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.network.blocks
+
+    @property
+    def classifier(self) -> nn.Linear:
+        return self.network.classifier
+
+    @property
+    def norms(self) -> list[nn.Module | None]:
+        return self.network.norms
+
+
+class Teacher(Answers):
+    """Frozen, in eval mode, and asked once for each tensor of images, however many trainees want the answer."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network.eval().requires_grad_(False))
+        self._image: Tensor | None = None
+        self._output: Output | None = None
+
+    def forget(self) -> None:
+        self._image = self._output = None
+
+    def __call__(self, image: Tensor) -> Output:
+        if image is not self._image or self._output is None:
+            with torch.no_grad():
+                self._image, self._output = image, super().__call__(image)
+        return self._output
+
+
+class Optimiser(OptimWrapper):
+    """mmengine's wrapper with bf16 autocast on any device, and clipping that does not wait for the device."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str, clip_grad_norm: float) -> None:
+        super().__init__(optimizer, clip_grad={"max_norm": clip_grad_norm} if clip_grad_norm else None)
+        self.device, self.precision = device, precision
+
+    def optim_context(self, model: nn.Module) -> Any:
+        return autocast(self.device, self.precision)
+
+    def _clip_grad(self) -> None:
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        nn.utils.clip_grad_norm_(parameters, **self.clip_grad_kwargs)
+
+
+class Trainee(nn.Module):
+    """A student with its method: the unit that is optimised, evaluated and checkpointed.
+
+    Args:
+        student: the network, on the device.
+        method: after its `setup`, on the device.
+        teacher: shared with other trainees, or None.
+    """
+
+    def __init__(self, student: Network, method: Method, teacher: Teacher | None, recipe: Recipe) -> None:
+        super().__init__()
+        self.core = nn.ModuleDict({"student": student, "method": method})
+        self.recipe = recipe
+        self.networks = Networks(Answers(student), teacher)
+        # Parameters are averaged; batch norm statistics, already averages, are copied.
+        averaging = get_ema_multi_avg_fn(recipe.ema)
+        self.average = AveragedModel(self.core, multi_avg_fn=averaging) if recipe.ema else None
+
+    @property
+    def student(self) -> Network:
+        return cast(Network, self.core["student"])
+
+    @property
+    def method(self) -> Method:
+        return cast(Method, self.core["method"])
+
+    def forward(self, batch: Batch, preparing: bool = False) -> dict[str, Tensor]:
+        """The terms of one step."""
+        return self.method.prepare(self.networks, batch) if preparing else self.method.step(self.networks, batch)
+
+    def predictor(self) -> nn.Module:
+        """The network that is evaluated and deployed."""
+        core = cast(nn.ModuleDict, self.average.module) if self.average else self.core
+        return cast(Method, core["method"]).predictor(core["student"])
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.core.parameters() if p.requires_grad]
+
+    def optimiser(self) -> torch.optim.SGD:
+        """SGD with the recipe's values; new at the start of each phase."""
+        recipe = self.recipe
+        return torch.optim.SGD(
+            self.trained_parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+
+    def rehearsal(self) -> Trainee:
+        """A copy for counting and timing: its steps leave no trace in this one. The teacher is shared."""
+        memo = {id(self.networks.teacher): self.networks.teacher}
+        return copy.deepcopy(self, memo)
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """(deployed, train-only)."""
+        deployed = {id(p): p.numel() for p in self.method.predictor(self.student).parameters()}
+        train_only = sum(p.numel() for p in self.trained_parameters() if id(p) not in deployed)
+        return sum(deployed.values()), train_only

@@ -1,0 +1,68 @@
+"""The recipes by name. A recipe is how a network is trained, whatever the method; a grid overrides any field of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from bench.cell import Recipe
+from bench.errors import UserError, unknown
+
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "crd": (
+        "CIFAR-100 as in CRD's code and TFD's paper: 240 epochs, batch 64, lr .05 (MobileNet, ShuffleNet .01)",
+        {},
+    ),
+    "tfd_code": (
+        "as crd, with the values of TFD's public code: batch 128, lr .1, Nesterov",
+        {"batch_size": 128, "lr": 0.1, "nesterov": True},
+    ),
+    "imagenet100": (
+        "ImageNet as torchvision and the field have it: 100 epochs, batch 256, lr .1, x0.1 at 30/60/90",
+        {
+            "epochs": 100,
+            "batch_size": 256,
+            "lr": 0.1,
+            "weight_decay": 1e-4,
+            "milestones": (0.3, 0.6, 0.9),
+            "crop": "resized",
+            "image_size": 224,
+        },
+    ),
+    "short": (
+        "small images in a few minutes: 30 epochs, one cycle to lr .1",
+        {"epochs": 30, "lr": 0.1, "schedule": "one_cycle"},
+    ),
+    "digits": (
+        "a few hundred 8x8 digits: 30 epochs, batch 32, one cycle to lr .1, crops by one pixel, no flips",
+        {"epochs": 30, "batch_size": 32, "lr": 0.1, "schedule": "one_cycle", "crop_padding": 1, "flip": False},
+    ),
+}
+
+SMALL_LR = ("mobilenet", "shufflenet")  # students for which `crd` has lr .01
+
+
+def recipe_for(spec: Mapping[str, Any], student: str, where: str) -> Recipe:
+    """The recipe that `{"name": ..., **overrides}` is for this student.
+
+    Raises:
+        UserError: unknown name or field, or a value out of range.
+    """
+    overrides = dict(spec)
+    name = overrides.pop("name", "crd")
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES, where)
+    for field in overrides:
+        if field not in Recipe.model_fields:
+            raise unknown("key", field, Recipe.model_fields, f"{where}.{field}")
+    values = dict(RECIPES[name][1])
+    if name in ("crd", "tfd_code") and student.startswith(SMALL_LR):
+        values["lr"] = 0.01
+    try:
+        return Recipe(**{**values, **overrides})
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join([where, *map(str, first["loc"])])
+        raise UserError(f"{at}: {first['msg']}, not {first['input']!r}") from None

@@ -1,0 +1,403 @@
+#!/usr/bin/env python3
+"""What accuracy does each way of distilling a network buy, and what does it cost to train?
+
+run_bench.py run quick        train the default grid, measure costs, write the report
+run_bench.py list methods     what there is to compare
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Everything else is imported by the verb that needs it: help is instant, and what only reads results needs no torch.
+
+LISTS = ("methods", "models", "data", "grids", "recipes")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="run_bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, about: str, *groups: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=about, description=about)
+        sub.add_argument("--results", default="results", metavar="DIR", help="the results folder (default: results)")
+        for group in groups:
+            group(sub)
+        return sub
+
+    def plugins(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="FILE.py|MODULE",
+            help="your own method, model or data set",
+        )
+
+    def grid(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("grid", nargs="?", default="quick", help="a shipped grid or a grid file (default: quick)")
+        sub.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override a key")
+        sub.add_argument("--data-root", metavar="DIR", help="where data sets lie or are downloaded to (default: data)")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+    def finished(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("grid", nargs="?", default="quick", help="a grid's name in the results folder, or a folder of results")
+
+    def cell(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("cell", help="a cell's id, or enough of it")
+
+    listing = verb("list", "List methods, models, data sets, grids or recipes", plugins)
+    listing.add_argument("what", nargs="?", choices=LISTS, help="one kind only")
+    show = verb("show", "Show a method's card, a model, data set, grid or recipe, or a finished cell", plugins)
+    show.add_argument("name")
+
+    verb("plan", "Tell what a grid consists of, what is done, and what the rest will cost", grid, plugins)
+    run = verb("run", "Train what is missing of a grid, measure costs, write the report", grid, plugins)
+    run.add_argument("--cluster", default="local", choices=("local", "debug"), help="local processes, or this one")
+    run.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time (default: one a GPU, or one a core)")
+    run.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of a cell (default: cores / jobs)")
+    run.add_argument("--retry", action="store_true", help="train failed cells again")
+    run.add_argument("--force", action="store_true", help="train finished cells again; their old records are set aside")
+    run.add_argument("--no-cost", action="store_true", help="leave out the probe of costs and the report")
+    run.add_argument(
+        "--visualise",
+        action="append",
+        default=[],
+        metavar="BACKEND",
+        help="an mmengine backend, such as tensorboard",
+    )
+    cost = verb("cost", "Measure what a step of each method costs; leave the machine alone meanwhile", grid, plugins)
+    cost.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
+    cost.add_argument("--force", action="store_true", help="measure again what was measured on this hardware")
+
+    status = verb("status", "Tell how far a run is", finished)
+    status.add_argument("--json", action="store_true", help="for programs")
+    verb("logs", "Print a cell's log and, where it failed, why", cell)
+    report = verb("report", "Write a grid's tables, figures and page", finished)
+    report.add_argument("--compare", metavar="DIR", help="another folder of results, to set beside it")
+    export = verb("export", "Write a finished cell's weights as safetensors", cell)
+    export.add_argument("--to", metavar="FILE", help="default: <cell>.safetensors in this folder")
+    clean = verb("clean", "Remove scratch files of finished cells, and weights with --weights", finished)
+    clean.add_argument("--weights", action="store_true", help="also the weights of cells that teach nobody")
+    verify = verb("verify", "Check every record, curve, weight file and cost of a grid", finished)
+    verify.add_argument("--all", action="store_true", help="every grid of the results folder")
+    merge = verb("merge", "Take over the results of another folder; name what contradicts ours")
+    merge.add_argument("source", help="a results folder, as of another machine")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    from bench.errors import UserError
+
+    try:
+        return VERBS[options.verb](options) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+# Verbs that plan and train
+
+
+def _plan(options: argparse.Namespace) -> Any:
+    """(grid, store) of the options; imports torch."""
+    from bench import grid
+    from bench.store import Store
+
+    for plugin in options.imports:
+        grid.import_plugin(plugin)
+    name, raw = grid.read(options.grid, options.overrides)
+    return grid.expand(name, raw, options.data_root, options.device), Store(options.results)
+
+
+def plan(options: argparse.Namespace) -> int:
+    from bench import planning
+
+    grid, store = _plan(options)
+    planning.show(grid, store, _console())
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    import time
+
+    from bench import dispatch
+    from bench.errors import UserError
+    from bench.progress import Progress, state_of
+
+    started = time.monotonic()
+    console = _console()
+    grid, store = _plan(options)
+    store.check_writable(grid.name)
+    store.write_manifest(grid.name, grid.manifest())
+    for skip in grid.skipped:
+        console.print(f"skipped {skip.what}: {skip.reason}", highlight=False)
+    _prepare_results(grid, store, options, console)
+    states = {cell.id: state_of(store, grid.name, cell.id) for cell in grid.cells}
+    todo = [cell for cell in grid.cells if states[cell.id] in ("missing", "running")]
+    if todo:
+        from bench.data import load
+
+        try:
+            load(todo[0].data, options.data_root)  # fails, or downloads, before any worker starts
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(str(error)) from None
+        cluster = dispatch.Cluster(options.cluster, options.jobs, options.threads)
+        with Progress(store, grid.name, {cell.id: cell.label for cell in grid.cells}, console) as progress:
+            dispatch.launch(todo, store, grid.name, _worker_options(options), cluster, progress.update)
+    ends = [state_of(store, grid.name, cell.id) for cell in grid.cells]
+    done, spent = ends.count("done"), time.monotonic() - started
+    console.print(
+        f"{len(todo)} were left; {done} of {len(ends)} done, {ends.count('failed')} failed, {spent:.0f} s",
+        highlight=False,
+    )
+    if not options.no_cost and done:
+        _measure(grid, store, options, console, force=False)
+        _report(store, grid.name, console)
+    return 0 if done == len(ends) else 1
+
+
+def _prepare_results(grid: Any, store: Any, options: argparse.Namespace, console: Any) -> None:
+    """Set aside what is damaged or to be redone, forget failures on --retry, and take over what other grids have."""
+    for cell in grid.cells:
+        path = store.cell(grid.name, cell.id) / "record.json"
+        reason = "to be trained again" if options.force else None
+        try:
+            record = store.record(grid.name, cell.id)
+        except ValueError as error:
+            reason, record = str(error), None
+        if reason and path.exists():
+            console.print(f"set aside {path}: {reason}", highlight=False)
+            store.set_aside(path)
+            (path.parent / "checkpoint").unlink(missing_ok=True)
+        elif record is None and not options.force:
+            store.adopt(grid.name, cell.id)
+        if options.retry or options.force:
+            (path.parent / "failure.json").unlink(missing_ok=True)
+
+
+def _worker_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Plain values for `bench.engine.train.Options`."""
+    from bench.engine.visualisers import backend
+
+    return {
+        "device": options.device,
+        "data_root": str(Path(options.data_root).resolve()) if options.data_root else None,
+        "visualise": tuple(backend(name) for name in options.visualise),
+        "imports": tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in options.imports),
+    }
+
+
+def cost(options: argparse.Namespace) -> int:
+    grid, store = _plan(options)
+    store.check_writable(grid.name)
+    _measure(grid, store, options, _console(), options.force)
+    return 0
+
+
+def _measure(grid: Any, store: Any, options: argparse.Namespace, console: Any, force: bool) -> None:
+    from bench import cost
+    from bench.engine.device import machine, resolve_device
+    from bench.engine.train import Options
+
+    known, _ = store.costs(grid.name)
+    finished = [cell for cell in grid.cells if store.done(grid.name, cell.id)]
+    wanted = finished if force else cost.missing(finished, known, machine(resolve_device(options.device)))
+    if not wanted:
+        return
+    busy = cost.neighbours_percent()
+    console.print("measuring costs; leave the machine alone meanwhile", highlight=False)
+    if busy > cost.BUSY_PERCENT:
+        console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")
+    settings = Options(
+        device=options.device, threads=options.threads if options.verb == "cost" else 0, data_root=options.data_root
+    )
+    for measured in cost.measure(wanted, store, grid.name, settings):
+        step = measured.step
+        console.print(
+            f"  {measured.label:<24} {step.median_ms:8.2f} ms a step ({step.low_ms:.2f} to {step.high_ms:.2f})", highlight=False
+        )
+
+
+# Verbs that read results; none of them imports torch
+
+
+def _place(options: argparse.Namespace) -> tuple[Any, str]:
+    """(store, grid) that `grid` names: a name in --results, or a folder."""
+    from bench.store import Store
+
+    path = Path(options.grid)
+    if path.is_dir() and (path / "manifest.json").exists():
+        return Store(path.resolve().parent), path.resolve().name
+    return Store(options.results), path.stem if path.suffix in (".yaml", ".yml") else options.grid
+
+
+def status(options: argparse.Namespace) -> int:
+    import json
+
+    from bench.progress import STATES, state_of
+
+    store, grid = _place(options)
+    manifest = store.manifest(grid)
+    states = {cell["id"]: state_of(store, grid, cell["id"]) for cell in manifest["cells"]}
+    counts = {state: list(states.values()).count(state) for state in STATES}
+    if options.json:
+        print(json.dumps({"grid": grid, "counts": counts, "cells": states, "skipped": manifest["skipped"]}, indent=1))
+        return 0
+    console = _console()
+    console.print(f"{grid}: " + ", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+    for cell_id, state in states.items():
+        if state == "failed":
+            failure = store.scratch(grid, cell_id, "failure.json") or {}
+            console.print(f"failed  {cell_id}: {failure.get('error', '')}", highlight=False, markup=False)
+        elif state == "running":
+            told = store.scratch(grid, cell_id, "progress.json") or {}
+            console.print(f"running {cell_id}: epoch {told.get('epoch', 0)} of {told.get('epochs', '?')}", highlight=False)
+    for skip in manifest["skipped"]:
+        console.print(f"skipped {skip['what']}: {skip['reason']}", highlight=False, markup=False)
+    return 0
+
+
+def logs(options: argparse.Namespace) -> int:
+    from bench.store import Store
+
+    store = Store(options.results)
+    grid, cell_id = store.find(options.cell)
+    log = store.cell(grid, cell_id) / "log.txt"
+    print(log.read_text() if log.exists() else "no log: the cell was taken over, or has not started")
+    failure = store.scratch(grid, cell_id, "failure.json")
+    if failure:
+        print(f"failed at {failure['when']}: {failure['error']}")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    store, grid = _place(options)
+    _report(store, grid, _console(), options.compare)
+    return 0
+
+
+def _report(store: Any, grid: str, console: Any, compare: str | None = None) -> None:
+    from reports import page, tables
+
+    written = page.write(store, grid, store.report_folder(grid), compare=compare)
+    tables.print_summary(store, grid, console)
+    console.print(f"report: {written}", highlight=False, soft_wrap=True)
+
+
+def export(options: argparse.Namespace) -> int:
+    from bench.errors import UserError
+    from bench.store import Store
+
+    store = Store(options.results)
+    grid, cell_id = store.find(options.cell)
+    try:
+        record = store.record(grid, cell_id)
+        if record is None:
+            raise UserError(f"{cell_id} is not finished")
+        raw = store.weights(grid, record)
+    except ValueError as error:
+        raise UserError(f"{cell_id}: {error}") from None
+    target = Path(options.to or f"{cell_id}.safetensors")
+    store.write(target, raw)
+    print(target)
+    return 0
+
+
+def clean(options: argparse.Namespace) -> int:
+    store, grid = _place(options)
+    freed = store.clean(grid, options.weights)
+    print(f"{freed / 2**20:.1f} MiB freed")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    from bench import upkeep
+    from bench.store import Store
+
+    if options.all:
+        store, grids = Store(options.results), Store(options.results).grids()
+    else:
+        store, grid = _place(options)
+        grids = [grid]
+    problems = [problem for grid in grids for problem in upkeep.verify(store, grid)]
+    for problem in problems:
+        print(f"{problem.path}: {problem.reason}")
+    print(f"{len(grids)} grids, {len(problems)} problems" if options.all else f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+def merge(options: argparse.Namespace) -> int:
+    from bench import upkeep
+    from bench.store import Store
+
+    taken, conflicts = upkeep.merge(Store(options.results), Store(options.source))
+    for conflict in conflicts:
+        print(f"{conflict.path}: {conflict.reason}")
+    print(f"{taken} taken over, {len(conflicts)} conflicts")
+    return 1 if conflicts else 0
+
+
+# Verbs that tell what there is
+
+
+def list_(options: argparse.Namespace) -> int:
+    from bench import catalogue
+
+    for plugin in options.imports:
+        from bench.grid import import_plugin
+
+        import_plugin(plugin)
+    for what in [options.what] if options.what else LISTS:
+        _console().print(catalogue.table(what))
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    from bench import catalogue
+    from bench.grid import import_plugin
+    from bench.store import Store
+
+    for plugin in options.imports:
+        import_plugin(plugin)
+    _console().print(catalogue.card(options.name, Store(options.results)))
+    return 0
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "list": list_,
+    "show": show,
+    "plan": plan,
+    "run": run,
+    "cost": cost,
+    "status": status,
+    "logs": logs,
+    "report": report,
+    "export": export,
+    "clean": clean,
+    "verify": verify,
+    "merge": merge,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
