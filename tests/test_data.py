@@ -55,11 +55,8 @@ def same(first: list, second: list) -> bool:
 # Data sets
 
 
-def add_to_tar(tar: tarfile.TarFile, folder: Path, name: str, content: dict) -> str:
-    path = folder / Path(name).name
-    path.write_bytes(pickle.dumps(content))
-    tar.add(path, name)
-    return hashlib.md5(path.read_bytes()).hexdigest()
+def md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("key", ["cifar10", "cifar100"])
@@ -69,35 +66,31 @@ def test_cifar_is_read_from_the_official_archive(tmp_path, monkeypatch, key):
     builder = datasets.CIFAR10 if key == "cifar10" else datasets.CIFAR100
     label_key = "labels" if key == "cifar10" else "fine_labels"
     rng = np.random.default_rng(0)
+    folder = tmp_path / builder.base_folder
+    folder.mkdir()
+    written = {}
+    for part, count in ((builder.train_list, 2), (builder.test_list, 3)):
+        rows, labels = rng.integers(0, 256, (len(part), count, 3072), dtype=np.uint8), rng.integers(0, 10, (len(part), count))
+        for (name, _), batch, batch_labels in zip(part, rows, labels, strict=True):
+            (folder / name).write_bytes(pickle.dumps({"data": batch, label_key: batch_labels.tolist()}))
+        written[count] = rows.reshape(-1, 3, 32, 32), labels.flatten()
+    names = folder / builder.meta["filename"]
+    names.write_bytes(pickle.dumps({builder.meta["key"]: [f"class {label}" for label in range(int(key[5:]))]}))
     root = tmp_path / "root"
     root.mkdir()
-    train, test = [], []
-    with tarfile.open(root / builder.filename, "w:gz") as tar:
-        for parts, found, batch in ((builder.train_list, train, 2), (builder.test_list, test, 3)):
-            for name, _ in parts:
-                rows = rng.integers(0, 256, (batch, 3072), dtype=np.uint8)
-                labels = rng.integers(0, 10, batch).tolist()
-                found.append(
-                    (
-                        name,
-                        rows,
-                        labels,
-                        add_to_tar(tar, tmp_path, f"{builder.base_folder}/{name}", {"data": rows, label_key: labels}),
-                    )
-                )
-        meta = {builder.meta["key"]: [f"class {label}" for label in range(int(key[5:]))]}
-        meta_md5 = add_to_tar(tar, tmp_path, f"{builder.base_folder}/{builder.meta['filename']}", meta)
+    with tarfile.open(root / builder.filename, "w:gz") as archive:
+        archive.add(folder, builder.base_folder)
     # torchvision accepts only the official files: name ours as these, so that it verifies and unpacks the archive
-    monkeypatch.setattr(builder, "train_list", [[name, md5] for name, _, _, md5 in train])
-    monkeypatch.setattr(builder, "test_list", [[name, md5] for name, _, _, md5 in test])
-    monkeypatch.setattr(builder, "meta", builder.meta | {"md5": meta_md5})
-    monkeypatch.setattr(builder, "tgz_md5", hashlib.md5((root / builder.filename).read_bytes()).hexdigest())
+    monkeypatch.setattr(builder, "train_list", [[name, md5(folder / name)] for name, _ in builder.train_list])
+    monkeypatch.setattr(builder, "test_list", [[name, md5(folder / name)] for name, _ in builder.test_list])
+    monkeypatch.setattr(builder, "meta", builder.meta | {"md5": md5(names)})
+    monkeypatch.setattr(builder, "tgz_md5", md5(root / builder.filename))
 
     data = DATASETS.build({"type": key, "root": str(root)})
     assert data.classes == len(data.class_names) == int(key[5:])
-    for split, written in ((data.train, train), (data.test, test)):
-        assert np.array_equal(split.images.numpy().reshape(-1, 3072), np.concatenate([rows for _, rows, _, _ in written]))
-        assert split.targets.tolist() == [label for _, _, labels, _ in written for label in labels]
+    for split, (images, labels) in ((data.train, written[2]), (data.test, written[3])):
+        assert np.array_equal(split.images.numpy(), images)
+        assert split.targets.tolist() == labels.tolist()
 
 
 def test_fashion_mnist_is_read_from_idx_files(tmp_path):
@@ -126,7 +119,7 @@ def test_svhn_is_read_from_mat_files(tmp_path, monkeypatch):
     for part in ("train", "test"):
         file = tmp_path / f"{part}_32x32.mat"
         savemat(file, {"X": images, "y": np.array([[1], [10], [3], [9]])})  # 10 stands for the digit 0
-        table[part] = [table[part][0], file.name, hashlib.md5(file.read_bytes()).hexdigest()]
+        table[part] = [table[part][0], file.name, md5(file)]
     monkeypatch.setattr(datasets.SVHN, "split_list", table)
     data = DATASETS.build({"type": "svhn", "root": str(tmp_path)})
     assert np.array_equal(data.test.images.numpy(), images.transpose(3, 2, 0, 1))
@@ -306,6 +299,12 @@ def test_a_last_batch_of_one_image_is_dropped():
     run = streamed(toy(samples=41))
     assert [len(batch.image) for batch in run.epoch(0)] == [8] * 5
     assert len(run) == 5
+
+
+@pytest.mark.parametrize("options", [{"crop": "pad", "flip": True}, {"augment": "rand_augment", "cutout": 2}])
+def test_the_same_images_whatever_the_batch_size(options):
+    few, many = (torch.cat([batch.image for batch in streamed(toy(), batch_size=size, **options).epoch(0)]) for size in (5, 20))
+    assert torch.equal(few, many)
 
 
 def test_padded_crops_and_flips_equal_a_per_image_reference():
@@ -593,12 +592,12 @@ def test_streamed_crops_equal_pillows(folder):
     crops = files.Crops(data.train.images, 20, ("crop", "image", 0, 3))
     for batch in streamed(data, crop="resized", image_size=20, batch_size=9).epoch(3):
         for image, index in zip(pixels(batch.image, data), batch.index.tolist(), strict=True):
-            assert torch.equal(image, crops[index])
+            assert torch.equal(image, crops[index].permute(2, 0, 1))
     box = augment.draw_boxes(1, 36, 40 + 8, stream.generator("crop", "image", 0, 3, 4))[0].tolist()
     top, left, height, width = box
     with Image.open(folder / "train" / "ants" / "8.png") as file:
         expected = file.convert("RGB").crop((left, top, left + width, top + height)).resize((20, 20), Image.Resampling.BILINEAR)
-    assert np.array_equal(crops[4].permute(1, 2, 0).numpy(), np.asarray(expected))
+    assert np.array_equal(crops[4].numpy(), np.asarray(expected))
 
 
 def test_held_out_part_of_image_files(folder):

@@ -72,18 +72,13 @@ def scan(folder: Path, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Fi
     return names, Files(paths), torch.tensor(labels)
 
 
-def centre(image: Image.Image, shorter: int, size: int) -> Tensor:
-    """Resize the shorter side, then cut the size x size pixels in the middle: (3, size, size) uint8."""
+def centre(image: Image.Image, shorter: int, size: int) -> Image.Image:
+    """Resize the shorter side, then cut the size x size pixels in the middle."""
     width, height = image.size
     scale = shorter / min(width, height)
     image = image.resize((max(shorter, int(width * scale)), max(shorter, int(height * scale))), BILINEAR)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return to_tensor(image.crop((left, top, left + size, top + size)))
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """(3, H, W) uint8, channels_last in memory."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return image.crop((left, top, left + size, top + size))
 
 
 def processors() -> int:
@@ -93,14 +88,14 @@ def processors() -> int:
 
 def decode(files: Files, size: int) -> Tensor:
     """All images, (N, 3, size, size) uint8, centre-cropped; in threads, since decoding leaves the interpreter free."""
-    pixels = torch.empty(len(files), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
 
     def fill(position: int) -> None:
-        pixels[position] = centre(files.open(position), size, size)
+        pixels[position] = np.asarray(centre(files.open(position), size, size))
 
     with ThreadPoolExecutor(processors()) as pool:
         list(pool.map(fill, range(len(files))))
-    return pixels
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def generator(*key: object) -> torch.Generator:
@@ -119,15 +114,18 @@ class Crops:
         self.files, self.size, self.key = files, size, key
 
     def __getitem__(self, position: int) -> Tensor:
+        """(size, size, 3) uint8."""
         image = self.files.open(position)
         if self.key is None:
-            return centre(image, round(self.size * 256 / 224), self.size)
-        box = draw_boxes(1, image.height, image.width, generator(*self.key, position))
-        top, left, height, width = box[0].tolist()
-        return to_tensor(image.crop((left, top, left + width, top + height)).resize((self.size, self.size), BILINEAR))
+            image = centre(image, round(self.size * 256 / 224), self.size)
+        else:
+            box = draw_boxes(1, image.height, image.width, generator(*self.key, position))
+            top, left, height, width = box[0].tolist()
+            image = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), BILINEAR)
+        return torch.from_numpy(np.array(image))
 
     def batches(self, order: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-        """(B, 3, size, size) uint8 on the device, decoded ahead in processes."""
+        """(B, 3, size, size) uint8 on the device, channels last in memory, decoded ahead in processes."""
         loader: DataLoader[Tensor] = DataLoader(
             self,  # type: ignore[arg-type]
             batch_size,
@@ -137,4 +135,4 @@ class Crops:
             generator=torch.Generator(),  # of its own: otherwise each epoch would draw from the global one
         )
         for images in loader:
-            yield images.to(device, non_blocking=True)
+            yield images.to(device, non_blocking=True).permute(0, 3, 1, 2)
