@@ -161,6 +161,9 @@ def test_sum_has_one_cross_entropy() -> None:
     [
         ([], "at least one part"),
         ([{"type": "kd"}, {"type": "ls"}], "only one part of a sum may change the cross-entropy, but kd and ls do"),
+        ([{"type": "at"}, {"type": "tfkd_self", "ce_weight": 1.0}], "needs the parts have at: teacher, tfkd_self: self"),
+        ([{"type": "cskd"}, {"type": "dlb"}], "partner the parts have cskd: same_class, dlb: second_view"),
+        ([{"type": "ab"}, {"type": "ft", "prepare_epochs": 2}], "prepare_epochs the parts have ab: 30, ft: 2"),
     ],
 )
 def test_sum_refuses(parts: list[dict[str, Any]], message: str) -> None:
@@ -179,6 +182,11 @@ def test_sum_asks_each_network_once() -> None:
     method.step(Networks(network), batch())
     assert len(calls) == 1
     assert method.needs == "none"
+    method = build({"type": "sum", "parts": [{"type": "tfd"}, {"type": "cskd"}]}, student)
+    calls.clear()
+    method.step(Networks(network), batch(partner=torch.zeros(B, 3, 8, 8)))
+    assert len(calls) == 2  # the images and their partners
+    assert method.partner == "same_class"
     assert isinstance(method.predictor(nn.Identity()), nn.Identity)
 
 
