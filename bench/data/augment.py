@@ -14,6 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+
+def send(draws: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for what it is computing."""
+    return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
+
+
 # Random resized crops
 
 
@@ -123,7 +129,9 @@ def _affine(
     """Nearest pixel from (xx x + xy y + x0, yx x + yy y + y0), in pixels from the centre; black outside. Arguments: (B,)."""
     height, width = images.shape[2:]
     entries = (xx, xy * (height / width), x0 * (2 / width), yx * (width / height), yy, y0 * (2 / height))
-    theta = torch.stack([torch.as_tensor(entry, device=images.device).expand(len(images)) for entry in entries], 1)
+    theta = torch.zeros(len(images), 6, device=images.device)
+    for column, entry in zip(theta.unbind(1), entries, strict=True):
+        column += entry
     grid = F.affine_grid(theta.view(-1, 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
 
@@ -165,12 +173,13 @@ NAMES = list(OPERATIONS)
 
 def apply(images: Tensor, operations: Operations) -> Tensor:
     """One round of a policy: the images of each kind together."""
-    result = images.clone()
-    for kind in operations.kind.unique().tolist():
-        chosen = (operations.kind == kind).nonzero().squeeze(1)
-        magnitude = operations.magnitude[chosen].view(-1, 1, 1, 1).to(images.device)
-        chosen = chosen.to(images.device)
-        result[chosen] = OPERATIONS[NAMES[kind]](images[chosen], magnitude)
+    order = operations.kind.argsort(stable=True)
+    counts = torch.bincount(operations.kind, minlength=len(NAMES)).tolist()
+    magnitudes = send(operations.magnitude[order].view(-1, 1, 1, 1), images.device).split(counts)
+    result = torch.empty_like(images)
+    for name, chosen, magnitude in zip(NAMES, send(order, images.device).split(counts), magnitudes, strict=True):
+        if len(chosen):
+            result[chosen] = OPERATIONS[name](images[chosen], magnitude)
     return result
 
 

@@ -43,6 +43,10 @@ class Dataset:
     class_names: tuple[str, ...]
     auto_augment: Literal["cifar10", "imagenet", "svhn"] = "cifar10"  # AutoAugment's policy for such images
 
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
 
 def build_dataset(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> Dataset:
     """Build from `{"type": key, "root": folder, **arguments}`; unknown keys are refused with the known ones."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.cell import Recipe
-from bench.data.augment import Mix, Policy, apply, cutout, draw_boxes, draw_mix, resize_boxes
+from bench.data.augment import Mix, Policy, apply, cutout, draw_boxes, draw_mix, resize_boxes, send
 from bench.data.files import Crops, Files, generator
 from bench.data.sets import Dataset, Split
 from methods.base import Batch
@@ -81,7 +81,7 @@ class Stream:
         """The batches of one epoch, 0-based."""
         recipe, steps = self.recipe, len(self)
         order = torch.randperm(len(self.targets), generator=generator("order", self.seed, epoch))[: self.samples]
-        index = order.to(self.device)
+        index = send(order, self.device)
         target = self.targets[index]
         images = self._images(order, "image", epoch)
         partners = None
@@ -113,10 +113,10 @@ class Stream:
     def _images(self, order: Tensor, view: str, epoch: int) -> Iterator[Tensor]:
         """Batches of augmented, normalised images; `view` names the draws."""
         recipe, count, key = self.recipe, len(order), (view, self.seed, epoch)
-        flips = (torch.rand(count, generator=generator("flip", *key)) < 0.5).to(self.device)
+        flips = send(torch.rand(count, generator=generator("flip", *key)) < 0.5, self.device)
         rounds = self.policy.draw(count, generator("policy", *key)) if self.policy else []
         centres = torch.rand(count, 2, generator=generator("cutout", *key)) * torch.tensor(self.shape[1:])
-        centres = centres.long().to(self.device)
+        centres = send(centres.long(), self.device)
         done = 0
         for images in self.crops.batches(order, ("crop", *key)):
             part = slice(done, done + len(images))
@@ -238,7 +238,7 @@ class _PaddedCrops:
 
     def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
         corners = torch.randint(self.windows.shape[1], (2, len(order)), generator=generator(*key))
-        drawn = torch.cat([order.unsqueeze(0), corners]).to(self.device)
+        drawn = send(torch.cat([order.unsqueeze(0), corners]), self.device)
         for part in drawn.split(self.count, 1):
             yield self.windows[tuple(part)].permute(0, 3, 1, 2)
 
@@ -252,8 +252,8 @@ class _ResizedCrops:
 
     def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
         height, width = self.images.shape[2:]
-        boxes = draw_boxes(len(order), height, width, generator(*key)).to(self.device)
-        for index, box in zip(order.to(self.device).split(self.count), boxes.split(self.count), strict=True):
+        boxes = send(draw_boxes(len(order), height, width, generator(*key)), self.device)
+        for index, box in zip(send(order, self.device).split(self.count), boxes.split(self.count), strict=True):
             yield resize_boxes(self.images[index], box, self.size)
 
 
