@@ -26,12 +26,17 @@ def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(1, label), logits.gather(1, others + (others >= label))
 
 
+def whole_factors(feature: Tensor, size: tuple[int, int] | torch.Size) -> bool:
+    """Whether height and width of (B, C, H, W) are multiples of `size`."""
+    return feature.shape[-2] % size[0] == 0 and feature.shape[-1] % size[1] == 0
+
+
 def pool_to(feature: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Average-pool (B, C, H, W) to (B, C, *size); the same tensor where it has that size already."""
     (h_in, w_in), (h_out, w_out) = feature.shape[-2:], size
     if (h_in, w_in) == (h_out, w_out):
         return feature
-    if h_in % h_out == 0 and w_in % w_out == 0:  # same values as the adaptive kind, whose gradient on CUDA is not deterministic
+    if whole_factors(feature, size):  # same values as the adaptive kind, whose gradient on CUDA is not deterministic
         return F.avg_pool2d(feature, (h_in // h_out, w_in // w_out))
     return F.adaptive_avg_pool2d(feature, (h_out, w_out))
 
@@ -54,13 +59,13 @@ def common_stages(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[
 def stage_pairs(stages: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """For i < j: f_i pooled to the height and width of f_j, and f_j, both cut to their first min(C_i, C_j) channels."""
     for i, shallow in enumerate(stages):
-        pooled: dict[torch.Size, Tensor] = {}
+        pooled = shallow
         for deep in stages[i + 1 :]:
-            size = deep.shape[-2:]
-            if size not in pooled:
-                pooled[size] = widened(pool_to(shallow, size))
+            # Means of means are the mean where every factor is whole: pool on, rather than the large map again.
+            nested = whole_factors(shallow, pooled.shape[-2:]) and whole_factors(pooled, deep.shape[-2:])
+            pooled = widened(pool_to(pooled if nested else shallow, deep.shape[-2:]))
             channels = min(shallow.shape[1], deep.shape[1])
-            yield pooled[size][:, :channels], widened(deep[:, :channels])
+            yield pooled[:, :channels], widened(deep[:, :channels])
 
 
 def widened(feature: Tensor) -> Tensor:

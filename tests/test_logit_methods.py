@@ -44,8 +44,10 @@ def array(tensor: Tensor) -> np.ndarray:
 
 
 def pooled(feature: np.ndarray, size: int) -> np.ndarray:
-    b, c, h, _ = feature.shape
-    return feature.reshape(b, c, size, h // size, size, h // size).mean((3, 5))
+    """Average pooling to size x size; bins overlap where it is not a factor of the height."""
+    height = feature.shape[-1]
+    bins = [slice(i * height // size, -(-(i + 1) * height // size)) for i in range(size)]
+    return np.stack([np.stack([feature[:, :, r, c].mean((2, 3)) for c in bins], -1) for r in bins], -2)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -87,8 +89,9 @@ def tfd_by_hand(stages: list[np.ndarray], reduction: Callable[[np.ndarray], floa
 
 
 @pytest.mark.parametrize("channels", [(4, 6, 8), (8, 6, 7), (4, 4, 4)])
-def test_tfd(channels: tuple[int, ...]) -> None:
-    student = output(1, channels)
+@pytest.mark.parametrize("sizes", [(8, 4, 2), (8, 4, 4), (9, 6, 3)])
+def test_tfd(channels: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    student = output(1, channels, sizes)
     stages = [array(feature) for feature in student.stages]
     spec = {"type": "tfd", "weight": 1.0, "ramp_epochs": 0}
     mean = build(spec, student).loss(student, None, batch())["tfd"].item()
