@@ -84,11 +84,11 @@ class Method(nn.Module):
     """One way to train a network. Constructor arguments are its hyper-parameters: typed, defaults as published."""
 
     card: ClassVar[Card]
-    version: ClassVar[int] = 1  # raised when the mathematics changes, so that old results are not mixed with new ones
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # published values by name; 'teacher/student' names one pair's
     added_later: ClassVar[tuple[str, ...]] = ()  # arguments newer than `version`: at their default they leave a cell's id alone
 
     # The rest may depend on the arguments, hence may also be set on the instance.
+    version: int = 1  # raised when the mathematics changes, so that old results are not mixed with new ones
     needs: Literal["none", "teacher", "self"] = "none"  # what must exist: a trained teacher, a trained copy of the student
     partner: Literal["same_class", "second_view"] | None = None  # a second image for each sample
     prepare_epochs: int = 0  # length of a preparation phase, in which `prepare` replaces `step`

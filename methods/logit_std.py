@@ -49,6 +49,7 @@ class LogitStandardisation(Method):
         self.weight = weight
         if type(self.method).step is not Method.step or self.method.prepare_epochs:
             raise ValueError(f"logit_std wraps methods on the logits of one batch, which '{method['type']}' is not")
+        self.version = self.method.version
         self.needs = self.method.needs
         self.teacher_epochs_fraction = self.method.teacher_epochs_fraction
         self.draws_random = self.method.draws_random

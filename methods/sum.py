@@ -68,6 +68,7 @@ class Sum(Method):
 
         self.changes_at = self._only_one("change the cross-entropy", lambda part: part.changes_cross_entropy)
         self.deploys_at = self._only_one("replace the deployed network", lambda part: overrides(part, "predictor"))
+        self.version = 1 + sum(part.version - 1 for part in self._methods())
         self.needs = self._agreed("a run prepares one network beforehand", "needs", "none")
         self.partner = self._agreed("a batch has one kind of partner images", "partner", None)
         self.prepare_epochs = self._agreed("there is one preparation phase", "prepare_epochs", 0)
