@@ -16,7 +16,9 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bench.cell import Cell
 from bench.data import Stream
@@ -33,6 +35,28 @@ WARM_UP_STEPS = 3
 SPAN_S = 0.1  # a measurement of whole steps takes at least this long
 PARTS = ("data", "student", "teacher", "method", "backward", "optimiser")
 BUSY_PERCENT = 10  # other processes' share of the machine above which the probe says that it is not alone
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of all tensors that are created inside and still alive, for devices that do not count them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak_bytes = 0
+        self._alive: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        inputs = {StorageWeakRef(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(answer):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                reference = StorageWeakRef(storage)
+                if reference not in inputs:  # neither a view nor an operation in place
+                    self._alive[reference] = storage.nbytes()
+        self._alive = {reference: size for reference, size in self._alive.items() if not reference.expired()}
+        self.peak_bytes = max(self.peak_bytes, sum(self._alive.values()))
+        return answer
 
 
 class Timed:
@@ -68,7 +92,7 @@ class Subject:
         optimiser = Optimiser(trainee.optimiser(), bench.device, cell.precision, cell.recipe.clip_grad_norm)
         for group in optimiser.param_groups:
             group["lr"] = 0.0  # weights that stay where they are cannot diverge
-        return cls(cell, bench, trainee, optimiser, endless(bench.stream(trainee)))
+        return cls(cell, bench, trainee, optimiser, endless(bench.stream(trainee), cell.recipe.batch_size))
 
     def step(self, preparing: bool = False) -> None:
         """A whole step, as the engine does it."""
@@ -136,14 +160,9 @@ class Subject:
             others = torch.cuda.memory_allocated(device) - self._held_bytes()
             self.step()
             return (torch.cuda.max_memory_allocated(device) - others) / 2**20
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        with LiveTensors() as live:
             self.step()
-        events = sorted((e for e in profiler.events() if e.name == "[memory]"), key=lambda e: e.time_range.start)
-        peak = level = 0
-        for event in events:
-            level += event.cpu_memory_usage
-            peak = max(peak, level)
-        return (self._held_bytes() + peak) / 2**20
+        return (self._held_bytes() + live.peak_bytes) / 2**20
 
     def _held_bytes(self) -> int:
         """Bytes that stay between steps: networks, method and momenta."""
@@ -189,11 +208,11 @@ class Subject:
         )
 
 
-def endless(stream: Stream) -> Iterator[Batch]:
+def endless(stream: Stream, batch_size: int) -> Iterator[Batch]:
     """Full batches, epoch after epoch."""
     while True:
         for batch in stream.epoch(0):
-            if len(batch.target) == stream.batch_size or len(stream) == 1:
+            if len(batch.target) == batch_size or len(stream) == 1:
                 yield batch
 
 

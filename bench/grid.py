@@ -376,7 +376,7 @@ def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, devi
                     student=student,
                     teacher=Teacher(cell=supplier.id, model=supplier.student) if supplier else None,
                     method=entry.spec,
-                    method_version=type(method).version,
+                    method_version=method.version,
                     recipe=recipe,
                     seed=seed,
                     precision=precision,

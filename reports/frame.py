@@ -22,7 +22,7 @@ COLUMNS = {
     "recipe": "how the networks were trained: epochs, and what else differs between the cells",
     "deviations": "of the recipe from the CIFAR-100 protocol that most papers of the field train by, learning rate aside",
     "student": "architecture",
-    "teacher": "architecture that this cell distilled from; empty without a teacher, the student's own for a method that needs a copy of itself",
+    "teacher": "architecture that it distilled from, its own for a method that needs a copy of itself; empty without a teacher",
     "teacher_id": "cell that trained this teacher; empty without one, or where the user brought the weights",
     "method": "label",
     "needs": "what the method needs: none, teacher or self",
@@ -153,8 +153,10 @@ def sound(records: Iterable[Record]) -> tuple[list[Record], list[Problem]]:
 
 def tidy(records: Sequence[Record]) -> pd.DataFrame:
     """One row a record, everything but the probe's columns, which `bill` adds. Ids must be unique, see `sound`."""
-    rows = [_row(record) for record in records]
-    frame = pd.DataFrame(rows, columns=[*COLUMNS][: [*COLUMNS].index("where")] + list(_SPECS))
+    known = [*COLUMNS][: [*COLUMNS].index("where")]
+    if not records:
+        return pd.DataFrame(columns=known)
+    frame = pd.DataFrame([_row(record) for record in records], columns=known + list(_SPECS))
     frame["data"] = data = _named(frame["_data"], lambda spec: str(spec["type"]))
     frame["recipe"] = _named(frame["_recipe"], lambda spec: f"{spec['epochs']} epochs")
     frame["setting"] = frame["data"] + ", " + frame["recipe"]
@@ -175,7 +177,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     by_id = frame.drop_duplicates("id").set_index("id")
     frame["teacher_flops"] = frame["teacher_id"].map(by_id["flops"]).astype(float).where(frame["needs"] != "none", 0.0)
     only_taught = frame["id"].isin(set(frame["teacher_id"])).groupby([frame["setting"], frame["student"]]).transform("all")
-    frame["role"] = only_taught.map({True: "teacher", False: "student"}) if len(frame) else ""
+    frame["role"] = only_taught.map({True: "teacher", False: "student"})
     return frame.drop(columns=list(_SPECS))
 
 

@@ -1,6 +1,6 @@
 """Differences judged honestly: paired by seed, with intervals, corrected for the number of comparisons.
 
-Everything here takes plain frames: a *wide* frame has one row a seed, one column a method, accuracies in %, NaN where a run is missing.
+A *wide* frame has one row a seed, one column a method, accuracies in %, NaN where a run is missing.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def gains(accuracies: pd.DataFrame, baselines: Sequence[str] = BASELINES) -> pd.
 
     Returns:
         One row a comparison: method, baseline, n (seeds that both have), unpaired (seeds that only one has), gain (points),
-        low and high (95 % t-interval), p (paired t), p_holm, verdict, detectable (the true gain that this design, with this spread and
-        this many comparisons, would have found with a probability of 80 %), boot_low, boot_high (from 10 seeds up).
+        low and high (95 % t-interval), p (paired t), p_holm, verdict, detectable (the true gain that this design, with this
+        spread and this many comparisons, would have found with 80 % probability), boot_low, boot_high (from 10 seeds up).
     """
     runs = accuracies.to_numpy(float)
     column = {name: index for index, name in enumerate(accuracies.columns)}
@@ -191,7 +191,7 @@ def ranks(means: pd.DataFrame) -> tuple[pd.Series, float, float] | None:
         means: one row a pair, one column a method, mean accuracies; only methods present in every row are ranked.
 
     Returns:
-        Mean rank of each method (1 is best, ties shared), the critical difference at 5 %, Friedman's p; None below 6 rows or 3 methods.
+        Mean ranks (1 is best, ties shared), critical difference at 5 %, Friedman's p; None below 6 rows or 3 methods.
     """
     complete = means.dropna(axis="columns")
     n, k = complete.shape

@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import rich.box
+import rich.table
+from rich.console import Console
+from rich.text import Text
 
+from bench.store import Store
 from reports import stats
 from reports.frame import PAIR_COLUMNS, Curve, by_pair
 
@@ -120,9 +125,11 @@ class Table:
     def markdown(self) -> str:
         head = [column.title for column in self.columns]
         rule = ["---:" if column.numeric else "---" for column in self.columns]
-        lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in [head, *self.rows()]]
+        lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in [head, *self.rows()]]
         lines.insert(1, "| " + " | ".join(rule) + " |")
-        return "\n".join([f"### {_markdown(self.title)}", "", *lines, *(["", _markdown(self.note)] if self.note else []), ""])
+        return "\n".join(
+            [f"### {markdown_text(self.title)}", "", *lines, *(["", markdown_text(self.note)] if self.note else []), ""]
+        )
 
     def latex(self) -> str:
         """A booktabs table, ready for a paper."""
@@ -145,7 +152,8 @@ class Table:
         )
 
 
-def _markdown(value: str) -> str:
+def markdown_text(value: str) -> str:
+    """Any text as one line of Markdown that shows it and does nothing else."""
     value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(value.split()))
 
@@ -169,12 +177,12 @@ def _latex(value: str) -> str:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every method of every pair in one line, best first within its pair; what the terminal and all other tables are made of.
+    """Every method of every pair in one line, best first within its pair; what all other tables are made of.
 
-    Columns beside the pair's: method, needs, n, top1 and half (mean and half its 95 % interval), best_top1, flattery, chosen_top1; gain,
-    low, high, p_holm, verdict, detectable, unpaired against `none` and, suffixed `_kd`, against `kd`; train_s, whole_s, amortised_s,
-    teacher_s and the same in FLOPs; ratio, whole_ratio, amortised_ratio (to what `none` costs: seconds where timed, else FLOPs);
-    teachers (how many trainings of the teacher were used).
+    Columns beside the pair's: method, needs, n, top1 and half (mean and half its 95 % interval), best_top1, flattery,
+    chosen_top1; gain, low, high, p_holm, verdict, detectable, unpaired against `none` and, suffixed `_kd`, against `kd`;
+    train_s, whole_s, amortised_s, teacher_s and the same in FLOPs; ratio, whole_ratio, amortised_ratio (to what `none` costs:
+    seconds where timed, else FLOPs); teachers (how many trainings of the teacher were used).
     """
     rows = by_pair(frame)
     rows = rows.assign(whole_flops=rows["flops"] + rows["teacher_flops"])
@@ -227,7 +235,6 @@ def all_gains(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFra
 
 
 TERMINAL = (
-    Column("pair", "pair"),
     Column("method", "method"),
     Column("n", "n", number(0)),
     Column("top1", "top-1 %", number(2), plus_minus="half"),
@@ -245,6 +252,25 @@ def terminal(summary_of: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of text for the terminal, from `summary`."""
     table = Table("summary", "Summary", TERMINAL, summary_of)
     return [column.title for column in TERMINAL], table.rows()
+
+
+def print_summary(store: Store, grid: str, console: Console) -> None:
+    """Print the summary that the last report of a grid left behind, one table a pair."""
+    try:
+        content = pd.read_csv(store.report_folder(grid) / "tables" / "summary.csv", keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        console.print("No student has been trained yet.")
+        return
+    for (setting, pair), part in content.groupby(["setting", "pair"], sort=False):
+        heads, rows = terminal(part)
+        table = rich.table.Table(
+            title=Text(f"{pair}, {setting}"), title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for column, head in zip(TERMINAL, heads, strict=True):
+            table.add_column(Text(head), justify="right" if column.numeric else "left", no_wrap=column.key == "top1")
+        for row in rows:
+            table.add_row(*(Text(value) for value in row))
+        console.print(table)
 
 
 def accuracy(part: pd.DataFrame, name: str, title: str) -> Table:
@@ -292,19 +318,26 @@ COST = (
     Column("amortised_ratio", "÷ none", times, "with the teacher's training shared"),
     Column("flops", "FLOPs", count, "of the training: matrix products and convolutions, a multiply-add counted as two"),
     Column("whole_flops", "FLOPs, teacher whole", count),
-    Column("peak_mib", "Peak, MiB", number(0), "memory of a step"),
-    Column("energy_kj", "Energy, kJ", number(1), "of the training"),
+)
+RESOURCES = (
+    Column("method", "Method"),
+    Column("peak_mib", "Peak memory, MiB", number(0), "of a training step"),
+    Column("energy_kj", "Energy, kJ", number(1), "of the training, the teacher's own not counted"),
     Column("train_only", "Train-only parameters", count, "trained beside the student and dropped"),
+    Column("parameters", "Deployed parameters", count),
     Column("latency_ms", "Latency, ms", number(2), "deployed network, one image"),
     Column("images_per_s", "Images/s", number(0), "deployed network, large batch"),
 )
 
 
-def cost(part: pd.DataFrame, name: str, title: str) -> Table:
-    """The bill of one pair on one hardware; columns without any value are left out."""
-    shown = tuple(column for column in COST if column.key == "method" or part[column.key].notna().any())
+def cost(part: pd.DataFrame, name: str, title: str, columns: tuple[Column, ...] = COST) -> Table:
+    """The bill of one pair on one hardware, cheapest first; columns without any value are left out."""
+    shown = tuple(column for column in columns if column.key == "method" or part[column.key].notna().any())
     part = part.sort_values(["whole_s", "whole_flops"])
-    return Table(name, title, shown, part, f"Timed on {part['where'].iloc[0]}." if part["train_s"].notna().any() else "")
+    note = f"Timed on {part['where'].iloc[0]}." if part["train_s"].notna().any() else "Not timed."
+    if part["energy_kj"].isna().all():
+        note += " Energy: not measured."
+    return Table(name, title, shown, part, note)
 
 
 def break_even(part: pd.DataFrame, name: str, title: str) -> Table:
@@ -337,7 +370,7 @@ def targets(part: pd.DataFrame) -> list[float]:
 
 
 def time_to(rows: pd.DataFrame, curves: Mapping[str, Curve], goals: list[float], name: str, title: str) -> Table:
-    """Training cost until an accuracy is first reached on the test set: median over the seeds, where at least half got there."""
+    """Training cost until an accuracy is first reached on the test set: median over seeds, where at least half got there."""
     rows = rows[rows["id"].isin(curves.keys())]
     unit = "train_s" if rows["train_s"].notna().any() else "flops"
     found = []
@@ -386,7 +419,7 @@ def equal_cost(rows: pd.DataFrame, curves: Mapping[str, Curve], name: str, title
 
 
 def _spent(row: pd.Series, unit: str, epochs: int) -> tuple[float, float]:
-    """Cost of the preparation, and of one epoch after it; both phases' steps are taken to cost alike where only a total is known."""
+    """Cost of the preparation, and of one epoch after it; the two phases' steps are taken to cost alike."""
     total = row["steps"] + row["prepare_steps"]
     prepared = row[unit] * row["prepare_steps"] / total if row["prepare_steps"] else 0.0
     return prepared, (row[unit] - prepared) / epochs
@@ -409,7 +442,7 @@ def teachers(frame: pd.DataFrame) -> Table:
 
 
 def search(frame: pd.DataFrame, curves: Mapping[str, Curve]) -> Table:
-    """Where one method ran with several values of a hyper-parameter: what the validation split chooses, and what searching cost."""
+    """Where a method ran with several values of a hyper-parameter: what the validation split chooses, and what that cost."""
     rows = by_pair(frame)
     rows["family"] = rows["method"].str.replace(r" \(.*\)$", "", regex=True)
     rows["validation"] = [
@@ -446,9 +479,9 @@ def search(frame: pd.DataFrame, curves: Mapping[str, Curve]) -> Table:
 def read_published(folder: Path = PUBLISHED) -> pd.DataFrame:
     """All published numbers: source, table, data, student, teacher, method, top1, rule, runs, select, note."""
     files = sorted(folder.glob("*.csv"))
-    keep = {"teacher": "", "note": ""}
+    numeric = {"top1": [""], "runs": [""]}
     frames = [
-        pd.read_csv(path, dtype={"table": str}, keep_default_na=False, na_values={"top1": [""]}).fillna(keep) for path in files
+        pd.read_csv(path, dtype={"table": str, "runs": float}, keep_default_na=False, na_values=numeric) for path in files
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=PUBLISHED_COLUMNS)
 
@@ -457,7 +490,7 @@ PUBLISHED_COLUMNS = ["source", "table", "data", "student", "teacher", "method", 
 
 
 def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
-    """Published numbers beside ours: under the rule by which each was chosen, and under ours (last epoch, mean of all seeds)."""
+    """Published numbers beside ours, chosen by the same rule and by our own (last epoch, mean of all seeds)."""
     taught = frame["teacher"].where(frame["needs"] == "teacher", "")
     groups: dict[tuple[str, ...], list[pd.DataFrame]] = {}
     for (_, *key), part in frame.groupby(["setting", "data", "student", taught, "method"], sort=False):
@@ -465,6 +498,7 @@ def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
     bases = numbers[numbers["method"] == "none"].drop_duplicates(["table", "student"]).set_index(["table", "student"])["top1"]
     found = []
     for row in numbers.to_dict("records"):
+        how = f"best of {row['runs']:.0f}" if row["select"] == "best_of" else "mean"
         for part in groups.get((row["data"], row["student"], row["teacher"], row["method"]), []):
             values = part["best_top1" if row["rule"] == "best" else "top1"]
             theirs = stats.expected_best(values, int(row["runs"])) if row["select"] == "best_of" else float(values.mean())
@@ -483,9 +517,7 @@ def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
                 }
                 | {"ours_their_rule": theirs, "difference": theirs - row["top1"], "ours": float(part["top1"].mean())}
                 | {"half": stats.half_interval(part["top1"]), "n": len(part), "differs": differs}
-                | {
-                    "chosen": f"{row['rule']} epoch, {'best of ' + str(int(row['runs'])) if row['select'] == 'best_of' else 'mean'}"
-                }
+                | {"chosen": f"{row['rule']} epoch, {how}"}
             )
     columns = (
         Column("source", "Source"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from mmengine.hooks import Hook
 from torch import nn
 
-from bench.data import Split, evaluation_batches
 from bench.engine.device import autocast
 from bench.engine.loop import Clock
 from bench.engine.trainee import Trainee
+
+log = logging.getLogger("bench.cell")
 
 
 def accuracy(network: nn.Module, batches: Any, precision: str, device: torch.device) -> tuple[float, float]:
@@ -37,17 +39,8 @@ def accuracy(network: nn.Module, batches: Any, precision: str, device: torch.dev
 class EvaluateHook(Hook):
     """Adds a row to every trainee's history after each epoch of the main phase."""
 
-    def __init__(
-        self,
-        history: dict[str, list[dict[str, float]]],
-        splits: dict[str, Split],
-        facts: Any,
-        precision: str,
-        device: torch.device,
-        clock: Clock,
-    ) -> None:
-        self.history, self.splits, self.facts = history, splits, facts
-        self.precision, self.device, self.clock = precision, device, clock
+    def __init__(self, history: dict[str, list[dict[str, float]]], bench: Any, clock: Clock) -> None:
+        self.history, self.bench, self.clock = history, bench, clock
 
     def after_train_epoch(self, runner: Any) -> None:
         loop = runner.train_loop
@@ -57,13 +50,14 @@ class EvaluateHook(Hook):
         for cell_id, trainee in runner.model.trainees.items():
             row = {"epoch": loop.epoch - loop.prepare_epochs, "lr": lr}
             with self.clock.measure("evaluate_s"):
-                for name, split in self.splits.items():
-                    batches = evaluation_batches(split, self.facts, self.device)
-                    top1, top5 = accuracy(trainee.predictor(), batches, self.precision, self.device)
+                for name in self.bench.held:
+                    batches, network = self.bench.held_batches(name), trainee.predictor()
+                    top1, top5 = accuracy(network, batches, self.bench.first.precision, self.bench.device)
                     row |= {f"{name}_top1": top1, f"{name}_top5": top5}
             row |= {"train_s": self.clock.seconds["train_s"], "evaluate_s": self.clock.seconds["evaluate_s"]}
             row |= {f"loss_{name}": value for name, value in loop.terms[cell_id].items()}
             self.history[cell_id].append(row)
+            log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
 
 
 class VisualiseHook(Hook):

@@ -6,7 +6,7 @@ import csv
 import io
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import safetensors.torch
 import torch
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import Runner
-from torch import nn
+from mmengine.runner import BaseLoop, Runner
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.cell import Cell, seed_from
@@ -53,6 +53,9 @@ class BenchRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         return model
 
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        return TrainLoop(self, self._train_dataloader, **loop)  # mmengine's own copies the arguments deeply, the clock included
+
     def _log_env(self, env_cfg: Any) -> None:
         pass
 
@@ -75,6 +78,18 @@ class Bench:
     @property
     def first(self) -> Cell:
         return self.cells[0]
+
+    def held_batches(self, name: str, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels that are evaluated on."""
+        size = self.first.recipe.image_size
+        return evaluation_batches(
+            self.held[name],
+            self.dataset,
+            self.device,
+            batch_size=batch_size,
+            memory_format=torch.channels_last,
+            image_size=size,
+        )
 
     def stream(self, trainee: Trainee) -> Stream:
         """The batches that a trainee's method wants."""
@@ -121,7 +136,7 @@ def assemble(cells: list[Cell], store: Store, grid: str, options: Options) -> Be
 
 
 def build_network(spec: dict[str, Any], dataset: Dataset) -> Network:
-    return MODELS.build({**spec, "classes": dataset.classes, "channels": dataset.train.images.shape[1]})
+    return MODELS.build({**spec, "classes": dataset.classes, "channels": dataset.channels})
 
 
 def _trainee(cell: Cell, bench: Bench, teacher: Teacher | None) -> Trainee:
@@ -130,7 +145,7 @@ def _trainee(cell: Cell, bench: Bench, teacher: Teacher | None) -> Trainee:
     student.dropout.p = cell.recipe.dropout
     method = METHODS.build(cell.method)
     networks = Networks(Answers(student), teacher)
-    sample = next(evaluation_batches(bench.held["test"], bench.dataset, bench.device, batch_size=2))[0]
+    sample = next(bench.held_batches("test", batch_size=2))[0]
     torch.manual_seed(seed_from("method", cell.seed))
     student.eval()
     with torch.no_grad():
@@ -282,7 +297,7 @@ def _runner(
     def tell(cell_id: str, progress: dict[str, Any]) -> None:
         store.write_json(store.cell(grid, cell_id) / "progress.json", progress)
 
-    hooks: list[Any] = [EvaluateHook(history, bench.held, bench.dataset, cell.precision, bench.device, clock)]
+    hooks: list[Any] = [EvaluateHook(history, bench, clock)]
     if options.visualise:
         hooks.append(VisualiseHook(history, clock))
     hooks += [CheckpointHook(save, history, clock, options.checkpoint_s), ProgressHook(tell, history, clock)]
@@ -292,7 +307,6 @@ def _runner(
         work_dir=str(store.cell(grid, cell.id) / "visual") if options.visualise else scratch,
         train_dataloader=bench.stream(first),
         train_cfg={
-            "type": TrainLoop,
             "recipe": cell.recipe,
             "prepare_epochs": first.method.prepare_epochs,
             "seed": cell.seed,
