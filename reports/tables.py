@@ -343,8 +343,9 @@ def cost(part: pd.DataFrame, name: str, title: str, columns: tuple[Column, ...] 
 def break_even(part: pd.DataFrame, name: str, title: str) -> Table:
     """How many students must share a teacher before it pays, for each method with one against each without."""
     rows = []
-    for _, taught in part[(part["needs"] == "teacher")].iterrows():
-        for _, free in part[(part["needs"] != "teacher") & (part["method"] != "none")].iterrows():
+    methods = part[["method", "needs", "train_s", "teacher_s", "gain", "verdict"]].to_dict("records")
+    for taught in (method for method in methods if method["needs"] == "teacher"):
+        for free in (method for method in methods if method["needs"] != "teacher" and method["method"] != "none"):
             shared = stats.break_even(taught["train_s"], taught["gain"], taught["teacher_s"], free["train_s"], free["gain"])
             shown = taught["verdict"] == "better" and free["verdict"] == "better"
             rows.append({"method": taught["method"], "rival": free["method"], "students": shared, "both_shown": shown})
@@ -370,11 +371,11 @@ def targets(part: pd.DataFrame) -> list[float]:
 
 
 def time_to(rows: pd.DataFrame, curves: Mapping[str, Curve], goals: list[float], name: str, title: str) -> Table:
-    """Training cost until an accuracy is first reached on the test set: median over seeds, where at least half got there."""
+    """Training cost until an accuracy is first reached on the test set: median over seeds, where more than half got there."""
     rows = rows[rows["id"].isin(curves.keys())]
     unit = "train_s" if rows["train_s"].notna().any() else "flops"
     found = []
-    for _, row in rows.iterrows():
+    for row in rows[["id", "method", "steps", "prepare_steps", unit]].to_dict("records"):
         top1 = curves[row["id"]].top1
         prepared, per_epoch = _spent(row, unit, len(top1))
         reached = [(top1 >= goal - 1e-9) for goal in goals]
@@ -386,7 +387,7 @@ def time_to(rows: pd.DataFrame, curves: Mapping[str, Curve], goals: list[float],
     write = seconds if unit == "train_s" else count
     columns = (Column("method", "Method"), *(Column(label, f"to {label} %", write) for label in labels))
     kind = "Training seconds" if unit == "train_s" else "Training FLOPs"
-    return Table(name, title, columns, frame, f"{kind} without the teacher's; – where fewer than half of the seeds got there.")
+    return Table(name, title, columns, frame, f"{kind} without the teacher's; – where half of the seeds or fewer got there.")
 
 
 def equal_cost(rows: pd.DataFrame, curves: Mapping[str, Curve], name: str, title: str) -> Table:
@@ -396,7 +397,7 @@ def equal_cost(rows: pd.DataFrame, curves: Mapping[str, Curve], name: str, title
     teacher = "teacher_s" if unit == "train_s" else "teacher_flops"
     budget = rows.loc[rows["method"] == "none", unit].mean()
     found = []
-    for _, row in rows.iterrows():
+    for row in rows[["id", "method", "steps", "prepare_steps", "users", unit, teacher]].to_dict("records"):
         top1 = curves[row["id"]].top1
         prepared, per_epoch = _spent(row, unit, len(top1))
         values = []
@@ -418,7 +419,7 @@ def equal_cost(rows: pd.DataFrame, curves: Mapping[str, Curve], name: str, title
     return Table(name, title, columns, frame, note)
 
 
-def _spent(row: pd.Series, unit: str, epochs: int) -> tuple[float, float]:
+def _spent(row: dict[str, Any], unit: str, epochs: int) -> tuple[float, float]:
     """Cost of the preparation, and of one epoch after it; the two phases' steps are taken to cost alike."""
     total = row["steps"] + row["prepare_steps"]
     prepared = row[unit] * row["prepare_steps"] / total if row["prepare_steps"] else 0.0
@@ -445,6 +446,7 @@ def search(frame: pd.DataFrame, curves: Mapping[str, Curve]) -> Table:
     """Where a method ran with several values of a hyper-parameter: what the validation split chooses, and what that cost."""
     rows = by_pair(frame)
     rows["family"] = rows["method"].str.replace(r" \(.*\)$", "", regex=True)
+    rows = rows[rows.groupby([*PAIR_COLUMNS, "family"])["method"].transform("nunique") > 1].copy()
     rows["validation"] = [
         float(np.nanmax(c.validation)) if (c := curves.get(i)) and np.isfinite(c.validation).any() else math.nan
         for i in rows["id"]

@@ -1,0 +1,414 @@
+"""Records to verdicts: the statistics against hand calculations and scipy, a known truth, bad records, and speed."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from scipy import stats as scipy_stats
+
+import reports
+from reports import frame as frames
+from reports import page, plots, stats, tables
+
+TRUTH = {"none": 0.0, "ls": 0.0, "tfd": 0.0, "tffd": 0.0, "kd": 1.5, "fitnets": 0.0}
+GRID = "demo"
+
+
+def make(records, costs=None):
+    if costs is None:
+        costs = {record.cell.cost_key: synthetic.cost(record.cell) for record in records}.values()
+    return frames.bill(frames.tidy(records), list(costs))
+
+
+@pytest.fixture(scope="module")
+def records():
+    return synthetic.draw(TRUTH, 5, np.random.default_rng(1), missing=[("kd", 3)])
+
+
+# Frame
+
+
+def test_columns_are_documented_and_pairs_follow_the_rule(records):
+    frame = make(records)
+    assert list(frame.columns) == list(reports.COLUMNS)
+    assert list(frame[frame["student"] == "resnet110"]["role"]) == ["teacher"]
+    rows = frames.by_pair(frame)
+    assert set(rows["pair"]) == {"resnet110 → resnet20"}
+    assert rows.groupby("method").size().to_dict() == {"none": 5, "ls": 5, "tfd": 5, "tffd": 5, "kd": 4, "fitnets": 5}
+
+
+def test_teacher_free_rows_belong_to_every_pair_of_their_student():
+    two = [("resnet20", "resnet110"), ("resnet20", "wrn_40_2")]
+    seeds = np.random.default_rng(2)
+    rows = frames.by_pair(make(synthetic.draw({"none": 0, "tfd": 0, "kd": 1}, 2, seeds, pairs=two)))
+    assert rows.groupby(["pair", "method"]).size().unstack().to_dict("index") == {
+        "resnet110 → resnet20": {"none": 2, "tfd": 2, "kd": 2},
+        "wrn_40_2 → resnet20": {"none": 2, "tfd": 2, "kd": 2},
+    }
+    alone = frames.by_pair(
+        make([synthetic.record(synthetic.cell("none", 0), 60), synthetic.record(synthetic.cell("tfd", 0), 61)])
+    )
+    assert list(alone["pair"].unique()) == ["resnet20"]
+
+
+def test_the_bill_is_steps_times_the_probes_step_with_the_teacher_three_ways(records):
+    kd = (
+        make(records).query("method == 'kd'").iloc[0]
+    )  # 2400 steps of 18 ms; the teacher 2400 of 50 ms, shared by 4 kd and 5 fitnets
+    assert kd["train_s"] == pytest.approx(43.2)
+    assert kd["teacher_s"] == pytest.approx(120.0)
+    assert kd["whole_s"] == pytest.approx(163.2)
+    assert kd["amortised_s"] == pytest.approx(43.2 + 120 / 9)
+    assert (kd["flops"], kd["teacher_flops"]) == (2400 * 250, 2400 * 500)
+
+
+def test_a_preparation_phase_is_on_the_bill():
+    cell = synthetic.cell("ls", 0)
+    cost = synthetic.cost(cell)
+    cost = cost.model_copy(update={"prepare_step": cost.step.model_copy(update={"median_ms": 4.0})})
+    record = synthetic.record(cell, 60, steps=1000, prepare_steps=500)
+    assert make([record], [cost])["train_s"].item() == pytest.approx(1000 * 0.010 + 500 * 0.004)
+
+
+def test_a_teacher_brought_by_the_user_has_an_unknown_cost():
+    cell = synthetic.cell("kd", 0, teacher="resnet110")
+    cell = cell.model_copy(update={"teacher": cell.teacher.model_copy(update={"cell": None, "weights_sha256": "ab" * 32})})
+    row = make([synthetic.record(cell, 70)]).iloc[0]
+    assert row["teacher"] == "resnet110 (weights abababab)"
+    assert row["train_s"] > 0
+    assert math.isnan(row["teacher_s"])
+    assert math.isnan(row["whole_s"])
+    assert math.isnan(row["teacher_flops"])
+
+
+def test_hardware_is_never_pooled(records):
+    other = synthetic.MACHINE.model_copy(update={"cpu": "Other 9"})
+    costs = [synthetic.cost(record.cell) for record in records]
+    costs += [synthetic.cost(record.cell, other, step_ms=1.0) for record in records if record.cell.label != "kd"]
+    assert [name.split(" x")[0] for name in frames.places(costs)] == ["Example 3000", "Other 9"]
+    first, second = (frames.bill(frames.tidy(records), costs, place) for place in frames.places(costs))
+    assert first["where"].nunique() == second["where"].nunique() == 1
+    assert first.query("method == 'none' and student == 'resnet20'")["step_ms"].unique() == [10.0]
+    assert second.query("method == 'kd'")["train_s"].isna().all()
+
+
+def test_names_tell_apart_what_differs_and_nothing_else():
+    def variant(weight, seed):
+        cell = synthetic.cell("tfd", seed)
+        return synthetic.record(cell.model_copy(update={"method": {"type": "tfd", "weight": weight, "ramp_epochs": 20}}), 60)
+
+    def named(records):
+        records = [record.model_copy(update={"id": record.cell.id}) for record in records]
+        return sorted(set(frames.tidy(records)["method"]))
+
+    assert named([variant(0.005, 0), variant(0.005, 1)]) == ["tfd"]
+    assert named([variant(0.005, 0), variant(0.01, 0)]) == ["tfd (weight=0.005)", "tfd (weight=0.01)"]
+
+
+# Statistics
+
+
+def test_gains_equal_scipys_paired_test_on_common_seeds():
+    rng = np.random.default_rng(3)
+    runs = pd.DataFrame(rng.normal(70, 0.4, (6, 3)), columns=["none", "kd", "tfd"])
+    runs.loc[4, "kd"] = np.nan
+    gains = stats.gains(runs).set_index(["method", "baseline"])
+    assert list(gains.index) == [("kd", "none"), ("tfd", "none"), ("tfd", "kd")]
+    for method, base in gains.index:
+        both = runs[[method, base]].dropna()
+        expected = scipy_stats.ttest_rel(both[method], both[base])
+        row, interval = gains.loc[(method, base)], expected.confidence_interval()
+        assert row["n"] == len(both)
+        assert row["p"] == pytest.approx(expected.pvalue)
+        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+    assert list(gains["unpaired"]) == [1, 0, 1]
+
+
+def test_holm_by_hand():
+    assert stats.holm([0.01, 0.04, 0.03, np.nan]) == pytest.approx([0.03, 0.06, 0.06, np.nan], nan_ok=True)
+
+
+def test_identical_differences_are_judged_by_the_exact_sign_test_and_one_seed_not_at_all():
+    runs = pd.DataFrame({"none": [60.0, 61.0, 62.0], "kd": [61.0, 62.0, 63.0], "ls": [60.0, 61.0, 62.0]})
+    gains = stats.gains(runs, ["none"]).set_index("method")
+    assert gains.loc["kd", "p"] == pytest.approx(2 * 0.5**3)
+    assert gains.loc["ls", "p"] == 1
+    single = stats.gains(runs[:1], ["none"])
+    assert set(single["verdict"]) == {"not tested"}
+    assert single["low"].isna().all()
+
+
+def test_detectable_gain_is_found_with_eighty_percent_power():
+    n, comparisons, spread = 5, 4, 0.5
+    gain = stats._detectable(n, comparisons) * spread
+    draws = np.random.default_rng(4).normal(gain, spread, (20000, n))
+    p = scipy_stats.ttest_1samp(draws, 0, axis=1).pvalue
+    assert (p < 0.05 / comparisons).mean() == pytest.approx(0.8, abs=0.012)
+
+
+def test_bootstrap_appears_from_ten_seeds_and_is_near_the_t_interval():
+    runs = pd.DataFrame(np.random.default_rng(5).normal(70, 0.4, (40, 2)), columns=["none", "kd"])
+    assert stats.gains(runs[:9])["boot_low"].isna().all()
+    row = stats.gains(runs).iloc[0]
+    assert (row["boot_low"], row["boot_high"]) == pytest.approx((row["low"], row["high"]), abs=0.03)
+
+
+def test_expected_best_over_all_choices_of_runs():
+    assert stats.expected_best([1.0, 2.0, 3.0, 4.0], 3) == pytest.approx((3 + 4 + 4 + 4) / 4)
+    assert math.isnan(stats.expected_best([1.0, 2.0], 3))
+
+
+def test_break_even_by_hand():
+    # kd: 40 s for 2 points beside a teacher of 120 s; tfd: 25 s for 1 point. (40 + 120/N) / 2 < 25 from N = 13 on.
+    assert stats.break_even(40, 2, 120, 25, 1) == 13
+    assert stats.break_even(60, 2, 120, 25, 1) == math.inf
+    assert math.isnan(stats.break_even(40, 2, 120, 25, -1))
+
+
+def test_ranks_from_six_pairs_up_with_nemenyis_critical_difference():
+    rng = np.random.default_rng(6)
+    means = pd.DataFrame(rng.normal((3, 2, 1, 0), 0.1, (10, 4)), columns=list("abcd"))
+    mean_rank, difference, p = stats.ranks(means)
+    assert mean_rank.to_dict() == {"a": 1, "b": 2, "c": 3, "d": 4}
+    assert difference == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 10)), abs=1e-3)  # q of Demšar 2006, table 5a
+    assert p < 1e-4
+    assert stats.ranks(means[:5]) is None
+
+
+@pytest.mark.slow
+def test_family_wise_error_on_planted_nulls_and_power_on_the_planted_gain():
+    """1,000 draws with unequal n, a missing seed and a failed cell: errors at most 5 % plus three standard errors."""
+    missing = [("kd", 3), ("tfd", 0), *(("tffd", seed) for seed in range(4, 8))]
+    frame = make(synthetic.draw(TRUTH, 8, np.random.default_rng(0), missing=missing))
+    rows = frames.by_pair(frame)
+    gain = rows["method"].map(TRUTH).to_numpy()
+    rng = np.random.default_rng(7)
+    errors, found, draws = 0, 0, 1000
+    for _ in range(draws):
+        shared = rng.normal(0, 0.3, 8)[rows["seed"]]
+        rows["top1"] = 69 + gain + shared + rng.normal(0, 0.3, len(rows))
+        judged = stats.gains(stats.wide(rows)).set_index(["method", "baseline"])["verdict"]
+        nulls = judged.drop("kd")[lambda verdicts: verdicts.index.get_level_values("baseline") == "none"]
+        errors += nulls.isin(["better", "worse"]).any()
+        found += judged["kd", "none"] == "better"
+    print(f"family-wise error {errors / draws:.3f}, power for a gain of 1.5 points {found / draws:.3f}")
+    assert errors / draws <= 0.071
+    assert found / draws >= 0.9
+
+
+# Tables and figures
+
+
+def test_summary_by_hand(records):
+    summary = tables.summary(make(records)).set_index("method")
+    kd = [record.accuracies.last.top1 for record in records if record.cell.label == "kd"]
+    assert summary.loc["kd", "n"] == 4
+    assert summary.loc["kd", "top1"] == pytest.approx(np.mean(kd))
+    assert summary.loc["kd", "half"] == pytest.approx(scipy_stats.t.ppf(0.975, 3) * np.std(kd, ddof=1) / 2)
+    assert summary.loc["kd", ["ratio", "whole_ratio"]].tolist() == pytest.approx([1.8, 6.8])
+    assert summary.loc["kd", "flattery"] == pytest.approx(0.4)
+    assert summary["top1"].is_monotonic_decreasing
+    assert summary.loc["kd", "unpaired"] == 1
+
+
+def test_costs_in_flops_where_nothing_was_timed(records):
+    summary = tables.summary(make(records, costs=[])).set_index("method")
+    assert summary.loc["kd", "ratio"] == pytest.approx(2.5)
+    assert summary.loc["kd", "whole_ratio"] == pytest.approx(2.5 + 5)
+
+
+def test_time_to_accuracy_and_equal_cost_from_the_curves():
+    cells = [synthetic.teacher_cell(), synthetic.cell("none", 0)]
+    kd = synthetic.cell("kd", 0, teacher="resnet110")
+    records = [synthetic.record(cell, 70) for cell in [*cells, kd]]
+    rows = frames.by_pair(make(records))
+    straight = frames.Curve(np.linspace(70 / 240, 70, 240), np.full(240, np.nan))
+    curves = {record.id: straight for record in records}
+    reached = tables.time_to(rows, curves, [35.0, 71.0], "t", "T").frame.set_index("method")
+    assert reached.loc["none", "35.0"] == pytest.approx(12.0)  # half of 24 s
+    assert reached.loc["kd", "35.0"] == pytest.approx(21.6)
+    assert reached["71.0"].isna().all()
+    equal = tables.equal_cost(rows, curves, "e", "E").frame.set_index("method")
+    assert equal.loc["none", "whole"] == pytest.approx(70)
+    assert equal.loc["kd", "without"] == pytest.approx(70 / 240 * int(240 * 24 / 43.2))
+    assert math.isnan(equal.loc["kd", "whole"])  # the teacher alone costs 120 s
+
+
+def test_published_numbers_meet_ours_under_both_rules(records):
+    table = tables.published(make(records), tables.read_published()).frame.set_index(["source", "table", "method"])
+    tfd = sorted(r.accuracies.best_test.top1 for r in records if r.cell.label == "tfd")
+    row = table.sort_index().loc[("Li et al. 2022 (TFD)", "1", "tfd")]
+    assert (row["published"], row["rule"], row["select"]) == (70.56, "best", "best_of")
+    assert row["published_gain"] == pytest.approx(70.56 - 69.06)
+    assert row["ours_their_rule"] == pytest.approx((tfd[2] + 3 * tfd[3] + 6 * tfd[4]) / 10)
+    assert row["differs"] == ""
+    short = tables.published(make([synthetic.record(synthetic.cell("none", 0, epochs=1), 20)]), tables.read_published()).frame
+    assert set(short["differs"]) == {"epochs=1"}
+
+
+def test_published_files_are_complete():
+    numbers = tables.read_published()
+    assert list(numbers.columns) == tables.PUBLISHED_COLUMNS
+    assert numbers["top1"].between(50, 90).all()
+    assert set(numbers["rule"]) == {"best", "last"}
+    assert set(numbers["select"]) == {"best_of", "mean"}
+    assert numbers.loc[numbers["select"] == "best_of", "runs"].eq(3).all()
+    assert not numbers.duplicated(["table", "data", "student", "teacher", "method"]).any()
+    both = numbers.query("teacher == 'resnet110' and student == 'resnet20'").set_index(["table", "method"])["top1"]
+    assert (both["2", "crd"], both["same family", "crd"]) == (71.36, 71.46)
+
+
+def test_search_takes_what_validation_prefers_and_bills_all_of_it():
+    records = []
+    for weight, top1 in ((0.005, 60.0), (0.01, 62.0)):
+        for seed in (0, 1):
+            cell = synthetic.cell("tfd", seed).model_copy(update={"method": {"type": "tfd", "weight": weight}})
+            records.append(synthetic.record(cell, top1, id=cell.id))
+    validation = {0.005: 65.0, 0.01: 64.0}  # disagrees with the test set
+    curves = {r.id: frames.Curve(np.array([50.0]), np.array([validation[r.cell.method["weight"]]])) for r in records}
+    row = tables.search(make(records), curves).frame.iloc[0]
+    assert (row["chosen"], row["variants"], row["top1"]) == ("tfd (weight=0.005)", 2, 60.0)
+    assert row["search_s"] == pytest.approx(4 * 2400 * 0.0103)
+
+
+def test_markdown_latex_and_csv_survive_hostile_text():
+    hostile = "a|b <script>alert(1)</script> 50% _x_ \\ $y$ & {z} #1\nnew"
+    table = tables.Table("t", hostile, (tables.Column("method", "Method"),), pd.DataFrame({"method": [hostile]}))
+    markdown = table.markdown()
+    assert "<script" not in markdown
+    assert len(markdown.strip().splitlines()) == 5
+    latex = table.latex()
+    assert r"50\% \_x\_ \textbackslash{} \$y\$ \& \{z\} \#1 new" in latex
+    assert pd.read_csv(io.StringIO(table.csv()))["method"].item() == hostile
+
+
+def test_pareto_frontier():
+    cost, accuracy = np.array([1.0, 2.0, 3.0, 3.0, 4.0]), np.array([5.0, 4.0, 6.0, 7.0, 7.0])
+    assert list(plots.frontier(cost, accuracy)) == [0, 3]
+
+
+# The page
+
+
+def test_report_of_a_grid_with_everything_wrong(tmp_path, records):
+    hostile = '<img src=x onerror=alert(1)> "quoted" $\\frac{1}$ </svg><script>alert(2)</script>'
+    bad = synthetic.cell("tfd", 9).model_copy(update={"label": hostile})
+    records = [*records, synthetic.record(bad, 71.0)]
+    store = synthetic.fill(tmp_path, GRID, records, about=hostile)
+    manifest = store.manifest(GRID)
+    manifest["cells"].append({"id": "cifar100-resnet20-kd-s3-0123456789ab", "label": "kd"})
+    manifest["skipped"].append({"what": hostile, "reason": "kd needs a teacher"})
+    store.write_manifest(GRID, manifest)
+    failed = {"error": f"loss is NaN {hostile}", "trace": "", "when": synthetic.STAMP}
+    store.write_json(store.cell(GRID, "cifar100-resnet20-kd-s3-0123456789ab") / "failure.json", failed)
+    none, newer, edited, not_a_number = [record for record in records if record.cell.label in ("none", "ls")][1:5]
+    synthetic.edit(store, GRID, newer, {"schema_version": 99}, seal=True)
+    synthetic.edit(store, GRID, edited, {"steps": 1})
+    path = store.cell(GRID, not_a_number.id) / "record.json"
+    path.write_text(path.read_text().replace(str(not_a_number.accuracies.last.top1), "NaN"))
+    (store.cell(GRID, none.id) / "curves.csv").write_text("epoch\n1\n")
+
+    html = page.write(store, GRID, tmp_path / "out").read_text()
+    for words in ("schema is version 99", "edited by hand", "curves.csv is not the one", "loss is NaN", "kd needs a teacher"):
+        assert words in html
+    for record in (newer, edited, not_a_number):
+        assert f"{GRID}/{record.id}/record.json" in html
+        assert record.id not in (tmp_path / "out" / "records.csv").read_text()
+    assert not re.search(r"<img|<script>alert|onerror=alert\(1\)>", html)
+    assert "conditional on that one teacher" in html
+    assert "paired by the seeds that both have" in html
+    assert not re.search(r'(?:src|href)="(?!#|data:|tables/|figures/|records\.csv)', html)
+    assert html.count('role="img"') == html.count("<svg ") == 5
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    for kind in ("png", "svg", "pdf"):
+        assert len(list((tmp_path / "out" / "figures").glob(f"*.{kind}"))) == 5
+    assert "\\toprule" in (tmp_path / "out" / "tables" / "summary.tex").read_text()
+
+
+def test_one_cell_with_two_results_is_kept_out_and_named(records):
+    twin = synthetic.record(records[2].cell, 12.0)
+    good, problems = frames.sound([*records, records[1], twin])
+    assert len(good) == len(records) - 1
+    assert [problem.path for problem in problems] == [twin.id]
+    nan = records[1].accuracies.last.model_copy(update={"top1": math.nan})
+    broken = records[1].model_copy(update={"accuracies": records[1].accuracies.model_copy(update={"last": nan})})
+    assert frames.sound([broken])[1][0].reason.startswith("an accuracy is not a number")
+
+
+def test_records_that_left_the_grid_are_left_out(tmp_path, records):
+    store = synthetic.fill(tmp_path, GRID, records)
+    manifest = store.manifest(GRID)
+    gone = manifest["cells"].pop()
+    store.write_manifest(GRID, manifest)
+    kept, problems = frames.read(store, GRID)
+    assert gone["id"] not in {record.id for record in kept}
+    assert [problem.reason for problem in problems] == ["no longer part of the grid; left out"]
+
+
+def test_load_for_notebooks(tmp_path, records):
+    synthetic.fill(tmp_path, GRID, records)
+    assert len(reports.load(tmp_path)) == len(records)
+    synthetic.fill(tmp_path, "second", records[:2])
+    with pytest.raises(ValueError, match="demo, second"):
+        reports.load(tmp_path)
+    assert len(reports.load(tmp_path, "second")) == 2
+
+
+def test_compare_two_folders(tmp_path, records):
+    first = synthetic.fill(tmp_path / "a", GRID, records)
+    shifted = [
+        synthetic.record(r.cell, r.accuracies.last.top1 + (0.5 + r.cell.seed / 50 if r.cell.label == "ls" else 0))
+        for r in records
+    ]
+    synthetic.fill(tmp_path / "b", GRID, shifted)
+    html = page.write(first, GRID, tmp_path / "out", compare=tmp_path / "b").read_text()
+    table = pd.read_csv(tmp_path / "out" / "tables" / "compared.csv").set_index("method")
+    assert table["verdict"].to_dict() == {name: "better" if name == "ls" else "no difference shown" for name in TRUTH}
+    assert table.loc["ls", "gain"] == pytest.approx(0.5 + 2 / 50)
+    assert "Beside another results folder" in html
+
+
+def test_an_empty_grid_still_has_a_page(tmp_path):
+    store = synthetic.fill(tmp_path, GRID, [])
+    assert "No student has been trained yet" in page.write(store, GRID, tmp_path / "out").read_text()
+
+
+def test_reports_import_neither_torch_nor_the_rest_of_bench():
+    code = "import reports.page, sys; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'mmengine', 'methods')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    imports = {
+        name
+        for path in Path(reports.__file__).parent.glob("*.py")
+        for name in re.findall(r"^(?:from|import) (bench[\w.]*|methods[\w.]*|torch)", path.read_text(), flags=re.MULTILINE)
+    }
+    assert imports == {"bench.record", "bench.store"}
+
+
+@pytest.mark.slow
+def test_ten_thousand_records_within_fifteen_seconds_and_one_gibibyte(tmp_path):
+    pairs = [(student, f"teacher{index}") for student in ("resnet8", "resnet14", "resnet20", "resnet32") for index in range(10)]
+    truth = TRUTH | dict.fromkeys(("at", "sp", "vid", "rkd", "pkt", "cc", "crd", "ofd", "dkd", "nst"), 0.5)
+    records = synthetic.draw(truth, 20, np.random.default_rng(8), pairs=pairs, epochs=60)
+    assert len(records) > 9_000
+    synthetic.fill(tmp_path, GRID, records)
+    code = (
+        "import time, resource; start = time.perf_counter()\n"
+        "from pathlib import Path; from bench.store import Store; from reports import page\n"
+        f"page.write(Store({str(tmp_path)!r}), {GRID!r}, Path({str(tmp_path / 'out')!r}));"
+        "\nprint(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    seconds, mebibytes = map(float, out.split())
+    print(f"{len(records)} records: {seconds:.1f} s, {mebibytes:.0f} MiB")
+    assert seconds < 15
+    assert mebibytes < 1024
