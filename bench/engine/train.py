@@ -6,6 +6,7 @@ import csv
 import io
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -319,7 +320,7 @@ def _runner(
         visualizer={"type": "Visualizer", "vis_backends": [{"type": name} for name in options.visualise]},
         randomness={"seed": cell.seed},
         log_level="WARNING",
-        experiment_name=cell.id,
+        experiment_name=f"{cell.id}-{time.monotonic_ns()}",  # mmengine shares what bears the same name
     )
 
 

@@ -1,0 +1,165 @@
+"""The engine: what it trains, what it writes, and that an interruption leaves no trace in the result."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import safetensors.torch
+import torch
+
+from bench.cell import Recipe
+from bench.engine.loop import DivergedError
+from bench.engine.schedule import learning_rate
+from bench.engine.train import Options, assemble, train
+from bench.grid import arguments_of
+from bench.store import Store
+from methods import METHODS
+
+CPU = Options(device="cpu", threads=1, checkpoint_s=0)
+SHORT = {"prepare_epochs": 1}  # of methods that have a preparation phase
+
+
+class Interrupted(Exception):
+    pass
+
+
+class FragileStore(Store):
+    """Dies right after a number of checkpoints."""
+
+    lives = 1
+
+    def write_checkpoint(self, grid, cell_id, raw):
+        super().write_checkpoint(grid, cell_id, raw)
+        self.lives -= 1
+        if self.lives == 0:
+            raise Interrupted
+
+
+def spec(key):
+    """The method with every default, its preparation shortened; compositions with parts."""
+    given = {"sum": {"parts": [{"type": "tfd"}, {"type": "kd"}]}, "logit_std": {"method": {"type": "kd"}}}.get(key, {})
+    short = {name: value for name, value in SHORT.items() if name in arguments_of(METHODS.get(key))}
+    return {"type": key, **given, **short}
+
+
+def train_all(grid, store, options=CPU):
+    """Teachers first, as a worker does it."""
+    return [record for cell in grid.cells for record in train([cell], store, grid.name, options)]
+
+
+@pytest.mark.parametrize("key", sorted(METHODS.module_dict))
+def test_interrupted_and_resumed_equals_undisturbed(key, tiny, tmp_path):
+    grid = tiny(methods=[spec(key)], recipe={"name": "digits", "epochs": 3, "batch_size": 16, "validation": 0.2})
+    undisturbed = Store(tmp_path / "a")
+    *_, expected = train_all(grid, undisturbed)
+
+    store = FragileStore(tmp_path / "b")
+    for cell in grid.cells[:-1]:
+        train([cell], Store(store.root), grid.name, CPU)
+    store.lives = 2
+    with pytest.raises(Interrupted):
+        train(grid.cells[-1:], store, grid.name, CPU)
+    torch.rand(7)  # whatever happens in between must not matter
+    [found] = train(grid.cells[-1:], Store(store.root), grid.name, CPU)
+
+    assert found.weights_sha256 == expected.weights_sha256
+    assert found.accuracies == expected.accuracies
+    assert not (store.cell(grid.name, found.id) / "checkpoint").exists()
+
+
+def test_record_is_complete_and_true(tiny, tmp_path):
+    grid = tiny(methods=["fitnets"], recipe={"name": "digits", "epochs": 2, "batch_size": 16, "validation": 0.25})
+    store = Store(tmp_path)
+    teacher, record = train_all(grid, store)
+    assert record.train_samples == 30
+    assert record.steps == 2 * math.ceil(30 / 16)
+    assert record.accuracies.last.epoch == 2
+    assert record.accuracies.chosen is not None
+    assert record.accuracies.best_test.top1 >= record.accuracies.last.top1
+    # resnet8 with one input channel and ten classes, by hand
+    convolutions = 9 * 16 * 1 + 2 * 9 * 16 * 16 + 9 * 16 * 32 + 9 * 32 * 32 + 16 * 32 + 9 * 32 * 64 + 9 * 64 * 64 + 32 * 64
+    norms = 2 * (16 * 3 + 32 * 3 + 64 * 3)
+    assert record.parameters.deployed == convolutions + norms + 64 * 10 + 10
+    assert record.parameters.train_only == 32 * 32 + 32 + 2 * 32  # 1x1 convolution with bias, and its norm
+    assert record.flops.step > 3 * record.flops.teacher_forward > 0
+    assert record.flops.teacher_forward == 16 * teacher.flops.inference
+    assert store.record(grid.name, record.id) == record
+    rows = store.curves(grid.name, record).splitlines()
+    assert rows[0].startswith("epoch,lr,test_top1,test_top5,val_top1,val_top5,train_s,evaluate_s,loss_ce,loss_fitnets")
+    assert len(rows) == 3
+    weights = safetensors.torch.load(store.weights(grid.name, record))
+    assert (
+        sum(w.numel() for name, w in weights.items() if "running" not in name and "tracked" not in name)
+        == record.parameters.deployed
+    )
+
+
+def test_weight_zero_trains_as_none_does(tiny, tmp_path):
+    grid = tiny(methods=["none", {"tfd": {"weight": 0.0}}])
+    plain, zero = train_all(grid, Store(tmp_path))
+    assert plain.weights_sha256 == zero.weights_sha256
+
+
+def test_methods_of_one_seed_start_alike_and_see_the_same_images(tiny, tmp_path):
+    grid = tiny(methods=["none", "fitnets"], seeds=[0, 1])
+    store = Store(tmp_path)
+    train(grid.cells[:1], store, grid.name, CPU)
+    cells = {(cell.label, cell.seed): cell for cell in grid.cells}
+    first, other, third = (assemble([cells[key]], store, grid.name, CPU) for key in (("none", 0), ("fitnets", 0), ("none", 1)))
+    states = [next(iter(bench.trainees.values())).student.state_dict() for bench in (first, other, third)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+    streams = [bench.stream(next(iter(bench.trainees.values()))) for bench in (first, other, third)]
+    batches = [next(iter(stream.epoch(1))) for stream in streams]
+    assert torch.equal(batches[0].image, batches[1].image)
+    assert not torch.equal(batches[0].index, batches[2].index)
+
+
+def test_divergence_is_an_error_and_leaves_no_record(tiny, tmp_path):
+    grid = tiny(recipe={"name": "digits", "epochs": 2, "lr": 1e30, "schedule": "step"})
+    store = Store(tmp_path)
+    with pytest.raises(DivergedError, match="ce is nan|ce is inf"):
+        train_all(grid, store)
+    assert store.records(grid.name) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        (Recipe(epochs=240), {0: 0.05, 149: 0.05, 150: 0.005, 180: 0.0005, 239: 0.00005}),
+        (Recipe(epochs=100, lr=0.1, milestones=(0.3, 0.6, 0.9)), {29: 0.1, 30: 0.01, 60: 0.001, 90: 0.0001}),
+        (Recipe(epochs=10, schedule="cosine", lr=1.0), {0: 1.0, 5: 0.5}),
+        (Recipe(epochs=10, warmup_epochs=2, lr=1.0), {0: 0.1, 1: 0.6, 2: 1.0}),  # of 5 steps an epoch: (step + 1) / 10
+        (Recipe(epochs=10, schedule="one_cycle", lr=1.0), {0: 0.04, 3: 1.0}),
+    ],
+)
+def test_learning_rates_are_those_of_the_protocol(recipe, expected):
+    for epoch, rate in expected.items():
+        assert learning_rate(recipe, epoch * 5, 5) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("extra", [{"ema": 0.9}, {"clip_grad_norm": 0.1}, {"dropout": 0.5}, {"mixup": 0.2}, {"nesterov": True}])
+def test_recipe_options_train_and_resume(extra, precision, tiny, tmp_path):
+    from bench.engine.device import has_bf16
+
+    if precision == "bf16" and not has_bf16(torch.device("cpu")):
+        pytest.skip("this CPU has no bf16")
+    recipe = {"name": "digits", "epochs": 2, "batch_size": 16, **extra}
+    grid = tiny(recipe=recipe, precision=precision)
+    [expected] = train_all(grid, Store(tmp_path / "a"))
+    store = FragileStore(tmp_path / "b")
+    with pytest.raises(Interrupted):
+        train_all(grid, store)
+    [found] = train_all(grid, Store(store.root))
+    assert found.weights_sha256 == expected.weights_sha256
+    plain = train_all(tiny(recipe={**recipe, **dict.fromkeys(extra, 0)}, precision=precision), Store(tmp_path / "c"))
+    assert plain[0].weights_sha256 != expected.weights_sha256  # the option does something
+
+
+def test_a_teacher_given_to_a_teacher_free_method_is_not_even_loaded(tiny, tmp_path):
+    grid = tiny(methods=["tfd"])
+    bench = assemble(grid.cells, Store(tmp_path), grid.name, CPU)
+    assert [cell.teacher for cell in grid.cells] == [None]
+    assert next(iter(bench.trainees.values())).networks.teacher is None
