@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--retry", action="store_true", help="train failed cells again")
     run.add_argument("--force", action="store_true", help="train finished cells again; their old records are set aside")
     run.add_argument("--no-cost", action="store_true", help="leave out the probe of costs and the report")
+    run.add_argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)")
     run.add_argument(
         "--visualise",
         action="append",
@@ -197,6 +198,7 @@ def _worker_options(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": options.device,
         "data_root": str(Path(options.data_root).resolve()) if options.data_root else None,
+        "checkpoint_s": options.checkpoint_s,
         "visualise": tuple(backend(name) for name in options.visualise),
         "imports": tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in options.imports),
     }
