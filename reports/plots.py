@@ -143,6 +143,11 @@ def accuracy_cost(part: pd.DataFrame, name: str, title: str, folder: Path | None
     return _finish(figure, name, title, alt + ", ".join(part["method"].to_numpy()[best]) + ".", folder)
 
 
+def short(name: str, most: int = 28) -> str:
+    """A name that fits beside a drawing."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def _fit_ticks(axes: Axes, log: bool) -> None:
     if not log:
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -171,7 +176,7 @@ def _labels(figure: Canvas, axes: Axes, x: np.ndarray, y: np.ndarray, names: lis
     dpi = figure.dpi / 72
     taken = [(px - 5 * dpi, py - 5 * dpi, px + 5 * dpi, py + 5 * dpi) for px, py in places]
     for index in np.argsort(-y):
-        (px, py), name = places[index], names[index] if len(names[index]) <= 28 else names[index][:27] + "…"
+        (px, py), name = places[index], short(names[index])
         width, height = 5.6 * len(name) * dpi, 10 * dpi
         choices = [(dx, dy) for dy in (0, 9, -9, 18, -18, 27, -27, 36, -36) for dx in (8, -8)]
         for dx, dy in choices:
@@ -209,7 +214,7 @@ def step_split(part: pd.DataFrame, costs: Mapping[str, Cost], name: str, title: 
             if widths.any():
                 hatch = "////" if key == "teacher" else None
                 axes.barh(
-                    methods,
+                    range(len(methods)),
                     widths,
                     left=left,
                     color=PARTS.get(key, PLAIN),
@@ -233,6 +238,7 @@ def step_split(part: pd.DataFrame, costs: Mapping[str, Cost], name: str, title: 
             lw=1,
             label="whole step",
         )
+        axes.set_yticks(range(len(methods)), [short(method) for method in methods])
         axes.set(xlabel="Milliseconds a step, measured alone on the machine", xlim=(0, None))
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower left", ncols=4, fontsize=8.5)
@@ -261,7 +267,7 @@ def learning_curves(
             length = min(len(curves[i].top1) for i in ids[method])
             runs = np.array([curves[i].top1[:length] for i in ids[method]])
             epochs, mean = np.arange(1, length + 1), runs.mean(axis=0)
-            axes.plot(epochs, mean, color=CYCLE[index], lw=1.4, ls=("-", (0, (5, 1.5)))[index % 2], label=method)
+            axes.plot(epochs, mean, color=CYCLE[index], lw=1.4, ls=("-", (0, (5, 1.5)))[index % 2], label=short(method))
             if len(runs) > 1:
                 half = _t_half(runs)
                 axes.fill_between(epochs, mean - half, mean + half, color=CYCLE[index], alpha=0.15, lw=0)
@@ -298,7 +304,7 @@ def forest(part: pd.DataFrame, name: str, title: str, folder: Path | None) -> Fi
             if (part["needs"] == kind).any():
                 axes.plot([], [], marker, color=colour, ms=7, label=label)
         axes.plot([], [], "o", color=MUTED, mfc=PAPER, ms=7, label="hollow: no difference shown")
-        axes.set_yticks(range(len(part)), part["method"])
+        axes.set_yticks(range(len(part)), [short(method) for method in part["method"]])
         axes.set(xlabel="Gain over none, points of top-1 accuracy, with 95 % intervals", ylim=(-0.7, len(part) - 0.3))
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower left", ncols=2, fontsize=8.5)
@@ -317,7 +323,7 @@ def beside_published(table: pd.DataFrame, name: str, title: str, folder: Path | 
         axes.plot(table["published"], at, "D", color=TAUGHT, mfc=PAPER, ms=6, label="published")
         axes.plot(table["ours_their_rule"], at, "o", color=FREE, ms=6, label="ours, under its rule")
         axes.plot(table["ours"], at, "|", color=FREE, ms=10, mew=1.6, label="ours, last epoch, mean")
-        axes.set_yticks(at, [f"{row.pair}, {row.method}" for row in table.itertuples()])
+        axes.set_yticks(at, [short(f"{row.pair}, {row.method}", 44) for row in table.itertuples()])
         axes.set(xlabel="Top-1 accuracy, %", ylim=(-0.7, len(table) - 0.3))
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower left", ncols=3, fontsize=8.5)
@@ -354,7 +360,7 @@ def critical_difference(mean_rank: pd.Series, difference: float, name: str, titl
             axes.plot([value, value, edge], [0.0, y, y], color=MUTED, lw=0.8)
             side: tuple[int, Literal["left", "right"]] = (-4, "right") if left else (4, "left")
             axes.annotate(
-                f"{method}  {value:.2f}", (edge, y), (side[0], 0), textcoords="offset points", ha=side[1], va="center"
+                f"{short(method)}  {value:.2f}", (edge, y), (side[0], 0), textcoords="offset points", ha=side[1], va="center"
             )
         for level, (start, end) in enumerate(groups):
             depth = -0.5 * (level + 1)
