@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 ALL_FIGURES_UP_TO = 8  # pairs; with more of them only the first few are drawn, their tables stay complete
 FIRST_FIGURES = 2
 OPEN_PAIRS = 8  # that are unfolded in the page
+SENTENCES_ON_TOP = 3  # pairs; with more of them the top counts, and each pair's sentences stand in its section
 
 
 @dataclass
@@ -200,6 +201,7 @@ def _body(
         "summary": summary,
         "sections": sections,
         "drawn": drawn,
+        "on_top": len(keys) <= SENTENCES_ON_TOP,
         "overall": verdicts.of_methods(summary) if len(keys) > 1 else [],
         "published": published if published else None,
         "beside": beside,

@@ -71,6 +71,7 @@ class Figure:
         svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{self.name}.", svg)
         svg = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', svg)
         svg = svg.replace("xlink:href=", "href=")
+        svg = re.sub(r'\b(fill|stroke)="(#[0-9a-f]{6})"', r'style="\g<1>: \g<2>"', svg)  # an attribute cannot hold a variable
         return re.sub(r"(fill|stroke): (#[0-9a-f]{6})", lambda hit: f"{hit[1]}: {_themed(hit[2])}", svg)
 
 
@@ -92,7 +93,7 @@ def _finish(figure: Canvas, name: str, title: str, alt: str, folder: Path | None
     return Figure(name, title, alt, buffer.getvalue())
 
 
-def _canvas(height: float, width: float = 6.6) -> tuple[Canvas, Axes]:
+def _canvas(height: float, width: float = 5.2) -> tuple[Canvas, Axes]:
     figure = Canvas(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
@@ -114,7 +115,7 @@ def accuracy_cost(part: pd.DataFrame, name: str, title: str, folder: Path | None
     size, unit = next((size, unit) for size, unit in units if most >= 2 * size or size == 1)
     own, whole, top1 = (part[key].to_numpy() / scale for key, scale in ((keys[0], size), (keys[1], size), ("top1", 1)))
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(4.2)
+        figure, axes = _canvas(3.7)
         log = whole.max() > 4 * own.min() > 0
         if log:
             axes.set_xscale("log")
@@ -206,7 +207,7 @@ def step_split(part: pd.DataFrame, costs: Mapping[str, Cost], name: str, title: 
     if not methods:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(1.3 + 0.3 * len(methods))
+        figure, axes = _canvas(1.2 + 0.26 * len(methods))
         left = np.zeros(len(methods))
         known = [*PARTS, *sorted({key for method in methods for key in costs[method].parts} - set(PARTS))]
         for key in known:
@@ -261,7 +262,7 @@ def learning_curves(
     if not shown:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(4.0)
+        figure, axes = _canvas(3.4)
         ends = []
         for index, method in enumerate(shown):
             length = min(len(curves[i].top1) for i in ids[method])
@@ -290,7 +291,7 @@ def forest(part: pd.DataFrame, name: str, title: str, folder: Path | None) -> Fi
     if part.empty:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(1.3 + 0.3 * len(part))
+        figure, axes = _canvas(1.2 + 0.26 * len(part))
         axes.axvline(0, color=INK, lw=1)
         said = []
         for at, row in enumerate(part.itertuples()):
@@ -305,7 +306,7 @@ def forest(part: pd.DataFrame, name: str, title: str, folder: Path | None) -> Fi
                 axes.plot([], [], marker, color=colour, ms=7, label=label)
         axes.plot([], [], "o", color=MUTED, mfc=PAPER, ms=7, label="hollow: no difference shown")
         axes.set_yticks(range(len(part)), [short(method) for method in part["method"]])
-        axes.set(xlabel="Gain over none, points of top-1 accuracy, with 95 % intervals", ylim=(-0.7, len(part) - 0.3))
+        axes.set(xlabel="Gain over none in points, with 95 % intervals", ylim=(-0.7, len(part) - 0.3))
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower left", ncols=2, fontsize=8.5)
     return _finish(figure, name, title, f"Forest plot of gains over none in points: {'; '.join(reversed(said))}.", folder)
@@ -317,7 +318,7 @@ def beside_published(table: pd.DataFrame, name: str, title: str, folder: Path | 
     if table.empty:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(1.2 + 0.26 * len(table))
+        figure, axes = _canvas(1.2 + 0.24 * len(table), width=6.2)
         at = np.arange(len(table))
         axes.hlines(at, table["published"], table["ours_their_rule"], color=RULE, lw=2.5)
         axes.plot(table["published"], at, "D", color=TAUGHT, mfc=PAPER, ms=6, label="published")

@@ -499,7 +499,8 @@ def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
         groups.setdefault(tuple(key), []).append(part)
     bases = numbers[numbers["method"] == "none"].drop_duplicates(["table", "student"]).set_index(["table", "student"])["top1"]
     found = []
-    for row in numbers.to_dict("records"):
+    copied = ["data", "student", "teacher", "method", "top1", "rule", "select"]
+    for row in numbers.drop_duplicates(copied).to_dict("records"):  # many tables copy numbers from others
         how = f"best of {row['runs']:.0f}" if row["select"] == "best_of" else "mean"
         for part in groups.get((row["data"], row["student"], row["teacher"], row["method"]), []):
             values = part["best_top1" if row["rule"] == "best" else "top1"]
@@ -519,7 +520,7 @@ def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
                 }
                 | {"ours_their_rule": theirs, "difference": theirs - row["top1"], "ours": float(part["top1"].mean())}
                 | {"half": stats.half_interval(part["top1"]), "n": len(part), "differs": differs}
-                | {"chosen": f"{row['rule']} epoch, {how}"}
+                | {"chosen": f"{row['rule']}, {how}"}
             )
     columns = (
         Column("source", "Source"),
@@ -527,7 +528,7 @@ def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
         Column("pair", "Pair"),
         Column("method", "Method"),
         Column("published", "Published", number(2)),
-        Column("chosen", "Its rule"),
+        Column("chosen", "Its rule", text, "which epoch, and which of the runs"),
         Column("ours_their_rule", "Ours, its rule", number(2), "expected best of as many of our runs, or their mean"),
         Column("difference", "Difference", points, "ours under its rule − published"),
         Column("ours", "Ours, our rule", number(2), "last epoch, mean of all seeds", plus_minus="half"),

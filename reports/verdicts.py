@@ -52,7 +52,8 @@ def of_pair(part: pd.DataFrame) -> list[Sentence]:
 def _evidence(row: dict, suffix: str = "") -> str:
     low, high = points(row["low" + suffix]), points(row["high" + suffix])
     p = p_value(row["p_holm" + suffix])
-    return f"95 % interval {low} to {high}, n = {row['n_paired' + suffix]:.0f}, p {p if '<' in p else '= ' + p}"
+    text = f"95_% interval {low} to_{high}, n_=_{row['n_paired' + suffix]:.0f}, p_{p if '<' in p else '=_' + p}"
+    return text.replace("< ", "<_").replace("_", "\N{NO-BREAK SPACE}")
 
 
 def _bill(row: dict) -> str:
