@@ -123,16 +123,16 @@ class Curve(NamedTuple):
         """
         head, *lines = text.splitlines() or [""]
         names, rows = head.split(","), [line.split(",") for line in lines]
-        try:
-            epoch, top1, validation = (names.index(name) for name in ("epoch", "test_top1", "val_top1"))
-            if [int(row[epoch]) for row in rows] != list(range(1, len(rows) + 1)) or not rows:
-                raise ValueError("its epochs are not 1, 2, 3, ...")
-            return cls(
-                np.array([float(row[top1] or "nan") for row in rows]),
-                np.array([float(row[validation] or "nan") for row in rows]),
-            )
-        except IndexError:
-            raise ValueError("a row is cut short") from None
+        if not {"epoch", "test_top1"} <= set(names) or any(len(row) != len(names) for row in rows):
+            raise ValueError("a column is missing, or a row is cut short")
+        if [row[names.index("epoch")] for row in rows] != [str(epoch + 1) for epoch in range(len(rows))] or not rows:
+            raise ValueError("its epochs are not 1, 2, 3, ...")
+
+        def column(name: str) -> np.ndarray:
+            at = names.index(name) if name in names else None
+            return np.array([float(row[at] or "nan") if at is not None else math.nan for row in rows])
+
+        return cls(column("test_top1"), column("val_top1"))
 
 
 def sound(records: Iterable[Record]) -> tuple[list[Record], list[Problem]]:

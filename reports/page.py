@@ -195,7 +195,7 @@ def _body(
             Table("ranks", "Mean ranks", columns, mean_rank.rename("mean_rank").rename_axis("method").reset_index(), note)
         )
     files += [*across, *([published] if published else [])]
-    everything = Table("summary", "Every method of every pair", (Column("pair", "Pair"), *tables.TERMINAL), summary)
+    everything = Table("summary", "Every method of every pair", tables.SUMMARY, summary)
     files.insert(0, everything)
     return {
         "summary": summary,

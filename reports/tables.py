@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -234,17 +234,25 @@ def all_gains(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFra
     return [(key, stats.gains(stats.wide(part))) for key, part in rows.groupby(PAIR_COLUMNS, sort=False)]  # type: ignore[misc]
 
 
-TERMINAL = (
-    Column("method", "method"),
+SUMMARY = (
+    Column("pair", "Pair"),
+    Column("method", "Method"),
     Column("n", "n", number(0)),
-    Column("top1", "top-1 %", number(2), plus_minus="half"),
-    Column("gain", "over none", points),
-    Column("p_holm", "p (Holm)", p_value),
-    Column("verdict", "verdict"),
-    Column("train_s", "training", seconds),
-    Column("whole_s", "with teacher", seconds),
-    Column("ratio", "cost / none", times),
-    Column("whole_ratio", "with teacher", times),
+    Column("top1", "Top-1 %", number(2), plus_minus="half"),
+    Column("gain", "Gain", points),
+    Column("p_holm", "p", p_value),
+    Column("verdict", "Verdict"),
+    Column("train_s", "Training", seconds),
+    Column("whole_s", "+ teacher", seconds),
+    Column("ratio", "÷ none", times),
+    Column("whole_ratio", "+ teacher", times),
+)
+
+
+SIGNS = {"better": "▲", "worse": "▼", "no difference shown": "○", "not tested": "?"}
+TERMINAL = tuple(
+    replace(column, title="", write=lambda verdict: SIGNS.get(verdict, "")) if column.key == "verdict" else column
+    for column in SUMMARY[1:-1]  # what fits in 80 columns
 )
 
 
@@ -263,11 +271,14 @@ def print_summary(store: Store, grid: str, console: Console) -> None:
         return
     for (setting, pair), part in content.groupby(["setting", "pair"], sort=False):
         heads, rows = terminal(part)
-        table = rich.table.Table(
-            title=Text(f"{pair}, {setting}"), title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
+        table = rich.table.Table(title=Text(f"{pair}, {setting}"), title_justify="left", box=rich.box.SIMPLE_HEAD)
+        table.padding = (0, 1, 0, 0)
+        table.caption = "Gain over none, p after Holm: ▲ better, ▼ worse, ○ no difference shown."
+        table.caption_justify = "left"
         for column, head in zip(TERMINAL, heads, strict=True):
-            table.add_column(Text(head), justify="right" if column.numeric else "left", no_wrap=column.key == "top1")
+            table.add_column(
+                Text(head), justify="right" if column.numeric else "left", no_wrap=column.key != "method", overflow="fold"
+            )
         for row in rows:
             table.add_row(*(Text(value) for value in row))
         console.print(table)
@@ -445,7 +456,7 @@ def teachers(frame: pd.DataFrame) -> Table:
 def search(frame: pd.DataFrame, curves: Mapping[str, Curve]) -> Table:
     """Where a method ran with several values of a hyper-parameter: what the validation split chooses, and what that cost."""
     rows = by_pair(frame)
-    rows["family"] = rows["method"].str.replace(r" \(.*\)$", "", regex=True)
+    rows["family"] = rows["method"].str.replace(r" ?\([^()]*\)|\[[^\]]*\]", "", regex=True)
     rows = rows[rows.groupby([*PAIR_COLUMNS, "family"])["method"].transform("nunique") > 1].copy()
     rows["validation"] = [
         float(np.nanmax(c.validation)) if (c := curves.get(i)) and np.isfinite(c.validation).any() else math.nan
