@@ -163,3 +163,14 @@ def test_a_teacher_given_to_a_teacher_free_method_is_not_even_loaded(tiny, tmp_p
     bench = assemble(grid.cells, Store(tmp_path), grid.name, CPU)
     assert [cell.teacher for cell in grid.cells] == [None]
     assert next(iter(bench.trainees.values())).networks.teacher is None
+
+
+def test_lock_step_equals_separate_trainings(tiny, tmp_path):
+    grid = tiny(methods=["none", "kd", "at", "fitnets", "tfd", "simkd"], pairs=[{"student": "resnet8", "teacher": "resnet14"}])
+    apart = {record.id: record for record in train_all(grid, Store(tmp_path / "a"))}
+    store = Store(tmp_path / "b")
+    train(grid.cells[:1], store, grid.name, CPU)
+    together = train(grid.cells[1:], store, grid.name, CPU)
+    assert len(together) == 6
+    assert all(record.weights_sha256 == apart[record.id].weights_sha256 for record in together)
+    assert all(record.accuracies == apart[record.id].accuracies for record in together)
