@@ -1,0 +1,40 @@
+# make bench    set up, train the default grid, write the report
+# make test     set up with the developers' tools, run every test
+# make check    lint, types, security
+
+PYTHON ?= python3
+VENV ?= .venv
+GRID ?= quick
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
+PYTEST ?=
+
+.PHONY: bench test check format readme
+bench: $(VENV)/.installed
+	$(BIN)/python run_bench.py run $(GRID)
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/bandit -q -c pyproject.toml -r bench methods reports run_bench.py
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+readme: $(VENV)/.installed-dev  # writes the table of methods from their cards
+	$(BIN)/python tests/test_house.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing what constraints.txt pins into $(VENV); some gigabytes where torch comes with CUDA"
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) -e '.[dev,timm,tensorboard,gradcam]'
+	@touch $@
