@@ -58,11 +58,28 @@ def parser() -> argparse.ArgumentParser:
     show = verb("show", "Show a method's card, a model, data set, grid or recipe, or a finished cell", plugins)
     show.add_argument("name")
 
-    verb("plan", "Tell what a grid consists of, what is done, and what the rest will cost", grid, plugins)
-    run = verb("run", "Train what is missing of a grid, measure costs, write the report", grid, plugins)
-    run.add_argument("--cluster", default="local", choices=("local", "debug"), help="local processes, or this one")
-    run.add_argument("--jobs", type=int, default=0, metavar="N", help="cells at a time (default: one a GPU, or one a core)")
-    run.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of a cell (default: cores / jobs)")
+    def jobs(sub: argparse.ArgumentParser) -> None:
+        group = sub.add_argument_group("where jobs run")
+        group.add_argument(
+            "--cluster",
+            default="local",
+            metavar="KIND|FILE",
+            help="local (processes of this machine), debug (this process), slurm, or a cluster file",
+        )
+        group.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: one a GPU, or one a core)")
+        group.add_argument(
+            "--threads", type=int, metavar="N", help="CPU threads of a process (default: cores / jobs; slurm: 4)"
+        )
+        group.add_argument("--per-gpu", type=int, metavar="N", help="local: cells that share a GPU (default: 1)")
+        group.add_argument("--partition", help="slurm, as all below")
+        group.add_argument("--account")
+        group.add_argument("--minutes", type=int, metavar="N", help="time limit of a job (default: 240)")
+        group.add_argument("--gpus", type=int, metavar="N", help="GPUs of a process, 0 or 1 (default: 1)")
+        group.add_argument("--memory-gib", type=float, metavar="N", help="memory of a process (default: the cluster's)")
+
+    verb("plan", "Tell what a grid consists of, what is done, and what the rest will cost", grid, plugins, jobs)
+    run = verb("run", "Train what is missing of a grid, measure costs, write the report", grid, plugins, jobs)
+    run.add_argument("--wait", action="store_true", help="on a cluster: stay until all is done")
     run.add_argument("--retry", action="store_true", help="train failed cells again")
     run.add_argument("--force", action="store_true", help="train finished cells again; their old records are set aside")
     run.add_argument("--no-cost", action="store_true", help="leave out the probe of costs and the report")
@@ -77,9 +94,17 @@ def parser() -> argparse.ArgumentParser:
     cost = verb("cost", "Measure what a step of each method costs; leave the machine alone meanwhile", grid, plugins)
     cost.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
     cost.add_argument("--force", action="store_true", help="measure again what was measured on this hardware")
+    speed = verb(
+        "speed", "Measure this engine against the field's usual training loop, and what each of its pieces gains", grid
+    )
+    speed.set_defaults(grid="speed", imports=[])
+    speed.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
+    speed.add_argument("--ablate", action="store_true", help="also switch off each piece in turn")
+    speed.add_argument("--json", action="store_true", help="for programs")
 
     status = verb("status", "Tell how far a run is", finished)
     status.add_argument("--json", action="store_true", help="for programs")
+    verb("cancel", "End a grid's jobs on the cluster, and no others; what is done is kept", finished)
     verb("logs", "Print a cell's log and, where it failed, why", cell)
     report = verb("report", "Write a grid's tables, figures and page", finished)
     report.add_argument("--compare", metavar="DIR", help="another folder of results, to set beside it")
@@ -114,21 +139,30 @@ def main(arguments: list[str] | None = None) -> int:
 # Verbs that plan and train
 
 
-def _plan(options: argparse.Namespace) -> Any:
+def _plan(options: argparse.Namespace, cluster: Any = None) -> Any:
     """(grid, store) of the options; imports torch."""
     from bench import grid
+    from bench.engine.device import GPU_ELSEWHERE
     from bench.store import Store
 
     for plugin in options.imports:
         grid.import_plugin(plugin)
     name, raw = grid.read(options.grid, options.overrides)
-    return grid.expand(name, raw, options.data_root, options.device), Store(options.results)
+    device = GPU_ELSEWHERE if cluster and cluster.kind == "slurm" and cluster.gpus else options.device
+    return grid.expand(name, raw, options.data_root, device), Store(options.results)
+
+
+def _cluster(options: argparse.Namespace) -> Any:
+    from bench import cluster
+
+    keys = ("jobs", "threads", "per_gpu", "partition", "account", "minutes", "gpus", "memory_gib")
+    return cluster.read(options.cluster, {key: getattr(options, key) for key in keys})
 
 
 def plan(options: argparse.Namespace) -> int:
     from bench import planning
 
-    grid, store = _plan(options)
+    grid, store = _plan(options, _cluster(options))
     planning.show(grid, store, _console())
     return 0
 
@@ -136,20 +170,23 @@ def plan(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     import time
 
-    from bench import dispatch
+    from bench import dispatch, slurm, upkeep
     from bench.errors import UserError
     from bench.progress import Progress, state_of
+    from bench.worker import stop_on_sigterm
 
+    stop_on_sigterm()
     started = time.monotonic()
     console = _console()
-    grid, store = _plan(options)
+    cluster = _cluster(options)
+    grid, store = _plan(options, cluster)
     store.check_writable(grid.name)
     store.write_manifest(grid.name, grid.manifest())
     for skip in grid.skipped:
         console.print(f"skipped {skip.what}: {skip.reason}", highlight=False)
-    _prepare_results(grid, store, options, console)
-    states = {cell.id: state_of(store, grid.name, cell.id) for cell in grid.cells}
-    todo = [cell for cell in grid.cells if states[cell.id] in ("missing", "running")]
+    for line in upkeep.prepare(grid.cells, store, grid.name, options.retry, options.force):
+        console.print(line, highlight=False, markup=False)
+    todo = [cell for cell in grid.cells if not store.settled(grid.name, cell.id)]
     if todo:
         from bench.data import load
 
@@ -157,9 +194,15 @@ def run(options: argparse.Namespace) -> int:
             load(todo[0].data, options.data_root)  # fails, or downloads, before any worker starts
         except (OSError, ValueError, KeyError) as error:
             raise UserError(str(error)) from None
-        cluster = dispatch.Cluster(options.cluster, options.jobs, options.threads)
+        parts = todo, store, grid.name, _worker_options(options), cluster
+        if cluster.kind == "slurm":
+            count = slurm.submit(*parts)
+            console.print(f"{count} cells handed to Slurm, {len(todo) - count} in its hands already", highlight=False)
+            if not options.wait:
+                console.print("`status` tells how far they are; `run` again hands over what was lost, then reports")
+                return 0
         with Progress(store, grid.name, {cell.id: cell.label for cell in grid.cells}, console) as progress:
-            dispatch.launch(todo, store, grid.name, _worker_options(options), cluster, progress.update)
+            (slurm.follow if cluster.kind == "slurm" else dispatch.launch)(*parts, progress.update)
     ends = [state_of(store, grid.name, cell.id) for cell in grid.cells]
     done, spent = ends.count("done"), time.monotonic() - started
     console.print(
@@ -170,25 +213,6 @@ def run(options: argparse.Namespace) -> int:
         _measure(grid, store, options, console, force=False)
         _report(store, grid.name, console)
     return 0 if done == len(ends) else 1
-
-
-def _prepare_results(grid: Any, store: Any, options: argparse.Namespace, console: Any) -> None:
-    """Set aside what is damaged or to be redone, forget failures on --retry, and take over what other grids have."""
-    for cell in grid.cells:
-        path = store.cell(grid.name, cell.id) / "record.json"
-        reason = "to be trained again" if options.force else None
-        try:
-            record = store.record(grid.name, cell.id)
-        except ValueError as error:
-            reason, record = str(error), None
-        if reason and path.exists():
-            console.print(f"set aside {path}: {reason}", highlight=False)
-            store.set_aside(path)
-            (path.parent / "checkpoint").unlink(missing_ok=True)
-        elif record is None and not options.force:
-            store.adopt(grid.name, cell.id)
-        if options.retry or options.force:
-            (path.parent / "failure.json").unlink(missing_ok=True)
 
 
 def _worker_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -235,6 +259,24 @@ def _measure(grid: Any, store: Any, options: argparse.Namespace, console: Any, f
         )
 
 
+def speed(options: argparse.Namespace) -> int:
+    import json
+
+    from bench import speed as bench_speed
+    from bench.engine.train import Options
+
+    grid, store = _plan(options)
+    settings = Options(device=options.device, threads=options.threads, data_root=options.data_root)
+    measured = bench_speed.measure(grid, store, settings, options.ablate, tell=lambda line: print(line, file=sys.stderr))
+    if options.json:
+        print(json.dumps(bench_speed.as_json(measured), indent=1))
+        return 0
+    console = _console()
+    for part in bench_speed.tables(measured):
+        console.print(part, highlight=False)
+    return 0
+
+
 # Verbs that read results; none of them imports torch
 
 
@@ -251,12 +293,21 @@ def _place(options: argparse.Namespace) -> tuple[Any, str]:
 def status(options: argparse.Namespace) -> int:
     import json
 
+    from bench import slurm
+    from bench.errors import UserError
     from bench.progress import STATES, state_of
 
     store, grid = _place(options)
     manifest = store.manifest(grid)
     states = {cell["id"]: state_of(store, grid, cell["id"]) for cell in manifest["cells"]}
-    counts = {state: list(states.values()).count(state) for state in STATES}
+    queue, silent = {}, ""
+    try:
+        queue = slurm.queue(store, grid) if "missing" in states.values() else {}
+    except UserError as error:
+        silent = str(error)
+    states |= {cell_id: "queued" for cell_id in queue if states.get(cell_id) == "missing"}
+    names = [*STATES, "queued"] if queue else STATES
+    counts = {state: list(states.values()).count(state) for state in names}
     if options.json:
         print(json.dumps({"grid": grid, "counts": counts, "cells": states, "skipped": manifest["skipped"]}, indent=1))
         return 0
@@ -269,8 +320,24 @@ def status(options: argparse.Namespace) -> int:
         elif state == "running":
             told = store.scratch(grid, cell_id, "progress.json") or {}
             console.print(f"running {cell_id}: epoch {told.get('epoch', 0)} of {told.get('epochs', '?')}", highlight=False)
+        elif state == "queued":
+            job = queue[cell_id]
+            console.print(
+                f"queued  {cell_id}: job {job.job_id}, {job.state.lower()}, {job.reason}", highlight=False, markup=False
+            )
     for skip in manifest["skipped"]:
         console.print(f"skipped {skip['what']}: {skip['reason']}", highlight=False, markup=False)
+    if silent:
+        console.print(f"the queue is not known: {silent}", highlight=False, markup=False)
+    return 0
+
+
+def cancel(options: argparse.Namespace) -> int:
+    from bench import slurm
+
+    store, grid = _place(options)
+    store.manifest(grid)
+    print(f"{slurm.cancel(store, grid)} cells taken out of the queue; what is done is kept")
     return 0
 
 
@@ -392,7 +459,9 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": plan,
     "run": run,
     "cost": cost,
+    "speed": speed,
     "status": status,
+    "cancel": cancel,
     "logs": logs,
     "report": report,
     "export": export,

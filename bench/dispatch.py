@@ -1,211 +1,113 @@
-"""Cells to jobs through submitit: in this process (debug) or in bounded processes of this machine (local).
+"""Cells to jobs on this machine, through submitit: in this process (debug) or in bounded processes (local).
 
 Every job gets the whole list and takes the first cell that is neither done, failed, held by another, nor waiting for its
-teacher. Only the store says what is done: a job's own result is never asked for.
+teacher: see `bench.worker`. A job's own result is never asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import tempfile
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from bench.cell import Cell
+from bench.cluster import Cluster
 from bench.errors import UserError
 from bench.store import Store
+from bench.worker import POLL_S, Job, Worker, fail
 
-ROUNDS = 3  # launches in which a cell may lose its worker before that counts as a failure
-POLL_S = 0.5
+ROUNDS = 3  # launches in a row that may end without any cell's end
 PROJECT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker is told; plain values, since it may start in another process on another machine."""
-
-    root: str
-    grid: str
-    cells: list[dict[str, Any]]
-    options: dict[str, Any]  # of bench.engine.train.Options
-    owner: int | None = None  # the process without which the worker shall not go on
-
-
-def work(job: Job) -> None:
-    """Train cells until none is left that this worker could take."""
-    if job.owner:
-        threading.Thread(target=_follow, args=(job.owner,), daemon=True).start()
-    from bench.engine.train import Options
-    from bench.grid import import_plugin
-
-    options = Options(**job.options)
-    for plugin in options.imports:
-        import_plugin(plugin)
-    store = Store(job.root)
-    left = [Cell.model_validate(cell) for cell in job.cells]
-    while left:
-        waiting = []
-        took = False
-        for cell in left:
-            state = _take(cell, store, job.grid, options)
-            took |= state == "trained"
-            if state == "waits":
-                waiting.append(cell)
-        if not took:
-            # A teacher in another's hands is worth waiting for; one in nobody's hands will not come.
-            teachers = {cell.teacher.cell for cell in waiting if cell.teacher and cell.teacher.cell}
-            if not any(store.locked(job.grid, teacher) or store.done(job.grid, teacher) for teacher in teachers):
-                return
-            time.sleep(POLL_S)
-        left = waiting
-
-
-def _take(cell: Cell, store: Store, grid: str, options: Any) -> str:
-    """'trained' (or tried), 'waits' (for its teacher), or 'passed': done, failed, or in another's hands."""
-    from bench.engine.train import train
-
-    if _settled(store, grid, cell.id):
-        return "passed"
-    teacher = cell.teacher.cell if cell.teacher else None
-    if teacher and not store.done(grid, teacher):
-        if store.scratch(grid, teacher, "failure.json") is None:
-            return "waits"
-        fail(store, grid, cell.id, f"its teacher {teacher} failed", "")
-        return "passed"
-    try:
-        with store.lock(grid, cell.id):
-            if _settled(store, grid, cell.id):
-                return "passed"
-            with _log_to(store.cell(grid, cell.id) / "log.txt") as log:
-                try:
-                    train([cell], store, grid, options)
-                    log.info("finished")
-                except Exception as error:  # whatever a cell does wrong, its siblings go on
-                    log.exception("failed")
-                    fail(store, grid, cell.id, f"{type(error).__name__}: {error}", traceback.format_exc())
-    except TimeoutError:
-        return "passed"
-    return "trained"
-
-
-def _settled(store: Store, grid: str, cell_id: str) -> bool:
-    return store.done(grid, cell_id) or store.scratch(grid, cell_id, "failure.json") is not None
-
-
-def fail(store: Store, grid: str, cell_id: str, error: str, trace: str) -> None:
-    """Leave a trace in the place of a record."""
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    store.write_json(store.cell(grid, cell_id) / "failure.json", {"error": error, "trace": trace, "when": when})
-
-
-@contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[logging.Logger]:
-    log = logging.getLogger("bench.cell")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield log
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-def _follow(owner: int) -> None:
-    """End this process when its owner has ended, however it did: what is lost is redone from the checkpoint."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(owner)
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(1)
-    os._exit(3)
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where jobs run. `jobs` and `threads` of 0 mean: one job a GPU, or one a core, with the cores shared out."""
-
-    kind: str = "local"
-    jobs: int = 0
-    threads: int = 0
 
 
 def launch(
     cells: list[Cell], store: Store, grid: str, options: dict[str, Any], cluster: Cluster, watch: Callable[[], None]
 ) -> None:
-    """Train all cells that are neither done nor failed; returns when no worker is left.
+    """Train all cells that are neither done nor failed; returns when each is one of both.
 
     Args:
         watch: called about twice a second meanwhile.
 
     Raises:
-        UserError: the kind of cluster is unknown.
-        KeyboardInterrupt: after the workers have been stopped.
+        UserError: what became of a cell cannot even be written.
+        KeyboardInterrupt, SystemExit: after the workers have been stopped.
     """
-    if cluster.kind not in ("local", "debug"):
-        raise UserError(f"--cluster {cluster.kind}: choose local or debug")
-    before = None
-    for _ in range(ROUNDS):
-        left = [cell for cell in cells if not _settled(store, grid, cell.id)]
-        if not left or left == before:
-            break
-        before = left
-        _round(left, store, grid, options, cluster, watch)
-    for cell in cells:
-        if not _settled(store, grid, cell.id) and not store.locked(grid, cell.id):
-            fail(store, grid, cell.id, "its worker died: killed, or out of memory", "")
+    idle_rounds, last_words = 0, ""
+    while (left := [cell for cell in cells if not store.settled(grid, cell.id)]) and idle_rounds < ROUNDS:
+        if all(_in_other_hands(cell, store, grid) for cell in left):  # of another `run`: wait, and take over what it loses
+            watch()
+            time.sleep(POLL_S)
+            continue
+        last_words = _round(left, store, grid, options, cluster, watch)
+        idle_rounds = 0 if any(store.settled(grid, cell.id) for cell in left) else idle_rounds + 1
+    give_up(left, store, grid, last_words)
     watch()
+
+
+def give_up(cells: list[Cell], store: Store, grid: str, last_words: str) -> None:
+    """Name what was lost without a trace.
+
+    Raises:
+        UserError: a trace cannot be written.
+    """
+    for cell in cells:
+        if store.settled(grid, cell.id) or store.locked(grid, cell.id):
+            continue
+        error = "its workers died (killed, or out of memory), or could not write its folder"
+        try:
+            fail(store, grid, cell.id, error, last_words, again=True)
+        except OSError as why:
+            raise UserError(f"{cell.id} is not done, and its folder cannot be written: {why}; what is done is kept") from None
+
+
+def _in_other_hands(cell: Cell, store: Store, grid: str) -> bool:
+    teacher = cell.teacher.cell if cell.teacher else None
+    return store.locked(grid, cell.id) or (teacher is not None and store.locked(grid, teacher))
 
 
 def _round(
     cells: list[Cell], store: Store, grid: str, options: dict[str, Any], cluster: Cluster, watch: Callable[[], None]
-) -> None:
+) -> str:
+    """Start workers and wait for their end; returns what the last one that failed had to say."""
     plain = [cell.model_dump(mode="json") for cell in cells]
     job = Job(str(store.root.resolve()), grid, plain, options)
     if cluster.kind == "debug":
         import submitit
 
         with tempfile.TemporaryDirectory() as folder:
-            debug = submitit.DebugExecutor(folder).submit(work, replace(job, options={**options, "threads": cluster.threads}))
+            debug = submitit.DebugExecutor(folder).submit(
+                Worker(), replace(job, options={**options, "threads": cluster.threads})
+            )
             if error := debug.exception():
                 raise error
-        return
-    _local(job, len(cells), cluster, watch)
+        return ""
+    return _local(job, len(cells), cluster, watch)
 
 
-def _local(job: Job, cells: int, cluster: Cluster, watch: Callable[[], None]) -> None:
+def _local(job: Job, cells: int, cluster: Cluster, watch: Callable[[], None]) -> str:
     import submitit
 
-    # Asked without torch, which the dispatcher does not need.
-    gpus = _gpus() if job.options.get("device", "auto") != "cpu" else []
+    gpus, device = _gpus(job.options.get("device", "auto"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = min(cluster.jobs or len(gpus) or cores, cells)
+    slots = len(gpus) * cluster.per_gpu
+    jobs = min(cluster.jobs or slots or cores, slots or cells, cells)
     threads = cluster.threads or max(1, cores // jobs)
-    options = {**job.options, "threads": threads, "neighbours": jobs - 1}
-    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
-    with tempfile.TemporaryDirectory() as folder, _environment(environment):
+    options = {**job.options, "device": device, "threads": threads, "neighbours": jobs - 1}
+    with tempfile.TemporaryDirectory() as folder, environment(threads):
         running = []
         try:
             for number in range(jobs):
                 executor = submitit.LocalExecutor(folder)
-                executor.update_parameters(
-                    timeout_min=60 * 24 * 365,
-                    gpus_per_node=1 if gpus else 0,
-                    visible_gpus=[gpus[number % len(gpus)]] if gpus else (),
-                )
-                running.append(executor.submit(work, replace(job, options=options, owner=os.getpid())))
+                executor.update_parameters(timeout_min=60 * 24 * 365)
+                devices = gpus[number % len(gpus)] if gpus else ""
+                running.append(executor.submit(Worker(), replace(job, options=options, owner=os.getpid(), devices=devices)))
             while not all(task.done() for task in running):
                 watch()
                 time.sleep(POLL_S)
@@ -213,6 +115,7 @@ def _local(job: Job, cells: int, cluster: Cluster, watch: Callable[[], None]) ->
             for task in running:
                 if not task.done():
                     _kill(int(task.job_id))
+        return "".join(text for path in Path(folder).rglob("*_log.err") if (text := path.read_text(errors="replace")))[-4000:]
 
 
 def _kill(process_id: int) -> None:
@@ -224,16 +127,26 @@ def _kill(process_id: int) -> None:
                 each.kill()
 
 
-def _gpus() -> list[int]:
-    """Indices of the CUDA devices that this process may use."""
+def _gpus(device: str) -> tuple[list[str], str]:
+    """The CUDA devices that jobs may use, as CUDA_VISIBLE_DEVICES names them, and the device as each job is told it."""
+    if device == "cpu":
+        return [], device
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [int(index) for index in visible.split(",") if index.strip().isdigit()]
-    return [int(path.name.removeprefix("nvidia")) for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+        every = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    else:
+        nodes = sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
+        every = [str(index) for index in range(len(nodes))]
+    if device.startswith("cuda:"):  # the job sees this one alone, as its first
+        return [every[int(device.removeprefix("cuda:"))]], "cuda"
+    return every, device
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(threads: int) -> Iterator[None]:
+    """What a job inherits: where this project lies, and a bound for thread pools that start before torch is asked."""
+    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    values = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

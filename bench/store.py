@@ -5,8 +5,9 @@
     <root>/<grid>/<cell>/curves.csv         one row an epoch
     <root>/<grid>/<cell>/weights.safetensors
     <root>/<grid>/<cell>/checkpoint         while it trains: a digest, then what torch.save wrote
-    <root>/<grid>/<cell>/progress.json, failure.json, log.txt, lock
+    <root>/<grid>/<cell>/progress.json, failure.json, attempts.json, log.txt, lock
     <root>/<grid>/cost/<key>-<hardware>.json
+    <root>/<grid>/launches/<launch>.json    what was handed to a cluster, and beside it what submitit writes; hints only
     <root>/<grid>/report/
 
 Every file is written beside its place and renamed into it, so that a reader sees all of it or none. No torch here.
@@ -14,6 +15,7 @@ Every file is written beside its place and renamed into it, so that a reader see
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, SoftFileLock
 from pydantic import BaseModel, ValidationError
 
 from bench.cell import digest, safe
@@ -31,6 +33,12 @@ from bench.errors import UserError, unknown
 from bench.record import SCHEMA, Cost, Record, seal, unseal
 
 Model = TypeVar("Model", Record, Cost)
+OTHER_FOLDERS = ("report", "cost", "launches")  # of a grid, beside its cells'
+SCRATCH = ("checkpoint", "progress.json", "failure.json", "attempts.json")  # of a cell, until it is done
+
+
+class DamagedError(ValueError):
+    """A file of the store is missing or not the one that its record names."""
 
 
 class Problem(NamedTuple):
@@ -72,16 +80,27 @@ class Store:
         """Fail before anything is trained rather than after.
 
         Raises:
-            UserError: the grid's folder cannot be made or written.
+            UserError: the grid's folder cannot be made or written, or its file system has no locks.
         """
         folder = self.folder(grid)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder):
-                pass
+            with tempfile.NamedTemporaryFile(dir=folder) as file:
+                file.write(b"0" * 4096)
+                file.flush()
         except OSError as error:
             raise UserError(
                 f"cannot write results in {folder}: {error.strerror}; choose another folder with --results"
+            ) from None
+        try:
+            with FileLock(folder / ".lock", timeout=5) as lock:
+                if isinstance(lock, SoftFileLock):  # a mere marker file, which would outlive a holder that is killed
+                    raise NotImplementedError("no flock")
+        except TimeoutError:
+            pass  # another run looks at the same moment: locks work
+        except (OSError, NotImplementedError) as error:
+            raise UserError(
+                f"{folder}: its file system cannot lock files ({error}); mount it with locks, or choose another folder"
             ) from None
 
     def write(self, path: Path, content: bytes | str) -> str:
@@ -110,8 +129,24 @@ class Store:
         """The last act of a training: from here on the cell is done, and its scratch files go."""
         folder = self.cell(grid, record.id)
         self.write_json(folder / "record.json", record)
-        for name in ("checkpoint", "progress.json", "failure.json"):
+        for name in SCRATCH:
             (folder / name).unlink(missing_ok=True)
+
+    def begin_attempt(self, grid: str, cell_id: str) -> int:
+        """Count the workers that began this cell since its last checkpoint, this one included."""
+        checkpoint = self.cell(grid, cell_id) / "checkpoint"
+        head = None
+        if checkpoint.exists():
+            with checkpoint.open("rb") as file:
+                head = file.read(64).hex()
+        told = self.scratch(grid, cell_id, "attempts.json") or {}
+        before = told.get("attempts") if told.get("checkpoint") == head else 0
+        attempts = (before if isinstance(before, int) else 0) + 1
+        self.write_json(self.cell(grid, cell_id) / "attempts.json", {"attempts": attempts, "checkpoint": head})
+        return attempts
+
+    def end_attempts(self, grid: str, cell_id: str) -> None:
+        (self.cell(grid, cell_id) / "attempts.json").unlink(missing_ok=True)
 
     def write_cost(self, grid: str, cost: Cost) -> None:
         name = f"{cost.key}-{digest(cost.machine.hardware)[:8]}.json"
@@ -119,6 +154,25 @@ class Store:
 
     def write_manifest(self, grid: str, manifest: dict[str, Any]) -> None:
         self.write_json(self.folder(grid) / "manifest.json", manifest)
+
+    def launch_folder(self, grid: str, launch: str) -> Path:
+        """For what submitit writes of one launch."""
+        folder = self.folder(grid) / "launches" / safe(launch)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def write_launch(self, grid: str, launch: str, arrays: list[list[list[str]]]) -> None:
+        self.write_json(self.folder(grid) / "launches" / f"{safe(launch)}.json", {"arrays": arrays})
+
+    def launches(self, grid: str) -> dict[str, list[list[list[str]]]]:
+        """By launch: its arrays, their jobs, the ids of the cells of each. Unreadable ones are left out: they are hints."""
+        found = {}
+        for path in sorted((self.folder(grid) / "launches").glob("*.json")):
+            with contextlib.suppress(ValueError, OSError):
+                arrays = self.read_json(path).get("arrays")
+                if isinstance(arrays, list):
+                    found[path.stem] = arrays
+        return found
 
     def set_aside(self, path: Path) -> Path:
         """Rename a damaged file so that it is neither used nor lost."""
@@ -182,6 +236,10 @@ class Store:
         except ValueError:
             return False
 
+    def settled(self, grid: str, cell_id: str) -> bool:
+        """Whether the cell is done or has failed."""
+        return self.done(grid, cell_id) or self.scratch(grid, cell_id, "failure.json") is not None
+
     def records(self, grid: str) -> tuple[list[Record], list[Problem]]:
         """All usable records of a grid, in the order of their ids, and what could not be used."""
         records, problems = [], []
@@ -207,30 +265,30 @@ class Store:
         """CSV: epoch, lr, seconds, accuracies and one column `loss_<term>` a term.
 
         Raises:
-            ValueError: the file is missing or not the one that the record names.
+            DamagedError: the file is missing or not the one that the record names.
         """
         path = self.cell(grid, record.id) / "curves.csv"
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
-            raise ValueError("curves.csv is missing") from None
+            raise DamagedError("curves.csv is missing") from None
         if hashlib.sha256(raw).hexdigest() != record.curves_sha256:
-            raise ValueError("curves.csv is not the one that the record names")
+            raise DamagedError("curves.csv is not the one that the record names")
         return raw.decode()
 
     def weights(self, grid: str, record: Record) -> bytes:
         """The deployed network's weights, as safetensors wrote them.
 
         Raises:
-            ValueError: the file is missing or not the one that the record names.
+            DamagedError: the file is missing or not the one that the record names.
         """
         path = self.cell(grid, record.id) / "weights.safetensors"
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
-            raise ValueError("weights.safetensors is missing") from None
+            raise DamagedError("weights.safetensors is missing") from None
         if hashlib.sha256(raw).hexdigest() != record.weights_sha256:
-            raise ValueError("weights.safetensors is not the file that the record names")
+            raise DamagedError("weights.safetensors is not the file that the record names")
         return raw
 
     def write_checkpoint(self, grid: str, cell_id: str, raw: bytes) -> None:
@@ -262,12 +320,13 @@ class Store:
         path = self.cell(grid, cell_id) / "lock"
         if not path.exists():
             return False
-        lock = FileLock(path, timeout=0)
         try:
-            with lock:
+            with FileLock(path, timeout=0):
                 return False
         except TimeoutError:
             return True
+        except OSError:  # a folder that may only be read: nobody can tell from here
+            return False
 
     def find(self, prefix: str) -> tuple[str, str]:
         """(grid, id) of the one cell whose id starts with, or contains, this text.
@@ -283,15 +342,33 @@ class Store:
             raise UserError(f"'{prefix}' names {len(hits)} cells: {', '.join(hit[1] for hit in hits[:8])}, ...")
         return hits[0]
 
-    def adopt(self, grid: str, cell_id: str) -> bool:
+    def adopt(self, grid: str, cell_id: str, with_weights: bool) -> bool:
         """Copy a finished cell from another grid of this store, so that it is not trained twice."""
         for path in sorted(self.root.glob(f"*/{cell_id}/record.json")):
             other = path.parent.parent.name
-            if other == grid or not self.done(other, cell_id):
-                continue
-            self.take_over(self, other, grid, cell_id)
-            return True
+            if other != grid and other == safe(other) and self.unusable(other, cell_id, with_weights) == ("", []):
+                self.take_over(self, other, grid, cell_id)
+                return True
         return False
+
+    def unusable(self, grid: str, cell_id: str, with_weights: bool) -> tuple[str, list[str]]:
+        """(why, files) that keep a cell's results from being used. Weights may be missing, unless `with_weights`."""
+        try:
+            record = self.record(grid, cell_id)
+        except ValueError as error:
+            return str(error), ["record.json"]
+        if record is None:
+            return "", []
+        try:
+            self.curves(grid, record)
+        except DamagedError as error:
+            return str(error), ["record.json", "curves.csv"]
+        try:
+            if with_weights or (self.cell(grid, cell_id) / "weights.safetensors").exists():
+                self.weights(grid, record)
+        except DamagedError as error:
+            return str(error), ["record.json", "weights.safetensors"]
+        return "", []
 
     def take_over(self, source: Store, source_grid: str, grid: str, cell_id: str) -> None:
         """Copy a finished cell's files into a grid of this store."""
@@ -313,7 +390,7 @@ class Store:
             if not self.done(grid, folder.name):
                 continue
             unwanted = [*folder.glob("checkpoint*"), *folder.glob("*.damaged-*"), *folder.glob(".*.*")]
-            unwanted += [folder / name for name in ("progress.json", "lock")]
+            unwanted += [folder / name for name in (*SCRATCH, "lock")]
             if weights and folder.name not in teachers:
                 unwanted.append(folder / "weights.safetensors")
             for path in unwanted:
@@ -324,7 +401,7 @@ class Store:
 
     def _cells(self, grid: str) -> Iterator[Path]:
         for path in sorted(self.folder(grid).iterdir()) if self.folder(grid).is_dir() else []:
-            if path.is_dir() and path.name not in ("report", "cost") and not path.name.startswith("."):
+            if path.is_dir() and path.name not in OTHER_FOLDERS and path.name == safe(path.name):
                 yield path
 
 

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from bench.cell import digest
+from bench.cell import Cell, digest
 from bench.errors import UserError
 from bench.record import Record
-from bench.store import Problem, Store
+from bench.store import OTHER_FOLDERS, Problem, Store
+
+
+def prepare(cells: list[Cell], store: Store, grid: str, retry: bool, force: bool) -> list[str]:
+    """Before a run: set aside what is damaged or to be redone, forget failures that may be tried again, and take over what
+    other grids have. Returns what was set aside and why.
+    """
+    said = []
+    needed = {cell.teacher.cell for cell in cells if cell.teacher and (force or not store.done(grid, cell.id))}
+    for cell in cells:
+        folder = store.cell(grid, cell.id)
+        reason, damaged = store.unusable(grid, cell.id, with_weights=cell.id in needed)
+        if force:
+            reason, damaged = "to be trained again", ["record.json"]
+            (folder / "checkpoint").unlink(missing_ok=True)
+        for path in (folder / name for name in damaged):
+            if path.exists():
+                store.set_aside(path)
+                said.append(f"set aside {path}: {reason}")
+        if not force and not store.done(grid, cell.id):
+            store.adopt(grid, cell.id, with_weights=cell.id in needed)
+        failure = store.scratch(grid, cell.id, "failure.json")
+        if failure and (retry or force or failure.get("again")):
+            (folder / "failure.json").unlink()
+    return said
 
 
 def verify(store: Store, grid: str) -> list[Problem]:
@@ -39,7 +63,7 @@ def verify(store: Store, grid: str) -> list[Problem]:
     ]
     broken = {problem.path.split("/")[1] for problem in unusable if problem.path.count("/") == 2}
     if known is not None:
-        strangers = {path.name for path in folder.iterdir() if path.is_dir()} - known - ids - broken - {"cost", "report"}
+        strangers = {path.name for path in folder.iterdir() if path.is_dir()} - known - ids - broken - set(OTHER_FOLDERS)
         problems += [Problem(f"{grid}/{name}", "is no cell of the manifest, and has no record") for name in sorted(strangers)]
     return problems
 

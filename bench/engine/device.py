@@ -15,13 +15,17 @@ import torch
 from bench.errors import UserError
 from bench.record import Machine
 
+GPU_ELSEWHERE = "gpu elsewhere"  # of a cluster whose jobs are planned on this machine
+
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """'auto' is the first CUDA device, or the CPU.
+    """'auto' is the first CUDA device, or the CPU. `GPU_ELSEWHERE` is torch's meta device: good for planning alone.
 
     Raises:
         UserError: this machine has no such device; says which it has.
     """
+    if name == GPU_ELSEWHERE:
+        return torch.device("meta")
     has = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if name == "auto":
         return torch.device(has[1] if len(has) > 1 else "cpu")
@@ -35,6 +39,8 @@ def resolve_device(name: str = "auto") -> torch.device:
 @cache
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices in hardware."""
+    if device.type == "meta":
+        return True  # as every GPU since 2020; a job on an older one fails and says so
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()

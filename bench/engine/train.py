@@ -29,7 +29,7 @@ from bench.engine.trainee import Answers, Optimiser, Teacher, Trainee
 from bench.errors import UserError
 from bench.models import MODELS, Network
 from bench.record import Accuracies, Accuracy, Clocks, Flops, Parameters, Record
-from bench.store import Store
+from bench.store import DamagedError, Store
 from methods import METHODS, Networks
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -92,6 +92,10 @@ class Bench:
             image_size=size,
         )
 
+    def sample(self) -> Tensor:
+        """Two images as networks see them."""
+        return next(self.held_batches("test", batch_size=2))[0]
+
     def stream(self, trainee: Trainee) -> Stream:
         """The batches that a trainee's method wants."""
         partner = trainee.method.partner
@@ -109,8 +113,13 @@ class Bench:
         return self.streams[partner]
 
 
-def assemble(cells: list[Cell], store: Store, grid: str, options: Options) -> Bench:
+def assemble(
+    cells: list[Cell], store: Store, grid: str, options: Options, teacher_network: Callable[..., Network] | None = None
+) -> Bench:
     """Build networks, methods and data of a group. Cells with the same teacher share it.
+
+    Args:
+        teacher_network: where a teacher comes from, called as `load_teacher` is, which is the default.
 
     Raises:
         UserError: a precision, data set or teacher that is not to be had.
@@ -130,7 +139,8 @@ def assemble(cells: list[Cell], store: Store, grid: str, options: Options) -> Be
         if each.teacher:
             key = each.teacher.cell or str(each.teacher.weights_sha256)
             if key not in teachers:
-                teachers[key] = Teacher(_place(_load_teacher(each, store, grid, dataset), device))
+                network = (teacher_network or load_teacher)(each, store, grid, dataset)
+                teachers[key] = Teacher(_place(network, device), bench.sample(), cell.precision)
             teacher = teachers[key]
         bench.trainees[each.id] = _trainee(each, bench, teacher)
     return bench
@@ -146,7 +156,7 @@ def _trainee(cell: Cell, bench: Bench, teacher: Teacher | None) -> Trainee:
     student.dropout.p = cell.recipe.dropout
     method = METHODS.build(cell.method)
     networks = Networks(Answers(student), teacher)
-    sample = next(bench.held_batches("test", batch_size=2))[0]
+    sample = bench.sample()
     torch.manual_seed(seed_from("method", cell.seed))
     student.eval()
     with torch.no_grad():
@@ -159,7 +169,7 @@ def _place(module: Module, device: torch.device) -> Module:
     return module.to(device).to(memory_format=torch.channels_last)
 
 
-def _load_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Network:
+def load_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Network:
     assert cell.teacher is not None
     network = build_network(cell.teacher.model, dataset)
     if cell.teacher.cell is None:
@@ -214,9 +224,10 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options) -> list[
 
     Raises:
         DivergedError, UserError, ValueError, torch.OutOfMemoryError: nothing but a checkpoint is left then.
+        DamagedError: a checkpoint that does not fit; it was set aside, so that the next attempt starts anew.
     """
     started = _now()
-    saved = {cell.id: _read_checkpoint(store, grid, cell.id, resolve_device(options.device)) for cell in cells}
+    saved = {cell.id: _read_checkpoint(store, grid, cell.id) for cell in cells}
     checkpoints = [state for state in saved.values() if state]
     threads = checkpoints[0]["threads"] if checkpoints else options.threads
     if threads:
@@ -234,11 +245,13 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options) -> list[
     }
     for cell_id, state in saved.items():
         if state:
-            bench.trainees[cell_id].load_state_dict(state["trainee"])
-            optimisers[cell_id].optimizer.load_state_dict(state["optimizer"])
-            run.history[cell_id] = state["history"]
-            run.done = state["epoch"]
-            run.seconds.update(state["clocks"])
+            try:
+                _restore(run, cell_id, state, bench.trainees[cell_id], optimisers[cell_id])
+            except torch.OutOfMemoryError:  # not the checkpoint's fault
+                raise
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                store.set_aside(store.cell(grid, cell_id) / "checkpoint")
+                raise DamagedError(f"its checkpoint cannot be used and was set aside ({error})") from error
             told = store.scratch(grid, cell_id, "progress.json")
             if told:  # what was done after the checkpoint is done again
                 lost = sum(told["clocks"].values()) - sum(state["clocks"].values())
@@ -250,6 +263,9 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options) -> list[
     facts = machine(bench.device)
     records = []
     for cell in cells:
+        if first := store.record(grid, cell.id):  # our lock was lost, and another was faster: one record a cell
+            records.append(first)
+            continue
         folder = store.cell(grid, cell.id)
         weights = bench.trainees[cell.id].predictor().state_dict()
         weights = {name: value.contiguous() for name, value in weights.items()}
@@ -277,6 +293,14 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options) -> list[
         store.write_record(grid, record)
         records.append(record)
     return records
+
+
+def _restore(run: Run, cell_id: str, state: dict[str, Any], trainee: Trainee, optimiser: Optimiser) -> None:
+    trainee.load_state_dict(state["trainee"])
+    optimiser.optimizer.load_state_dict(state["optimizer"])
+    run.history[cell_id] = state["history"]
+    run.done = state["epoch"]
+    run.seconds.update(state["clocks"])
 
 
 def _runner(
@@ -356,9 +380,17 @@ def commit() -> str | None:
     return found[0] + ("+" if found[1] else "")
 
 
-def _read_checkpoint(store: Store, grid: str, cell_id: str, device: torch.device) -> dict[str, Any] | None:
+def _read_checkpoint(store: Store, grid: str, cell_id: str) -> dict[str, Any] | None:
     raw = store.read_checkpoint(grid, cell_id)
-    return unpack(raw, device) if raw else None
+    if raw is None:
+        return None
+    try:
+        return unpack(raw, torch.device("cpu"))
+    except MemoryError:
+        raise
+    except Exception:  # intact, but no checkpoint of this program: torch.load raises whatever it meets
+        store.set_aside(store.cell(grid, cell_id) / "checkpoint")
+        return None
 
 
 def _now() -> str:
