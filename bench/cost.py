@@ -168,7 +168,7 @@ class Subject:
         """Bytes that stay between steps: networks, method and momenta."""
         tensors = [*self.trainee.parameters(), *self.trainee.buffers()]
         if teacher := self.trainee.networks.teacher:
-            tensors += [*teacher.network.parameters(), *teacher.network.buffers()]
+            tensors += [*teacher.answering.parameters(), *teacher.answering.buffers()]
         tensors += [
             value for state in self.optimiser.optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
         ]

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.cell import Recipe
 from bench.engine.device import autocast
+from bench.engine.folding import folded
 from bench.models import Network
 from methods.base import Batch, Method, Networks, Output
 
@@ -40,10 +41,18 @@ class Answers:
 
 
 class Teacher(Answers):
-    """Frozen, in eval mode, and asked once for each tensor of images, however many trainees want the answer."""
+    """Frozen, in eval mode, and asked once for each tensor of images, however many trainees want the answer.
 
-    def __init__(self, network: Network) -> None:
+    Args:
+        network: on the device.
+        image: (B, C, H, W) sample in fp32, to check the folded copy by, which is what answers; None: `network` itself answers.
+    """
+
+    def __init__(self, network: Network, image: Tensor | None, precision: str) -> None:
         super().__init__(network.eval().requires_grad_(False))
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.answering = network if image is None else folded(network, image, dtype)
+        self._dtype = torch.float32 if image is None else dtype
         self._image: Tensor | None = None
         self._output: Output | None = None
 
@@ -53,7 +62,9 @@ class Teacher(Answers):
     def __call__(self, image: Tensor) -> Output:
         if image is not self._image or self._output is None:
             with torch.no_grad():
-                self._image, self._output = image, super().__call__(image)
+                output = self.answering(image.to(self._dtype))
+            output = output._replace(logits=output.logits.float(), embedding=output.embedding.float())
+            self._image, self._output = image, output
         return self._output
 
 
