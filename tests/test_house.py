@@ -1,0 +1,279 @@
+"""The house keeps its own rules: who imports whom, what starts fast, what the README says.
+
+`python tests/test_house.py` (make readme) writes the README's table of methods.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+FLOORS = ("methods", "bench", "reports")
+WITHOUT_TORCH = ("bench.cell", "bench.errors", "bench.progress", "bench.record", "bench.store", "bench.upkeep", "reports")
+TABLE = re.compile(r"(<!-- methods: .*? -->\n)(.*?)(<!-- /methods -->)", re.DOTALL)
+
+
+# Who imports whom
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it, as a dotted name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources(package: str) -> Iterator[tuple[str, set[str]]]:
+    """(path, what it imports) of every file of a package."""
+    paths = sorted((ROOT / package).rglob("*.py"))
+    assert paths
+    for path in paths:
+        yield str(path.relative_to(ROOT)), imports(path)
+
+
+def inside(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def test_methods_know_torch_the_contract_and_nothing_else():
+    allowed = ("torch", "mmengine.registry", "methods.base", "methods.parts", *sys.stdlib_module_names)
+    for path, names in sources("methods"):
+        beyond = {name for name in names if not inside(name, *allowed)}
+        assert not beyond, f"{path} imports {beyond}"
+    assert not any(inside(name, "methods.parts") for name in imports(ROOT / "methods/base.py"))
+
+
+def test_reports_know_records_and_the_store_and_no_torch():
+    for path, names in sources("reports"):
+        beyond = {name for name in names if inside(name, "bench", "methods", "torch", "mmengine")}
+        assert all(inside(name, "bench.record", "bench.store") for name in beyond), f"{path} imports {beyond}"
+
+
+def test_the_bench_never_looks_up():
+    for path, names in sources("bench"):
+        assert not any(inside(name, "reports", "run_bench") for name in names), path
+    for path, names in sources("bench/engine"):
+        beyond = {name for name in names if inside(name, "bench.grid", "bench.dispatch")}
+        assert not beyond, f"{path} imports {beyond}"
+
+
+def test_the_engine_names_no_method():
+    from methods import METHODS
+
+    keys = set(METHODS.module_dict) - {"none", "sum"}  # also a value of `needs`, and a word of torch
+    for path in (ROOT / "bench/engine").glob("*.py"):
+        texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not keys & {text for text in texts if isinstance(text, str)}, path
+
+
+def test_packages_are_listed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found = {
+        str(path.parent.relative_to(ROOT)).replace("/", ".") for name in FLOORS for path in (ROOT / name).rglob("__init__.py")
+    }
+    assert found == set(project["tool"]["setuptools"]["packages"])
+
+
+# What starts fast, and without torch
+
+
+def fresh(code: str, *arguments: str) -> str:
+    """Run code in a fresh interpreter; returns what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+HELP = """
+import sys, run_bench
+try:
+    run_bench.main(["--help"])
+except SystemExit:
+    pass
+slow = {"torch", "pandas", "numpy", "mmengine", "matplotlib", "pydantic"} & set(sys.modules)
+assert not slow, slow
+"""
+
+
+def test_help_is_instant():
+    assert "run_bench.py run quick" in fresh(HELP)
+
+
+BLOCKED = """
+import sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NoTorch())
+"""
+VERB = (
+    BLOCKED
+    + """
+import run_bench
+raise SystemExit(run_bench.main(sys.argv[1:]))
+"""
+)
+
+
+def test_what_reads_results_works_without_torch(tmp_path):
+    import numpy as np
+    import synthetic
+
+    truth = {"none": 0.0, "tfd": 0.5, "kd": 1.0}
+    synthetic.fill(tmp_path, "demo", synthetic.draw(truth, 3, np.random.default_rng(1), epochs=4))
+    at = ("--results", str(tmp_path))
+    counts = json.loads(fresh(VERB, "status", "demo", "--json", *at))["counts"]
+    assert counts["done"] == 10  # three methods, three seeds, one teacher
+    assert "0 problems" in fresh(VERB, "verify", "demo", *at)
+    fresh(VERB, "report", "demo", *at)
+    assert "tfd" in (tmp_path / "demo/report/report.html").read_text(encoding="utf-8")
+    assert "taken over" in fresh(VERB, "merge", str(tmp_path), "--results", str(tmp_path / "second"))
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_module_imports_without_torch(module):
+    fresh(BLOCKED + f"import {module}")
+
+
+# What is in the repository
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_path_of_anyones_machine():
+    absolute = re.compile(rb"(?<![\w.:/)}])/(?:" + b"|".join([b"work", b"home", b"root", b"Users", b"mnt"]) + rb")/\w")
+    found = [path.name for path in tracked() if path.suffix != ".png" and absolute.search(path.read_bytes())]
+    assert not found
+
+
+def test_pins_are_within_the_ranges():
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    for requirement in map(Requirement, wanted):
+        assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+# What the README says
+
+
+def blocks() -> list[tuple[str, str, str]]:
+    """(language, file name, text) of every fenced block of the README, in order."""
+    fence = re.compile(r"^```(\w+) ?([\w.]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    return [match.groups() for match in fence.finditer(README.read_text(encoding="utf-8"))]  # type: ignore[misc]
+
+
+def commands() -> list[str]:
+    return [line for language, _, text in blocks() if language == "sh" for line in text.splitlines()]
+
+
+def methods_table() -> str:
+    """From the methods' cards, as `list methods` tells them; those without a teacher first."""
+    from bench import catalogue
+
+    columns = [[str(cell).replace("|", "\\|") for cell in column.cells] for column in catalogue.table("methods").columns]
+    order = {"none": 0, "self": 1, "teacher": 2}
+    rows = sorted(zip(*columns, strict=True), key=lambda row: (order.get(row[1], 3), row[0]))
+    lines = ["| method | needs | what | paper |", "|---|---|---|---|"]
+    for key, needs, what, paper in rows:
+        linked = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)
+        linked = re.sub(r"doi:(\S+\w)", r"[doi:\1](https://doi.org/\1)", linked)
+        lines.append(f"| `{key}` | {needs.replace('none', '–')} | {what} | {linked} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_readmes_table_of_methods_is_true():
+    written = TABLE.search(README.read_text(encoding="utf-8"))
+    assert written is not None
+    assert written[2] == methods_table(), "run `make readme`"
+
+
+def test_the_readme_tells_every_verb():
+    import run_bench
+
+    table = README.read_text(encoding="utf-8").partition("## Commands")[2].partition("## A grid")[0]
+    assert {verb for verb in run_bench.VERBS if f"`{verb}`" not in table} == set()
+
+
+def test_links_of_the_papers_lead_somewhere():
+    for path in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text(encoding="utf-8")):
+            assert (ROOT / target).is_file(), f"{path.name}: {target}"
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_and_examples_run(tmp_path):
+    """In a folder of the reader's own, in the README's order; the shipped grid cut down to one tiny training."""
+    for language, name, text in blocks():
+        if name:
+            assert language in ("python", "yaml"), name
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "run_bench.py").symlink_to(ROOT / "run_bench.py")
+    short = ["--set", "recipe.epochs=1", "--set", "seeds=[0]", "--set", "methods=[none]", "--no-cost"]
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "200",
+    }
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    said = {}
+    for line in commands():
+        program, *arguments = shlex.split(line)
+        if program == "make":
+            run(program, "-C", str(ROOT), "--dry-run", *arguments)
+        elif program == "./run_bench.py":
+            said[line] = run(program, *arguments, *(short if arguments == ["run"] else []))
+        else:
+            assert line == "pip install -e ."  # the environment that this test runs in
+    run(sys.executable, "accuracies.py")
+
+    own = next(text for line, text in said.items() if line.startswith("./run_bench.py run penalty.yaml"))
+    assert "cp(weight=0.5)" in own
+    assert re.search(r"report: .*report\.html", own)
+    assert (tmp_path / "results/penalty/report/report.html").is_file()
+    assert "11 done" in next(text for line, text in said.items() if line.startswith("./run_bench.py status"))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    before = README.read_text(encoding="utf-8")
+    README.write_text(TABLE.sub(lambda match: match[1] + methods_table() + match[3], before), encoding="utf-8")
