@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from bench.cell import Cell
 from bench.data import Stream
+from bench.energy import joules
 from bench.engine.device import autocast, machine
 from bench.engine.loop import Clock
 from bench.engine.train import Bench, Options, assemble
@@ -32,6 +33,7 @@ from methods.base import Batch, Networks, Output
 
 REPEATS = 9  # measurements of each quantity
 WARM_UP_STEPS = 3
+ENERGY_SPAN_S = 1.0  # energy meters are read some ten times a second
 SPAN_S = 0.1  # a measurement of whole steps takes at least this long
 PARTS = ("data", "student", "teacher", "method", "backward", "optimiser")
 BUSY_PERCENT = 10  # other processes' share of the machine above which the probe says that it is not alone
@@ -152,6 +154,12 @@ class Subject:
                 self.spans[name].append(self._timed(partial(network, images)))
         self.trainee.train()
 
+    def energy_j_per_step(self) -> float | None:
+        """Over about a second of steps; None where the machine does not tell."""
+        steps = max(1, round(ENERGY_SPAN_S / SPAN_S)) * self.steps_a_span
+        energy_j = joules(lambda: self._steps(steps, preparing=False), self.bench.device)
+        return None if energy_j is None else energy_j / steps
+
     def peak_mib(self) -> float:
         """Most device memory that tensors hold during a step: parameters, optimiser state, activations, the batch."""
         device = self.bench.device
@@ -201,7 +209,7 @@ class Subject:
             inference_batch=self.cell.recipe.batch_size,
             latency=self.timing("latency"),
             peak_mib=self.peak_mib(),
-            energy_j_per_step=None,
+            energy_j_per_step=self.energy_j_per_step(),
             threads=torch.get_num_threads(),
             machine=facts,
             measured=datetime.now(UTC).isoformat(timespec="seconds"),

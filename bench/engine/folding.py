@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,9 @@ def folded(network: nn.Module, image: Tensor, dtype: torch.dtype) -> nn.Module:
 def _fold(network: nn.Module, pairs: list[tuple[str, str]]) -> nn.Module:
     """Replace the named convolutions and batch norms of a network."""
     for convolution, norm in pairs:
-        fused = fuse_conv_bn_eval(network.get_submodule(convolution), network.get_submodule(norm))
+        fused = fuse_conv_bn_eval(
+            cast(nn.Conv2d, network.get_submodule(convolution)), cast(nn.BatchNorm2d, network.get_submodule(norm))
+        )
         network.set_submodule(convolution, fused)
         network.set_submodule(norm, nn.Identity())
     return network

@@ -1,0 +1,119 @@
+"""The probe: what it counts is right, what it times is complete. Nothing here fails because the machine is slow."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import torch
+
+from bench import cost, energy
+from bench.cost import LiveTensors, Subject
+from bench.engine.train import Options, assemble, count_flops, train
+from bench.store import Store
+
+CPU = Options(device="cpu", threads=1)
+
+
+@pytest.fixture
+def quick_probe(monkeypatch):
+    monkeypatch.setattr(cost, "REPEATS", 3)
+    monkeypatch.setattr(cost, "SPAN_S", 0.001)
+
+
+def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
+    grid = tiny(
+        methods=["none", "kd", "tfd", {"ft": {"prepare_epochs": 1}}],
+        seeds=[0, 1],
+        pairs=[{"student": "resnet8", "teacher": "resnet14"}],
+    )
+    store = Store(tmp_path)
+    teachers = {cell.teacher.cell for cell in grid.cells if cell.teacher}
+    for cell in grid.cells:
+        if cell.id in teachers:
+            train([cell], store, grid.name, CPU)
+    measured = list(cost.measure(grid.cells, store, grid.name, CPU))
+    labels = ["ft(prepare_epochs=1)", "kd", "none", "none", "tfd"]  # once for both seeds, and the teacher's own
+    assert sorted(each.label for each in measured) == labels
+    assert {each.key for each in measured} == {cell.cost_key for cell in grid.cells}
+    by_label = {each.label: each for each in measured}
+    for each in measured:
+        assert set(each.parts) == set(cost.PARTS)
+        assert 0 < each.step.low_ms <= each.step.median_ms <= each.step.high_ms
+        assert (each.prepare_step is not None) == (each.label.startswith("ft"))
+        assert each.inference is not None
+        assert each.latency is not None
+        assert each.peak_mib > 0
+    assert by_label["kd"].parts["teacher"].median_ms > 0
+    assert by_label["tfd"].parts["teacher"].median_ms == 0
+    assert store.costs(grid.name)[0] == sorted(measured, key=lambda each: each.key)
+    assert not cost.missing(grid.cells, measured, measured[0].machine)
+    elsewhere = measured[0].machine.model_copy(update={"cpu": "another"})
+    assert cost.missing(grid.cells, measured, elsewhere) == grid.cells
+
+
+def test_the_probe_leaves_the_trainee_as_it_was(tiny, tmp_path, quick_probe):
+    grid = tiny(methods=["pskd"])
+    bench = assemble(grid.cells, Store(tmp_path), grid.name, CPU)
+    [trainee] = bench.trainees.values()
+    before = {name: value.clone() for name, value in trainee.state_dict().items()}
+    subject = Subject.of(grid.cells[0], bench)
+    subject.calibrate()
+    subject.time_parts()
+    count_flops(bench, trainee)
+    assert all(torch.equal(before[name], value) for name, value in trainee.state_dict().items())
+
+
+def test_flops_are_those_of_a_count_by_hand(tiny, tmp_path):
+    grid = tiny(methods=["none", "tfd"])
+    bench = assemble(grid.cells, Store(tmp_path), grid.name, CPU)
+    # resnet8 on 1x8x8: multiply-adds of stem, stages and classifier, twice
+    stem, first = 64 * 9 * 16, 2 * 64 * 9 * 16 * 16
+    second = 16 * (9 * 16 * 32 + 9 * 32 * 32 + 16 * 32)
+    third = 4 * (9 * 32 * 64 + 9 * 64 * 64 + 32 * 64)
+    forward = 2 * (stem + first + second + third + 640)
+    none, tfd = (count_flops(bench, trainee) for trainee in bench.trainees.values())
+    assert none.inference == forward
+    # backward: twice the forward, less the gradient of the image, for a batch of 16
+    assert none.step == 16 * (3 * forward - 2 * stem)
+    assert tfd.step == none.step  # its term has no matrix products
+    assert none.teacher_forward == tfd.teacher_forward == 0
+
+
+def test_live_tensors_count_what_is_alive_together():
+    with LiveTensors() as live:
+        a = torch.ones(1000)  # 4,000 bytes
+        b = a + 1  # 8,000 together
+        del a
+        c = b.view(10, 100) * 2  # a view costs nothing; 8,000 again
+        c.add_(1)  # in place, nothing
+        del b, c
+        torch.ones(500)
+    assert live.peak_bytes == 8000
+
+
+@pytest.mark.parametrize(("meters", "expected"), [(({0: 3.0}, {0: 2.0}, {0: 0.5}), 5.5), (({}, None, None), None)])
+def test_energy_adds_all_meters_or_says_nothing(meters, expected, monkeypatch):
+    class Monitor:
+        def __init__(self, gpu_indices):
+            assert gpu_indices == []  # the CPU's work takes no GPU's energy
+
+        def begin_window(self, key):
+            self.key = key
+
+        def end_window(self, key):
+            assert key == self.key
+            return types.SimpleNamespace(gpu_energy=meters[0], cpu_energy=meters[1], dram_energy=meters[2])
+
+    monkeypatch.setitem(sys.modules, "zeus", types.ModuleType("zeus"))
+    monkeypatch.setitem(sys.modules, "zeus.monitor", types.SimpleNamespace(ZeusMonitor=Monitor))
+    ran = []
+    assert energy.joules(lambda: ran.append(1), torch.device("cpu")) == expected
+    assert ran == [1]
+
+
+def test_energy_without_zeus_is_not_measured(monkeypatch):
+    monkeypatch.setitem(sys.modules, "zeus", None)
+    monkeypatch.setitem(sys.modules, "zeus.monitor", None)
+    assert energy.joules(lambda: None, torch.device("cpu")) is None
