@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +53,19 @@ class Missing(NamedTuple):
     reason: str
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Garbage collection off: it would walk through all records again and again, a sixth of the time of a large report."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@uncollected()
 def write(store: Store, grid: str, folder: Path, compare: str | Path | None = None) -> Path:
     """Write the report of a grid.
 
@@ -156,6 +171,7 @@ def _body(
             tables.cost(part, f"{name}-cost", f"{full}: training cost"),
         ]
         goals = tables.targets(part)
+        timed = {m: by_key[k] for m, k in zip(runs["method"], runs["cost_key"], strict=True) if k in by_key}
         section.folded = [
             *(
                 tables.cost(
@@ -164,13 +180,13 @@ def _body(
                 for n, other in enumerate(elsewhere)
             ),
             tables.cost(part, f"{name}-resources", f"{full}: memory, energy and what is deployed", tables.RESOURCES),
+            tables.step_parts(timed, f"{name}-step", f"{full}: where a step's time goes"),
             tables.break_even(part, f"{name}-break-even", f"{full}: how many students must share a teacher before it pays"),
             tables.time_to(runs, curves, goals, f"{name}-time-to-accuracy", f"{full}: cost to reach an accuracy"),
             tables.equal_cost(runs, curves, f"{name}-equal-cost", f"{full}: accuracy at equal cost"),
         ]
         section.folded = [table for table in section.folded if table]
         if index < drawn:
-            timed = {m: by_key[k] for m, k in zip(runs["method"], runs["cost_key"], strict=True) if k in by_key}
             drawings = [
                 plots.accuracy_cost(part, f"{name}-accuracy-cost", f"{full}: what accuracy costs", figures),
                 plots.forest(part, f"{name}-gains", f"{full}: gains over none", figures),
@@ -261,6 +277,13 @@ def _facts(records: Sequence[Record], costs: Sequence[Cost]) -> dict[str, Any]:
         "methods": sorted(methods.values(), key=lambda method: (method["needs"], method["label"])),
         "recipes": list(recipes.values()),
         "commits": commits,
+        "clocks": [
+            (name.removesuffix("_s"), tables.seconds(total))
+            for name in type(records[0].clocks).model_fields
+            if (total := sum(getattr(record.clocks, name) for record in records))
+        ]
+        if records
+        else [],
         "precisions": sorted({record.cell.precision for record in records}),
     }
 

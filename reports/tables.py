@@ -16,6 +16,7 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
+from bench.record import Cost
 from bench.store import Store
 from reports import stats
 from reports.frame import PAIR_COLUMNS, Curve, by_pair
@@ -47,7 +48,7 @@ def seconds(value: Any) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if abs(value) >= 2 * size:
             return f"{value / size:.1f} {unit}"
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    return f"{value:.{2 if value < 2 else 1 if value < 10 else 0}f} s"
 
 
 def count(value: Any) -> str:
@@ -349,6 +350,26 @@ def cost(part: pd.DataFrame, name: str, title: str, columns: tuple[Column, ...] 
     if part["energy_kj"].isna().all():
         note += " Energy: not measured."
     return Table(name, title, shown, part, note)
+
+
+def step_parts(costs: Mapping[str, Cost], name: str, title: str) -> Table:
+    """Each method's training step, whole and by part, with the quartiles of the probe's repetitions. `costs`: by method."""
+    rows = []
+    for method, cost in costs.items():
+        timings = {"step": cost.step, **cost.parts, **({"preparation": cost.prepare_step} if cost.prepare_step else {})}
+        row: dict[str, Any] = {"method": method, "repeats": cost.step.repeats}
+        for part, timing in timings.items():
+            row |= {f"{part}_ms": timing.median_ms, f"{part}_low_ms": timing.low_ms, f"{part}_high_ms": timing.high_ms}
+        rows.append(row)
+    found = {key.removesuffix("_low_ms"): None for row in rows for key in row if key.endswith("_low_ms")}  # in order, once
+    columns = [
+        Column(f"{part}_ms", f"{part.capitalize()}, ms", number(2), low_high=(f"{part}_low_ms", f"{part}_high_ms"))
+        for part in found
+    ]
+    columns = [Column("method", "Method"), *columns, Column("repeats", "Repeats", number(0))]
+    frame = pd.DataFrame(rows).sort_values("step_ms", ignore_index=True) if rows else pd.DataFrame()
+    note = "Median and quartiles. The parts are measured apart and need not add up to the whole step."
+    return Table(name, title, tuple(columns), frame, note)
 
 
 def break_even(part: pd.DataFrame, name: str, title: str) -> Table:
