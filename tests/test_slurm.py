@@ -1,0 +1,218 @@
+"""Grids through a real Slurm of one machine: see tests/slurm_cluster.py. Skipped without one; with REQUIRE_SLURM=1 that fails."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+from slurm_cluster import SlurmCluster
+from small import results, trainings, write_grid
+
+from bench import cluster as clusters
+from bench import grid as grids
+from bench import slurm
+from bench.cell import Cell
+from bench.errors import UserError
+from bench.store import Store
+from run_bench import main
+
+PATIENCE_S = 120
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    if reason := slurm_cluster.lacking():
+        if os.environ.get("REQUIRE_SLURM") == "1":
+            pytest.fail(f"REQUIRE_SLURM=1, but {reason}")
+        pytest.skip(f"no Slurm: {reason}")
+    cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(cluster.config))
+        patch.setenv("PATH", slurm_cluster.PATH)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> list[str]:
+    """Options of a run on the cluster."""
+    path = tmp_path / "cluster.yaml"
+    path.write_text("{kind: slurm, partition: ci, minutes: 30, gpus: 0, threads: 1, memory_gib: 1}")
+    return ["--cluster", str(path), "--device", "cpu", "--no-cost", "--results", str(tmp_path / "results")]
+
+
+def until(ready: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not ready():
+        assert time.monotonic() < end, "it did not come in time"
+        time.sleep(0.2)
+
+
+def cell(root: Path, method: str) -> Path | None:
+    return next(root.glob(f"results/small/digits-resnet8-{method}-s*"), None)
+
+
+def test_grid_through_slurm_equals_a_local_run(cluster: SlurmCluster, asked: list[str], tmp_path: Path) -> None:
+    grid = write_grid(tmp_path, seeds=[0, 1])
+    assert main(["run", grid, *asked]) == 0
+    assert main(["run", grid, *asked, "--wait"]) == 0  # comes back; nothing is handed over twice
+
+    store = Store(tmp_path / "results")
+    (arrays,) = store.launches("small").values()
+    assert all(len(jobs) <= slurm_cluster.ARRAY_SIZE for jobs in arrays)
+    assert len(arrays) > 2
+    assert set(trainings(store.root).values()) == {1}
+    students = [record for record in store.records("small")[0] if record.cell.teacher]
+    assert len(students) == 2
+    for student in students:
+        teacher = store.record("small", student.cell.teacher.cell)
+        assert datetime.fromisoformat(teacher.finished) <= datetime.fromisoformat(student.started)
+    assert main(["run", grid, "--no-cost", "--results", str(tmp_path / "local"), "--device", "cpu", "--threads", "1"]) == 0
+    assert results(tmp_path / "results") == results(tmp_path / "local")
+
+
+def test_preempted_job_goes_on_from_its_checkpoint(cluster: SlurmCluster, asked: list[str], tmp_path: Path) -> None:
+    grid = write_grid(tmp_path, methods=["none"], recipe={"name": "digits", "epochs": 150})
+    assert main(["run", grid, *asked, "--checkpoint-s", "0"]) == 0
+    until(lambda: (folder := cell(tmp_path, "none")) and (folder / "checkpoint").exists())
+    cluster.call("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    until(lambda: cluster.call("squeue", "--noheader", "--partition=ci", "--format=%T").strip() != "RUNNING")
+    assert main(["run", grid, *asked, "--wait"]) == 0
+
+    (log,) = (tmp_path / "results/small").glob("*/log.txt")
+    assert " stopped" in log.read_text()
+    assert set(trainings(tmp_path / "results").values()) == {1}
+    rows = log.read_text().count("epoch ")
+    assert 150 <= rows < 160  # a few epochs at most were done again
+    assert main(["run", grid, "--no-cost", "--results", str(tmp_path / "local"), "--device", "cpu", "--threads", "1"]) == 0
+    assert results(tmp_path / "results") == results(tmp_path / "local")
+
+
+def test_cancel_ends_this_grid_only(
+    cluster: SlurmCluster, asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_grid(tmp_path, "small", recipe={"name": "digits", "epochs": 3000})
+    second = write_grid(tmp_path, "other", methods=["none"], recipe={"name": "digits", "epochs": 3000})
+    main(["run", first, *asked])
+    main(["run", second, *asked])
+    capsys.readouterr()
+    root = ["--results", str(tmp_path / "results")]
+    assert main(["status", "small", *root]) == 0
+    assert "queued" in capsys.readouterr().out
+    main(["cancel", "small", *root])
+    assert capsys.readouterr().out.startswith("4 cells")
+    store = Store(tmp_path / "results")
+    until(lambda: not slurm.queue(store, "small"))
+    assert len(slurm.queue(store, "other")) == 1
+    main(["cancel", "other", *root])
+    until(lambda: not slurm.queue(store, "other"))
+
+
+def test_restarted_controller_loses_nothing_and_runs_nothing_twice(
+    cluster: SlurmCluster, asked: list[str], tmp_path: Path
+) -> None:
+    grid = write_grid(tmp_path, recipe={"name": "digits", "epochs": 30})
+    main(["run", grid, *asked])
+    cluster.stop_daemon("slurmctld", kill=True)
+    cluster.stop_daemon("slurmdbd", kill=True)
+    with pytest.raises(UserError):
+        slurm.queue(Store(tmp_path / "results"), "small")
+    assert main(["run", grid, *asked]) == 2  # who does not know the queue hands nothing over
+    cluster.start_daemon("slurmdbd")
+    cluster.start_daemon("slurmctld")
+    assert main(["run", grid, *asked, "--wait"]) == 0
+    assert set(trainings(tmp_path / "results").values()) == {1}
+
+
+def test_students_of_a_lost_teacher_do_not_start(cluster: SlurmCluster, asked: list[str], tmp_path: Path) -> None:
+    grid = write_grid(tmp_path, methods=["kd"], recipe={"name": "digits", "epochs": 3000})
+    main(["run", grid, *asked])
+    store = Store(tmp_path / "results")
+    until(lambda: any(job.state == "RUNNING" for job in slurm.queue(store, "small").values()))
+    teacher = next(job for job in slurm.queue(store, "small").values() if job.state == "RUNNING")
+    cluster.call("scancel", teacher.job_id)
+    until(lambda: not slurm.queue(store, "small"))
+    assert store.records("small")[0] == []
+    assert not (tmp_path / "results/small/report").exists()
+
+
+# Without Slurm
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> list[Cell]:
+    name, raw = grids.read(write_grid(tmp_path, seeds=[0, 1, 2, 3], methods=["none", "kd", "tfd"]))
+    return grids.expand(name, raw, device="cpu").cells
+
+
+def test_plan_puts_teachers_first_and_keeps_to_the_limit(cells: list[Cell]) -> None:
+    arrays = list(slurm.plan(cells, set(), cells_per_job=2, array_size=3))
+    assert [cell.id for array, _ in arrays for job in array for cell in job] != []
+    assert sorted(cell.id for array, _ in arrays for job in array for cell in job) == sorted(cell.id for cell in cells)
+    assert all(len(array) <= 3 for array, _ in arrays)
+    (teacher,) = {cell.teacher.cell for cell in cells if cell.teacher}
+    first, behind = arrays[0]
+    assert ([[cell.id for cell in job] for job in first], behind) == ([[teacher]], None)
+    for array, behind in arrays[1:]:
+        wanted = {cell.teacher.cell if cell.teacher else None for job in array for cell in job}
+        assert wanted == {behind}
+        assert all(len(job) <= 2 for job in array)
+
+
+def test_students_of_a_finished_teacher_wait_for_nothing(cells: list[Cell]) -> None:
+    (teacher,) = {cell.teacher.cell for cell in cells if cell.teacher}
+    left = [cell for cell in cells if cell.id != teacher]
+    assert {behind for _, behind in slurm.plan(left, set(), 1, 100)} == {None}
+    assert {behind for _, behind in slurm.plan(left, {teacher}, 1, 100)} == {None, teacher}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("partiton: gpu", "did you mean 'partition'"),
+        ("minutes: soon", "minutes: Input should be a valid integer, not 'soon'"),
+        ("gpus: yes", "gpus"),
+        ("partition: 'a b'", "partition"),
+        ("partition: 'a\n#SBATCH --wrap=x'", "partition"),
+        ("{kind: local, partition: gpu}", "has no effect"),
+        ("{kind: slurm, per_gpu: 2}", "has no effect"),
+        ("[gpu]", "a cluster file is a mapping"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_mistakes_in_a_cluster_file_are_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="c.yaml") as error:
+        clusters.read(str(path), {})
+    assert says in str(error.value)
+
+
+def test_options_stand_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("{partition: gpu, minutes: 60}")
+    found = clusters.read(str(path), {"minutes": 5, "account": None})
+    assert (found.kind, found.partition, found.minutes, found.account) == ("slurm", "gpu", 5, None)
+
+
+@pytest.mark.parametrize(
+    ("fstype", "options", "refused"),
+    [
+        ("nfs4", "rw,vers=4.2,local_lock=none", False),
+        ("nfs", "rw,nolock,vers=3", True),
+        ("nfs", "rw,local_lock=flock", True),
+        ("lustre", "rw,flock,lazystatfs", False),
+        ("lustre", "rw,localflock", True),
+        ("ext4", "rw,relatime", False),
+    ],
+)
+def test_locks_that_hold_on_one_machine_only_are_refused(fstype: str, options: str, refused: bool) -> None:
+    assert bool(slurm.local_locks(fstype, options)) is refused
