@@ -160,11 +160,9 @@ def cancel(store: Store, grid: str) -> int:
         UserError: Slurm does not answer.
     """
     held = queue(store, grid)
-    names = {
-        name for launch, arrays in store.launches(grid).items() for name in (job_name(launch, n) for n in range(len(arrays)))
-    }
-    if held:
-        _call("scancel", "--me", f"--name={','.join(sorted(names))}")
+    ids = sorted({job.job_id for job in held.values()})  # as Slurm tells them now, of jobs with this grid's names
+    for start in range(0, len(ids), 500):
+        _call("scancel", "--me", *ids[start : start + 500])
     return len(held)
 
 
