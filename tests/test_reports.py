@@ -191,19 +191,19 @@ def test_family_wise_error_on_planted_nulls_and_power_on_the_planted_gain():
     missing = [("kd", 3), ("tfd", 0), *(("tffd", seed) for seed in range(4, 8))]
     frame = make(synthetic.draw(TRUTH, 8, np.random.default_rng(0), missing=missing))
     rows = frames.by_pair(frame)
-    gain = rows["method"].map(TRUTH).to_numpy()
+    gain = rows["method"].map(TRUTH | {"kd": 0.8}).to_numpy()
     rng = np.random.default_rng(7)
     errors, found, draws = 0, 0, 1000
     for _ in range(draws):
         shared = rng.normal(0, 0.3, 8)[rows["seed"]]
         rows["top1"] = 69 + gain + shared + rng.normal(0, 0.3, len(rows))
-        judged = stats.gains(stats.wide(rows)).set_index(["method", "baseline"])["verdict"]
-        nulls = judged.drop("kd")[lambda verdicts: verdicts.index.get_level_values("baseline") == "none"]
-        errors += nulls.isin(["better", "worse"]).any()
-        found += judged["kd", "none"] == "better"
-    print(f"family-wise error {errors / draws:.3f}, power for a gain of 1.5 points {found / draws:.3f}")
+        judged = stats.gains(stats.wide(rows), ["none", "kd"]).query("baseline == 'none'")
+        shown = judged["method"][judged["verdict"].isin(["better", "worse"])]
+        errors += bool(set(shown) - {"kd"})
+        found += "kd" in set(shown)
+    print(f"family-wise error {errors / draws:.3f}, power for a gain of 0.8 points, 7 seeds {found / draws:.3f}")
     assert errors / draws <= 0.071
-    assert found / draws >= 0.9
+    assert found / draws >= 0.6
 
 
 # Tables and figures
