@@ -141,6 +141,20 @@ class SlurmCluster:
     def stop(self) -> None:
         for name in ("slurmd", "slurmctld", "slurmdbd", "munged", "mariadbd"):
             self.stop_daemon(name)
+        for process in self.left_behind():  # jobs outlive their daemons
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def left_behind(self) -> list[psutil.Process]:
+        """Processes of jobs of this cluster, and what watches over them."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                watches = process.name().startswith("slurmstepd") and Path(process.cwd()).is_relative_to(self.folder)
+                works = "SLURM_JOB_ID" in (told := process.environ()) and told.get("SLURM_CONF") == str(self.config)
+                if watches or works:
+                    found.append(process)
+        return found
 
     def start_daemon(self, name: str) -> None:
         run, log = self.folder / "run", self.folder / "log"

@@ -1,4 +1,4 @@
-"""Grids through a real Slurm of one machine: see tests/slurm_cluster.py. Skipped without one; with REQUIRE_SLURM=1 that fails."""
+"""Grids through a real Slurm of one machine: see tests/slurm_cluster.py. Without one skipped; with REQUIRE_SLURM=1 failed."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_students_of_a_finished_teacher_wait_for_nothing(cells: list[Cell]) -> N
 def test_mistakes_in_a_cluster_file_are_named(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="c.yaml") as error:
+    with pytest.raises(UserError, match=r"c\.yaml") as error:
         clusters.read(str(path), {})
     assert says in str(error.value)
 
