@@ -49,6 +49,7 @@ def verify(store: Store, grid: str) -> list[Problem]:
     records, unusable = store.records(grid)
     problems += unusable
     ids = {record.id for record in records}
+    broken = {problem.path.split("/")[1] for problem in unusable}
     for record in records:
         problems += _verify_files(store, grid, record)
         teacher = record.cell.teacher.cell if record.cell.teacher else None
@@ -61,7 +62,6 @@ def verify(store: Store, grid: str) -> list[Problem]:
         Problem(f"{grid}/{path.relative_to(folder)}", "was set aside; look at it, then remove it")
         for path in sorted(folder.glob("*/*.damaged-*"))
     ]
-    broken = {problem.path.split("/")[1] for problem in unusable if problem.path.count("/") == 2}
     if known is not None:
         strangers = {path.name for path in folder.iterdir() if path.is_dir()} - known - ids - broken - set(OTHER_FOLDERS)
         problems += [Problem(f"{grid}/{name}", "is no cell of the manifest, and has no record") for name in sorted(strangers)]

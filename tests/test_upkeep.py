@@ -1,0 +1,131 @@
+"""`verify` finds what it says it checks; `merge` takes over what is missing and names what contradicts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import synthetic
+
+from bench import upkeep
+from bench.store import Store
+
+GRID = "synthetic"
+
+
+@pytest.fixture
+def store(tmp_path):
+    records = synthetic.draw({"none": 0.0, "kd": 1.0}, 2, np.random.default_rng(0))
+    return synthetic.fill(tmp_path / "ours", GRID, records)
+
+
+def _edit_record(store, folder):
+    path = folder / "record.json"
+    path.write_text(path.read_text().replace('"top1": ', '"top1": 1'))
+
+
+def _cut_record(store, folder):
+    path = folder / "record.json"
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def _newer_schema(store, folder):
+    body = store.read_json(folder / "record.json")
+    store.write_json(folder / "record.json", {**body, "schema_version": 99})
+
+
+def _impossible_value(store, folder):
+    body = store.read_json(folder / "record.json")
+    body["accuracies"]["last"]["top1"] = 101.0
+    store.write_json(folder / "record.json", body)
+
+
+def _other_identity(store, folder):
+    body = store.read_json(folder / "record.json")
+    body["cell"]["seed"] = 7
+    store.write_json(folder / "record.json", body)
+
+
+def _other_curves(store, folder):
+    (folder / "curves.csv").write_text("epoch\n1\n")
+
+
+def _no_curves(store, folder):
+    (folder / "curves.csv").unlink()
+
+
+def _other_weights(store, folder):
+    (folder / "weights.safetensors").write_bytes(b"something else")
+
+
+def _lost_teacher(store, folder):
+    for path in store.folder(GRID).glob("*resnet110*/record.json"):
+        path.unlink()
+
+
+def _edited_cost(store, folder):
+    path = next((store.folder(GRID) / "cost").glob("*.json"))
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 2'))
+
+
+def _edited_manifest(store, folder):
+    path = store.folder(GRID) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "about": "better"}))
+
+
+def _set_aside(store, folder):
+    (folder / "checkpoint").write_bytes(b"broken")
+    store.set_aside(folder / "checkpoint")
+
+
+def _stranger(store, folder):
+    (store.folder(GRID) / "not-in-the-manifest").mkdir()
+
+
+def test_nothing_is_wrong_with_sound_results(store):
+    assert upkeep.verify(store, GRID) == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "where", "why"),
+    [
+        (_edit_record, "record.json", "edited by hand"),
+        (_cut_record, "record.json", "not JSON"),
+        (_newer_schema, "record.json", "version 99"),
+        (_impossible_value, "record.json", "accuracies.last.top1"),
+        (_other_identity, "record.json", "its contents say"),
+        (_other_curves, "curves.csv", "not the one"),
+        (_no_curves, "curves.csv", "missing"),
+        (_other_weights, "weights.safetensors", "not the file"),
+        (_lost_teacher, "record.json", "its teacher"),
+        (_edited_cost, "cost/", "edited by hand"),
+        (_edited_manifest, "manifest.json", "edited by hand"),
+        (_set_aside, "checkpoint.damaged-1", "set aside"),
+        (_stranger, "not-in-the-manifest", "no cell of the manifest"),
+    ],
+)
+def test_verify_names_each_kind_of_harm(store, harm, where, why):
+    folder = next(path for path in sorted(store.folder(GRID).glob("*-kd-s0-*")))
+    harm(store, folder)
+    problems = upkeep.verify(store, GRID)
+    assert problems
+    assert all(where in problem.path and why in problem.reason for problem in problems)
+    assert len(problems) == (2 if harm is _lost_teacher else 1)  # two students miss the teacher
+
+
+def test_merge_takes_what_is_missing_and_names_contradictions(store, tmp_path):
+    theirs = synthetic.draw(
+        {"none": 0.0, "kd": 1.0, "at": 0.5}, 2, np.random.default_rng(1)
+    )  # other results for the same cells
+    other = synthetic.fill(tmp_path / "theirs", GRID, theirs)
+    before = {record.id: record for record in store.records(GRID)[0]}
+    taken, conflicts = upkeep.merge(store, other)
+    after = {record.id: record for record in store.records(GRID)[0]}
+    assert taken == 2  # at with two seeds
+    assert {cell_id: after[cell_id] for cell_id in before} == before  # ours stay
+    assert len(after) == len(before) + 2
+    assert {problem.path.split("/")[1] for problem in conflicts} == {one for one in before if "resnet110" not in one}
+    assert all("trained twice" in problem.reason for problem in conflicts)
+    assert upkeep.verify(store, GRID) == []
+    assert upkeep.merge(store, Store(store.root))[0] == 0  # with itself: nothing to do
