@@ -70,11 +70,17 @@ class Recipe(Frozen):
 
 
 class Teacher(Frozen):
-    """Where a cell's teacher comes from: another cell, or weights that the user brings."""
+    """Where a cell's teacher comes from: another cell, a file that the user brings, or the library that its model is from."""
 
     cell: str | None = None  # its id
     model: Spec
-    weights_sha256: str | None = None  # of the user's file; exactly one of `cell` and this is set
+    weights_sha256: str | None = None  # of the user's file; at most one of `cell` and this is set
+    weights: str | None = None  # where that file lies; not part of the identity
+
+    @property
+    def identity(self) -> Any:
+        """The model follows from a cell or a file; with neither, it comes with published weights and stands for itself."""
+        return self.cell or self.weights_sha256 or self.model
 
 
 class Cell(Frozen):
@@ -89,7 +95,7 @@ class Cell(Frozen):
     protocol: int = PROTOCOL
     needs: Literal["none", "teacher", "self"] = "none"  # of the method; follows from it, hence not part of the identity
     label: str = ""  # the method as reports name it; likewise
-    added_later: dict[str, Any] = {}  # the method's newer arguments with their defaults; likewise
+    added_later: dict[str, Any] = {}  # newer arguments ("gamma", of a part "parts.0.gamma") with their defaults; likewise
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -99,18 +105,22 @@ class Cell(Frozen):
             extra = field.json_schema_extra
             if isinstance(extra, dict) and extra.get("added_later") and getattr(self.recipe, name) == field.default:
                 del identity["recipe"][name]
-        for name, default in self.added_later.items():
-            if identity["method"].get(name) == default:
-                del identity["method"][name]
+        for path, default in self.added_later.items():
+            *steps, name = path.split(".")
+            spec = identity["method"]
+            for step in steps:
+                spec = spec[int(step) if isinstance(spec, list) else step]
+            if spec.get(name) == default:
+                del spec[name]
         identity["data"].pop("path", None)  # the digest says what lies there
-        if self.teacher:  # the model follows from the cell
-            identity["teacher"] = self.teacher.cell or self.teacher.weights_sha256
+        if self.teacher:
+            identity["teacher"] = self.teacher.identity
         return identity
 
     @property
     def id(self) -> str:
         """Readable prefix and 12 hexadecimal digits of SHA-256 over canonical JSON; safe as a file name on every system."""
-        readable = "-".join([self.data["type"], self.student["type"], method_name(self.method), f"s{self.seed}"])
+        readable = "-".join([self.data["type"], model_name(self.student), method_name(self.method), f"s{self.seed}"])
         return f"{safe(readable)}-{digest(self.identity)[:12]}"
 
     @property
@@ -141,3 +151,8 @@ def method_name(spec: Spec) -> str:
     if spec["type"] == "sum":
         return "+".join(method_name(part) for part in spec["parts"])
     return str(spec["type"]).rpartition(".")[2]
+
+
+def model_name(spec: Spec) -> str:
+    """'resnet20'; of a library's network its name there, 'resnet18' for torchvision's; the last part of a dotted path."""
+    return str(spec.get("name") or str(spec["type"]).rpartition(".")[2])
