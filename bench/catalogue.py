@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import UserError, unknown
-from bench.grid import SHIPPED, arguments_of, shipped
+from bench.grid import SHIPPED, shipped
 from bench.recipes import RECIPES
+from bench.specs import arguments_of
 from bench.store import Store
 
 

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
-import itertools
-import json
 import sys
-import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from mmengine.registry import Registry
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.cell import Cell, Recipe, Teacher, method_name, safe
+from bench import weights
+from bench.cell import Cell, Recipe, Teacher, model_name, safe
+from bench.cell import digest as hashed
+from bench.compatibility import Shape, Unbuildable, answer, differences, pretrained, refusal, shape_of, sized
 from bench.data import DATASETS, digest
 from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError, unknown
 from bench.models import MODELS
 from bench.recipes import recipe_for
+from bench.specs import added_later, complete, describe, expand_methods, label, named, pair_presets, short_for, value_of
 from methods import METHODS
 from methods.base import Method
 
@@ -34,11 +33,15 @@ COMMON_DATA = {"train_images": 0, "test_images": 0}  # size of a fixed, stratifi
 class Pair(BaseModel):
     model_config = ConfigDict(extra="forbid")
     student: str | dict[str, Any]
-    teacher: str | dict[str, Any] | None = None
+    teacher: str | dict[str, Any] | None = None  # beside its model: "weights", a file that makes its training unnecessary
 
 
 class GridFile(BaseModel):
-    """What a grid file may say."""
+    """What a grid file may say.
+
+    Each entry of `also` adds a grid that differs from this one in the keys it has: a mapping is merged into this grid's key by
+    key, anything else takes its place.
+    """
 
     model_config = ConfigDict(extra="forbid")
     about: str = ""
@@ -50,6 +53,7 @@ class GridFile(BaseModel):
     teacher_seeds: Literal["first", "each"] = "first"  # one teacher for all students, or one for each seed
     pairs: list[Pair] = Field(min_length=1)
     methods: list[str | dict[str, Any]] = Field(min_length=1)
+    also: list[dict[str, Any]] = []
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Grid:
     cells: list[Cell]  # teachers first
     skipped: list[Skip] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)  # the file's contents after --set
+    shapes: dict[str, Shape] = field(default_factory=dict)  # by the digest of a cell's `data`
 
     @property
     def by_id(self) -> dict[str, Cell]:
@@ -123,8 +128,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     place = raw
     for part in path:
         inner = place.get(part)
-        if isinstance(inner, str):  # 'recipe: crd' is short for 'recipe: {name: crd}'
-            inner = {"name" if part.endswith("recipe") else "type": inner}
+        if isinstance(inner, str):
+            inner = named(inner, short_for(part))
         if inner is not None and not isinstance(inner, dict):
             raise UserError(f"--set {override}: '{part}' is a {type(inner).__name__}; give it whole, as in --set {part}=...")
         place[part] = place = inner if inner is not None else {}
@@ -156,155 +161,6 @@ def import_plugin(name: str) -> None:
         raise UserError(f"--import {name}: {type(error).__name__}: {error}") from error
 
 
-# Specs: what a registry builds, with every argument
-
-
-def arguments_of(builder: Any, given_elsewhere: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
-    """A registered class's or function's arguments by name, annotations resolved."""
-    function = builder.__init__ if inspect.isclass(builder) else builder
-    hints = typing.get_type_hints(function)
-    parameters = inspect.signature(builder).parameters
-    return {
-        name: parameter.replace(annotation=hints.get(name, Any))
-        for name, parameter in parameters.items()
-        if name not in given_elsewhere and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
-
-
-def complete(
-    registry: Registry, kind: str, spec: Mapping[str, Any], where: str, elsewhere: Iterable[str] = ()
-) -> dict[str, Any]:
-    """The spec with every argument of its constructor, defaults included, values checked against the annotations.
-
-    Args:
-        elsewhere: arguments that the harness gives.
-
-    Raises:
-        UserError: unknown type or argument, a missing argument, or a value of the wrong type.
-    """
-    given = dict(spec)
-    key = given.pop("type", None)
-    builder = None
-    if isinstance(key, str):
-        try:
-            builder = registry.get(key)
-        except Exception as error:  # mmengine raises what the import of a dotted path raises
-            raise UserError(f"{where}: {kind} '{key}' cannot be imported: {error}") from None
-    if builder is None:
-        raise unknown(kind, key, registry.module_dict, where)
-    preset = given.pop("preset", None)
-    if preset is not None:
-        presets = getattr(builder, "presets", {})
-        if preset not in presets:
-            raise unknown(f"preset of {key}", preset, presets, f"{where}.preset")
-        given = {**presets[preset], **given}
-    parameters = arguments_of(builder, elsewhere)
-    for name in given:
-        if name not in parameters:
-            raise unknown("key", name, parameters, f"{where}.{name}")
-    filled: dict[str, Any] = {"type": key}
-    for name, parameter in parameters.items():
-        if name in given:
-            filled[name] = _value(given[name], parameter.annotation, f"{where}.{name}")
-        elif parameter.default is not parameter.empty:
-            filled[name] = json.loads(json.dumps(parameter.default))
-        else:
-            raise UserError(f"{where}: '{key}' needs {name}")
-    return filled
-
-
-def _value(value: Any, annotation: Any, where: str) -> Any:
-    if isinstance(value, dict) and "type" in value:  # a method within a method
-        return complete(METHODS, "method", value, where)
-    if isinstance(value, list) and value and all(isinstance(item, dict) and "type" in item for item in value):
-        return [complete(METHODS, "method", item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if annotation in (int, float) and isinstance(value, bool):
-        raise UserError(f"{where}: a number, not {value} (YAML reads yes, no, on and off as true and false)")
-    adapter = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
-    try:
-        return json.loads(adapter.dump_json(adapter.validate_python(value)))
-    except ValidationError as error:
-        raise UserError(f"{where}: {error.errors()[0]['msg']}, not {value!r}") from None
-
-
-# Methods: short forms, presets, axes
-
-
-@dataclass(frozen=True)
-class MethodEntry:
-    """A method of the grid: its full spec, and how reports name it."""
-
-    spec: dict[str, Any]
-    label: str
-
-
-def expand_methods(entries: list[str | dict[str, Any]], where: str) -> list[tuple[dict[str, Any], str]]:
-    """(short spec, where) for every combination of the axes.
-
-    An entry is `kd`, `tfd+kd`, `{kd: {temperature: 4}}`, `{tfd+kd: {tfd: {weight: .01}}}` or `{type: kd, temperature: 4}`;
-    a list in the place of a value is an axis.
-    """
-    expanded = []
-    for index, entry in enumerate(entries):
-        at = f"{where}[{index}]"
-        if isinstance(entry, str):
-            entry = {entry: {}}
-        if "type" in entry:
-            key, arguments = entry["type"], {name: value for name, value in entry.items() if name != "type"}
-        elif len(entry) == 1:
-            [(key, arguments)] = entry.items()
-            arguments = {} if arguments is None else arguments
-        else:
-            raise UserError(f"{at}: write {{name: {{argument: value}}}} or {{type: name, argument: value}}, not {entry!r}")
-        if not isinstance(key, str) or not isinstance(arguments, dict):
-            raise UserError(f"{at}: write {{name: {{argument: value}}}}, not {entry!r}")
-        expanded += [(spec, at) for spec in _combinations(key, arguments, at)]
-    return expanded
-
-
-def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    if "+" in key:
-        parts = key.split("+")
-        for name in arguments:
-            if name not in parts:
-                raise unknown("part", name, parts, f"{where}.{name}")
-        each = [_combinations(part, arguments.get(part) or {}, where) for part in parts]
-        return [{"type": "sum", "parts": list(combination)} for combination in itertools.product(*each)]
-    builder = METHODS.get(key) if key in METHODS.module_dict or "." in key else None
-    if builder is None:
-        raise unknown("method", key, METHODS.module_dict, where)
-    parameters = arguments_of(builder)
-    axes = []
-    for name, value in arguments.items():
-        listed = name in parameters and _takes_list(parameters[name].annotation)
-        is_axis = isinstance(value, list) and (not listed or (bool(value) and all(isinstance(item, list) for item in value)))
-        if is_axis and not value:
-            raise UserError(f"{where}.{name}: the list is empty, so there is nothing to run")
-        axes.append([(name, item) for item in value] if is_axis else [(name, value)])
-    return [{"type": key, **dict(combination)} for combination in itertools.product(*axes)]
-
-
-def _takes_list(annotation: Any) -> bool:
-    origins = [annotation, *typing.get_args(annotation)]
-    return any((typing.get_origin(each) or each) in (list, tuple) for each in origins)
-
-
-def label(short: Mapping[str, Any], full: dict[str, Any]) -> str:
-    """'kd', 'kd(temperature=2.0)', 'tffd[readme]', 'tfd(weight=0.01)+kd': the name and what differs from the defaults."""
-    if full["type"] == "sum":
-        return "+".join(label(s, f) for s, f in zip(short["parts"], full["parts"], strict=True))
-    name = method_name(full)
-    if "preset" in short:
-        name += f"[{short['preset']}]"
-    changed = []
-    for argument, parameter in arguments_of(METHODS.get(full["type"])).items():
-        if argument in short and (parameter.default is parameter.empty or full[argument] != parameter.default):
-            value = full[argument]
-            text = label(short[argument], value) if isinstance(value, dict) and "type" in value else value
-            changed.append(f"{argument}={text}")
-    return name + (f"({', '.join(changed)})" if changed else "")
-
-
 # Expanding
 
 
@@ -314,149 +170,231 @@ def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, devi
     Raises:
         UserError: anything wrong in the file.
     """
+    whole = _checked(name, raw)
+    expansion = _Expansion(data_root, device)
+    base = {key: value for key, value in raw.items() if key != "also"}
+    expansion.add(name, whole)
+    for index, change in enumerate(whole.also):
+        where = f"{name}, also[{index}]"
+        if "also" in change:
+            raise unknown("key", "also", GridFile.model_fields.keys() - {"also"}, f"{where}.also")
+        expansion.add(where, _checked(where, _merged(base, change)))
+    cells = {**expansion.teachers, **expansion.students}
+    if not cells:
+        reasons = "; ".join(f"{skip.what}: {skip.reason}" for skip in expansion.skipped)
+        raise UserError(f"{name}: the grid expands to nothing. {reasons}")
+    return Grid(name, whole.about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.shapes)
+
+
+def _checked(where: str, raw: Mapping[str, Any]) -> GridFile:
     try:
         file = GridFile.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise unknown("key", first["loc"][-1], GridFile.model_fields, f"{name}, {key}") from None
-        raise UserError(f"{name}, {key}: {first['msg']}, not {first['input']!r}") from None
-    _unique(file.seeds, f"{name}, seeds")
-    precision = resolve_precision(file.precision, resolve_device(device))
-    data = _data(file.data, f"{name}, data", data_root)
-    entries = expand_methods(file.methods, f"{name}, methods")
+            known = Pair.model_fields if first["loc"][0] == "pairs" else GridFile.model_fields
+            raise unknown("key", first["loc"][-1], known, f"{where}, {key}") from None
+        raise UserError(f"{where}, {key}: {first['msg']}, not {first['input']!r}") from None
+    _unique(file.seeds, f"{where}, seeds")
+    return file
 
-    teachers: dict[str, Cell] = {}
-    students: dict[str, Cell] = {}
-    skipped: list[Skip] = []
-    for index, pair in enumerate(file.pairs):
-        where = f"{name}, pairs[{index}]"
-        student = _model(pair.student, f"{where}.student")
-        teacher = _model(pair.teacher, f"{where}.teacher") if pair.teacher is not None else None
-        recipe = recipe_for(_named(file.recipe, "name"), student["type"], f"{name}, recipe")
-        teacher_recipe = None
-        if teacher:
-            source = file.teacher_recipe if file.teacher_recipe is not None else file.recipe
-            teacher_recipe = recipe_for(_named(source, "name"), teacher["type"], f"{name}, teacher_recipe")
 
-        def plain(model: dict[str, Any], recipe: Recipe, seed: int) -> Cell:
-            return Cell(
-                data=data,
-                student=model,
-                teacher=None,
-                method={"type": "none"},
-                method_version=METHODS.get("none").version,
-                recipe=recipe,
-                seed=seed,
-                precision=precision,
-                label="none",
-            )
+def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if isinstance(value, dict) and isinstance(old, str | dict):
+            value = {**named(old, short_for(key)), **value}
+        merged[key] = value
+    return merged
 
-        this_pair: set[str] = set()
-        for short, at in entries:
-            entry, method, reason = _method(short, student, teacher, recipe, at)
-            if reason:
-                skipped.append(Skip(f"{entry.label} on {describe(student)}", reason))
+
+@dataclass(frozen=True)
+class _Side:
+    """One network of a pair, and what it is trained on and how."""
+
+    data: dict[str, Any]
+    shape: Shape
+    model: dict[str, Any]
+    recipe: Recipe
+    precision: str
+
+    def plain(self, seed: int) -> Cell:
+        return Cell(
+            data=self.data,
+            student=self.model,
+            teacher=None,
+            method={"type": "none"},
+            method_version=METHODS.get("none").version,
+            recipe=self.recipe,
+            seed=seed,
+            precision=self.precision,
+            label="none",
+        )
+
+
+class _Expansion:
+    """Collects the cells of a grid and of what it adds to itself."""
+
+    def __init__(self, data_root: str | None, device: str) -> None:
+        self.data_root, self.device = data_root, device
+        self.teachers: dict[str, Cell] = {}
+        self.students: dict[str, Cell] = {}
+        self.skipped: dict[Skip, None] = {}
+        self.shapes: dict[str, Shape] = {}
+        self.brought: dict[str, tuple[dict[str, Any], str]] = {}  # by file: tensors, SHA-256
+
+    def add(self, where: str, file: GridFile) -> None:
+        precision = resolve_precision(file.precision, resolve_device(self.device))
+        data = _data(file.data, f"{where}, data", self.data_root)
+        shape = self._shape(data, f"{where}, data")
+        entries = expand_methods(file.methods, f"{where}, methods")
+        for index, pair in enumerate(file.pairs):
+            at = f"{where}, pairs[{index}]"
+            model = _model(pair.student, f"{at}.student")
+            recipe = recipe_for(named(file.recipe, "name"), model_name(model), f"{where}, recipe")
+            student = _Side(data, sized(shape, recipe.image_size), model, recipe, precision)
+            _check_buildable(student, f"{at}.student")
+            if pair.teacher is None:
+                self._add_pair(file, student, None, None, entries)
                 continue
+            spec = named(pair.teacher, "type")
+            weights_file = spec.pop("weights", None)
+            model = _model(spec, f"{at}.teacher")
+            source = file.recipe if file.teacher_recipe is None else file.teacher_recipe
+            recipe = recipe_for(named(source, "name"), model_name(model), f"{where}, teacher_recipe")
+            teacher = _Side(data, student.shape, model, recipe, precision)
+            _check_buildable(teacher, f"{at}.teacher")
+            brought = self._brought(teacher, weights_file, f"{at}.teacher.weights")
+            self._add_pair(file, student, teacher, brought, entries)
+
+    def _shape(self, data: dict[str, Any], where: str) -> Shape:
+        key = hashed(data)
+        if key not in self.shapes:
+            try:
+                self.shapes[key] = shape_of(data, self.data_root)
+            except (OSError, ValueError, KeyError) as error:
+                raise UserError(f"{where}: {error}") from None
+        return self.shapes[key]
+
+    def _brought(self, teacher: _Side, file: Any, where: str) -> Teacher | None:
+        """The teacher that needs no training, if it is one."""
+        if file is None:
+            ready = pretrained(teacher.model, teacher.shape.classes)
+            return Teacher(model=teacher.model) if ready else None
+        if not isinstance(file, str):
+            raise UserError(f"{where}: the path of a file, not {file!r}")
+        try:
+            if file not in self.brought:
+                self.brought[file] = weights.read(file)
+            tensors, sha256 = self.brought[file]
+            reason = differences(tensors, answer(teacher.model, teacher.shape)[0])
+        except (OSError, ValueError) as error:
+            raise UserError(f"{where}: {error}") from None
+        if reason:
+            raise UserError(f"{where}: {file} is not of {describe(teacher.model)} for these data: {reason}")
+        return Teacher(model=teacher.model, weights_sha256=sha256, weights=file)
+
+    def _add_pair(
+        self,
+        file: GridFile,
+        student: _Side,
+        teacher: _Side | None,
+        brought: Teacher | None,
+        entries: list[tuple[dict[str, Any], str]],
+    ) -> None:
+        seen: set[str] = set()
+        name = describe(student.model) + (f" taught by {describe(teacher.model)}" if teacher else "")
+        for short, at in entries:
+            spec, told, method = _method(short, student, teacher, at)
+            reason = _misfit(method, student, teacher, brought)
+            if reason:
+                self.skipped[Skip(f"{told} on {name}", reason)] = None
+                continue
+            later = added_later(spec)
+            teacher_seeds = file.seeds if file.teacher_seeds == "each" else file.seeds[:1]
+            supplied = {seed: self._supplied(method, student, teacher, brought, seed) for seed in teacher_seeds}
             for seed in file.seeds:
-                teacher_seed = seed if file.teacher_seeds == "each" else file.seeds[0]
-                supplier = None
-                if method.needs == "teacher":
-                    assert teacher is not None
-                    assert teacher_recipe is not None
-                    epochs = max(1, round(teacher_recipe.epochs * method.teacher_epochs_fraction))
-                    supplier = plain(teacher, teacher_recipe.model_copy(update={"epochs": epochs}), teacher_seed)
-                elif method.needs == "self":
-                    supplier = plain(student, recipe, teacher_seed)
-                if supplier:
-                    teachers[supplier.id] = supplier
                 cell = Cell(
-                    data=data,
-                    student=student,
-                    teacher=Teacher(cell=supplier.id, model=supplier.student) if supplier else None,
-                    method=entry.spec,
+                    data=student.data,
+                    student=student.model,
+                    teacher=supplied.get(seed, supplied[file.seeds[0]]),
+                    method=spec,
                     method_version=method.version,
-                    recipe=recipe,
+                    recipe=student.recipe,
                     seed=seed,
-                    precision=precision,
+                    precision=student.precision,
                     needs=method.needs,
-                    label=entry.label,
-                    added_later={
-                        argument: parameter.default
-                        for argument, parameter in arguments_of(type(method)).items()
-                        if argument in type(method).added_later
-                    },
+                    label=told,
+                    added_later=later,
                 )
-                if cell.id in this_pair:
-                    raise UserError(f"{at}: {entry.label} stands twice in the grid for {describe(student)}; remove one")
-                this_pair.add(cell.id)
-                students.setdefault(cell.id, cell)
-    cells = {**teachers, **students}
-    if not cells:
-        reasons = "; ".join(f"{skip.what}: {skip.reason}" for skip in skipped)
-        raise UserError(f"{name}: the grid expands to nothing. {reasons}")
-    return Grid(name, file.about, list(cells.values()), skipped, dict(raw))
+                cell_id = cell.id
+                if cell_id in seen:
+                    raise UserError(f"{at}: {told} stands twice in the grid for {name}; remove one")
+                seen.add(cell_id)
+                self.students.setdefault(cell_id, cell)
+
+    def _supplied(
+        self, method: Method, student: _Side, teacher: _Side | None, brought: Teacher | None, seed: int
+    ) -> Teacher | None:
+        """Where the network comes from that the method needs; one that must be trained becomes a cell."""
+        if method.needs == "none":
+            return None
+        supplier = student
+        if method.needs == "teacher":
+            if brought:
+                return brought
+            assert teacher is not None
+            epochs = max(1, round(teacher.recipe.epochs * method.teacher_epochs_fraction))
+            supplier = replace(teacher, recipe=teacher.recipe.model_copy(update={"epochs": epochs}))
+        cell = supplier.plain(seed)
+        cell_id = cell.id
+        self.teachers[cell_id] = cell
+        return Teacher(cell=cell_id, model=cell.student)
 
 
-def _method(
-    short: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any] | None, recipe: Recipe, where: str
-) -> tuple[MethodEntry, Method, str | None]:
-    """The full spec for this pair, an instance, and why it cannot run here, or None."""
-    short = _pair_preset(short, student, teacher, where)
-    full = complete(METHODS, "method", short, where)
-    entry = MethodEntry(full, label(short, full))
+def _check_buildable(network: _Side, where: str) -> None:
     try:
-        method = METHODS.build(full)
+        answer(network.model, network.shape)
+    except Unbuildable as error:
+        raise UserError(f"{where}: {error}") from None
+    except ValueError:
+        pass  # it cannot take the images: a reason to skip what needs it
+
+
+def _method(short: dict[str, Any], student: _Side, teacher: _Side | None, where: str) -> tuple[dict[str, Any], str, Method]:
+    """The full spec for this pair, how reports name it, and an instance."""
+    pair = f"{model_name(teacher.model)}/{model_name(student.model)}" if teacher else None
+    short = pair_presets(short, pair, where)
+    full = complete(METHODS, "method", short, where)
+    try:
+        return full, label(short, full), METHODS.build(full)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from None
-    reason = None
+
+
+def _misfit(method: Method, student: _Side, teacher: _Side | None, brought: Teacher | None) -> str | None:
+    """Why a fresh method cannot run on this pair, or None."""
     if method.needs == "teacher" and teacher is None:
-        reason = "needs a teacher, and this pair has none"
-    elif method.needs_hard_labels and recipe.soft_targets:
-        reason = "needs hard labels, and this recipe mixes or smooths them"
-    return entry, method, reason
-
-
-def _pair_preset(short: dict[str, Any], student: dict[str, Any], teacher: dict[str, Any] | None, where: str) -> dict[str, Any]:
-    """Check a preset that was published for one pair, and replace `preset: pair` by this pair's."""
-    if short["type"] == "sum":
-        return {**short, "parts": [_pair_preset(part, student, teacher, where) for part in short["parts"]]}
-    preset = short.get("preset")
-    pair = f"{teacher['type']}/{student['type']}" if teacher else None
-    builder = METHODS.get(short["type"])
-    presets = getattr(builder, "presets", {})
-    if preset == "pair" or (isinstance(preset, str) and "/" in preset and preset != pair):
-        if pair not in presets:
-            published = ", ".join(sorted(name for name in presets if "/" in name)) or "no pair"
-            raise UserError(
-                f"{where}.preset: {short['type']} has none for {pair or 'a pair without a teacher'}; it has: {published}"
-            )
-        if preset != "pair":
-            raise UserError(f"{where}.preset: '{preset}' was published for that pair, not for {pair}; write preset: pair")
-        return {**short, "preset": pair}
-    return short
-
-
-def describe(spec: Mapping[str, Any]) -> str:
-    """'resnet20', or 'torchvision(name=resnet18)'."""
-    inner = ", ".join(f"{name}={value}" for name, value in spec.items() if name != "type")
-    return spec["type"] + (f"({inner})" if inner else "")
-
-
-def _named(value: str | Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {key: value} if isinstance(value, str) else dict(value)
+        return "needs a teacher, and this pair has none"
+    if method.needs == "teacher" and brought and method.teacher_epochs_fraction < 1:
+        return "needs a teacher whose training was stopped early, and this pair's is not trained here"
+    if method.needs_hard_labels and student.recipe.soft_targets:
+        return "needs hard labels, and this recipe mixes or smooths them"
+    other = student if method.needs == "self" else teacher
+    return refusal(method, student.model, other.model if other else None, student.shape)
 
 
 def _model(value: str | Mapping[str, Any], where: str) -> dict[str, Any]:
-    return complete(MODELS, "model", _named(value, "type"), where, elsewhere=("classes", "channels"))
+    return complete(MODELS, "model", named(value, "type"), where, elsewhere=("classes", "channels"))
 
 
 def _data(value: str | Mapping[str, Any], where: str, data_root: str | None) -> dict[str, Any]:
-    spec = _named(value, "type")
+    spec = named(value, "type")
     common = {}
     for name, default in COMMON_DATA.items():
-        common[name] = _value(spec.pop(name, default), int, f"{where}.{name}")
+        common[name] = value_of(spec.pop(name, default), int, f"{where}.{name}")
         if common[name] < 0:
             raise UserError(f"{where}.{name}: a number of images, 0 for all, not {common[name]}")
     spec.pop("digest", None)

@@ -23,10 +23,11 @@ from bench.engine.device import machine, resolve_device
 from bench.engine.loop import Group
 from bench.engine.train import Bench, Options, assemble, build_network, count_flops
 from bench.engine.trainee import Optimiser, Teacher, Trainee
-from bench.grid import Grid, describe
+from bench.grid import Grid
 from bench.models import Network, Stage
 from bench.record import Machine
 from bench.reference import UsualLoop
+from bench.specs import describe
 from bench.store import Store
 from methods import METHODS, Batch
 

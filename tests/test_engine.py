@@ -12,7 +12,7 @@ from bench.cell import Recipe
 from bench.engine.loop import DivergedError
 from bench.engine.schedule import learning_rate
 from bench.engine.train import Options, assemble, train
-from bench.grid import arguments_of
+from bench.specs import arguments_of
 from bench.store import Store
 from methods import METHODS
 

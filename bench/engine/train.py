@@ -30,6 +30,7 @@ from bench.errors import UserError
 from bench.models import MODELS, Network
 from bench.record import Accuracies, Accuracy, Clocks, Flops, Parameters, Record
 from bench.store import DamagedError, Store
+from bench.weights import read as read_weights
 from methods import METHODS, Networks
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -137,7 +138,7 @@ def assemble(
     for each in cells:
         teacher = None
         if each.teacher:
-            key = each.teacher.cell or str(each.teacher.weights_sha256)
+            key = str(each.teacher.identity)
             if key not in teachers:
                 network = (teacher_network or load_teacher)(each, store, grid, dataset)
                 teachers[key] = Teacher(_place(network, device), bench.sample(), cell.precision)
@@ -170,14 +171,20 @@ def _place(module: Module, device: torch.device) -> Module:
 
 
 def load_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Network:
+    """The trained teacher: of another cell, from the user's file, or with the published weights that its model comes with."""
     assert cell.teacher is not None
-    network = build_network(cell.teacher.model, dataset)
-    if cell.teacher.cell is None:
-        raise UserError("a teacher from a file is not part of this grid's results")
-    record = store.record(grid, cell.teacher.cell)
-    if record is None:
-        raise UserError(f"{cell.id}: its teacher {cell.teacher.cell} is not trained yet")
-    network.load_state_dict(safetensors.torch.load(store.weights(grid, record)))
+    source = cell.teacher
+    network = build_network(source.model, dataset)
+    if source.cell:
+        record = store.record(grid, source.cell)
+        if record is None:
+            raise UserError(f"{cell.id}: its teacher {source.cell} is not trained yet")
+        network.load_state_dict(safetensors.torch.load(store.weights(grid, record)))
+    elif source.weights:
+        tensors, sha256 = read_weights(source.weights)
+        if sha256 != source.weights_sha256:
+            raise UserError(f"{source.weights} is not the file that {cell.id} was planned with")
+        network.load_state_dict(tensors)
     return network
 
 
@@ -263,8 +270,8 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options) -> list[
     facts = machine(bench.device)
     records = []
     for cell in cells:
-        if first := store.record(grid, cell.id):  # our lock was lost, and another was faster: one record a cell
-            records.append(first)
+        if store.done(grid, cell.id) and (first := store.record(grid, cell.id)):
+            records.append(first)  # our lock was lost, and another was faster: one record a cell
             continue
         folder = store.cell(grid, cell.id)
         weights = bench.trainees[cell.id].predictor().state_dict()

@@ -1,0 +1,206 @@
+"""Specs: what a registry builds, as `{"type": key, **arguments}`, from the short forms that a grid file may use."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmengine.registry import Registry
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from bench.cell import method_name, model_name
+from bench.errors import UserError, unknown
+from methods import METHODS
+
+
+def arguments_of(builder: Any, given_elsewhere: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
+    """A registered class's or function's arguments by name, annotations resolved."""
+    function = builder.__init__ if inspect.isclass(builder) else builder
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(builder).parameters
+    return {
+        name: parameter.replace(annotation=hints.get(name, Any))
+        for name, parameter in parameters.items()
+        if name not in given_elsewhere and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+
+
+def complete(
+    registry: Registry, kind: str, spec: Mapping[str, Any], where: str, elsewhere: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The spec with every argument of its constructor, defaults included, values checked against the annotations.
+
+    Args:
+        elsewhere: arguments that the harness gives.
+
+    Raises:
+        UserError: unknown type or argument, a missing argument, or a value of the wrong type.
+    """
+    given = dict(spec)
+    key = given.pop("type", None)
+    builder = None
+    if isinstance(key, str):
+        try:
+            builder = registry.get(key)
+        except Exception as error:  # mmengine raises what the import of a dotted path raises
+            raise UserError(f"{where}: {kind} '{key}' cannot be imported: {error}") from None
+    if builder is None:
+        raise unknown(kind, key, registry.module_dict, where)
+    preset = given.pop("preset", None)
+    if preset is not None:
+        presets = getattr(builder, "presets", {})
+        if preset not in presets:
+            raise unknown(f"preset of {key}", preset, presets, f"{where}.preset")
+        given = {**presets[preset], **given}
+    parameters = arguments_of(builder, elsewhere)
+    for name in given:
+        if name not in parameters:
+            raise unknown("key", name, parameters, f"{where}.{name}")
+    filled: dict[str, Any] = {"type": key}
+    for name, parameter in parameters.items():
+        if name in given:
+            filled[name] = value_of(given[name], parameter.annotation, f"{where}.{name}")
+        elif parameter.default is not parameter.empty:
+            filled[name] = json.loads(json.dumps(parameter.default))
+        else:
+            raise UserError(f"{where}: '{key}' needs {name}")
+    return filled
+
+
+def value_of(value: Any, annotation: Any, where: str) -> Any:
+    if isinstance(value, dict) and "type" in value:  # a method within a method
+        return complete(METHODS, "method", value, where)
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "type" in item for item in value):
+        return [complete(METHODS, "method", item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if annotation in (int, float) and isinstance(value, bool):
+        raise UserError(f"{where}: a number, not {value} (YAML reads yes, no, on and off as true and false)")
+    adapter = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+    try:
+        return json.loads(adapter.dump_json(adapter.validate_python(value)))
+    except ValidationError as error:
+        raise UserError(f"{where}: {error.errors()[0]['msg']}, not {value!r}") from None
+
+
+# Methods: short forms, presets, axes
+
+
+def expand_methods(entries: list[str | dict[str, Any]], where: str) -> list[tuple[dict[str, Any], str]]:
+    """(short spec, where) for every combination of the axes.
+
+    An entry is `kd`, `tfd+kd`, `{kd: {temperature: 4}}`, `{tfd+kd: {tfd: {weight: .01}}}` or `{type: kd, temperature: 4}`;
+    a list in the place of a value is an axis.
+    """
+    expanded = []
+    for index, entry in enumerate(entries):
+        at = f"{where}[{index}]"
+        if isinstance(entry, str):
+            entry = {entry: {}}
+        if "type" in entry:
+            key, arguments = entry["type"], {name: value for name, value in entry.items() if name != "type"}
+        elif len(entry) == 1:
+            [(key, arguments)] = entry.items()
+            arguments = {} if arguments is None else arguments
+        else:
+            raise UserError(f"{at}: write {{name: {{argument: value}}}} or {{type: name, argument: value}}, not {entry!r}")
+        if not isinstance(key, str) or not isinstance(arguments, dict):
+            raise UserError(f"{at}: write {{name: {{argument: value}}}}, not {entry!r}")
+        expanded += [(spec, at) for spec in _combinations(key, arguments, at)]
+    return expanded
+
+
+def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    if "+" in key:
+        parts = key.split("+")
+        for name in arguments:
+            if name not in parts:
+                raise unknown("part", name, parts, f"{where}.{name}")
+        each = [_combinations(part, arguments.get(part) or {}, where) for part in parts]
+        return [{"type": "sum", "parts": list(combination)} for combination in itertools.product(*each)]
+    builder = METHODS.get(key) if key in METHODS.module_dict or "." in key else None
+    if builder is None:
+        raise unknown("method", key, METHODS.module_dict, where)
+    parameters = arguments_of(builder)
+    axes = []
+    for name, value in arguments.items():
+        listed = name in parameters and _takes_list(parameters[name].annotation)
+        is_axis = isinstance(value, list) and (not listed or (bool(value) and all(isinstance(item, list) for item in value)))
+        if is_axis and not value:
+            raise UserError(f"{where}.{name}: the list is empty, so there is nothing to run")
+        axes.append([(name, item) for item in value] if is_axis else [(name, value)])
+    return [{"type": key, **dict(combination)} for combination in itertools.product(*axes)]
+
+
+def _takes_list(annotation: Any) -> bool:
+    origins = [annotation, *typing.get_args(annotation)]
+    return any((typing.get_origin(each) or each) in (list, tuple) for each in origins)
+
+
+def label(short: Mapping[str, Any], full: dict[str, Any]) -> str:
+    """'kd', 'kd(temperature=2.0)', 'tffd[readme]', 'dkd[pair]', 'tfd(weight=0.01)+kd': the name and what differs."""
+    if full["type"] == "sum":
+        return "+".join(label(s, f) for s, f in zip(short["parts"], full["parts"], strict=True))
+    name = method_name(full)
+    if "preset" in short:
+        name += "[pair]" if "/" in short["preset"] else f"[{short['preset']}]"
+    changed = []
+    for argument, parameter in arguments_of(METHODS.get(full["type"])).items():
+        if argument in short and (parameter.default is parameter.empty or full[argument] != parameter.default):
+            value = full[argument]
+            text = label(short[argument], value) if isinstance(value, dict) and "type" in value else value
+            changed.append(f"{argument}={text}")
+    return name + (f"({', '.join(changed)})" if changed else "")
+
+
+def pair_presets(short: dict[str, Any], pair: str | None, where: str) -> dict[str, Any]:
+    """Replace `preset: pair` by the one that was published for this pair, in methods within methods, too."""
+    replaced = {name: _within_presets(value, pair, where) for name, value in short.items()}
+    preset = short.get("preset")
+    if preset != "pair" and not (isinstance(preset, str) and "/" in preset):
+        return replaced
+    presets = getattr(METHODS.get(short["type"]), "presets", {})
+    if pair not in presets:
+        published = ", ".join(sorted(name for name in presets if "/" in name)) or "no pair"
+        raise UserError(
+            f"{where}.preset: {short['type']} has none for {pair or 'a pair without a teacher'}; it has: {published}"
+        )
+    if preset not in ("pair", pair):
+        raise UserError(f"{where}.preset: '{preset}' was published for that pair, not for {pair}; write preset: pair")
+    return {**replaced, "preset": pair}
+
+
+def _within_presets(value: Any, pair: str | None, where: str) -> Any:
+    if isinstance(value, list):
+        return [_within_presets(item, pair, where) for item in value]
+    return pair_presets(value, pair, where) if isinstance(value, dict) and "type" in value else value
+
+
+def added_later(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Arguments newer than their method's version, with their defaults; of parts by their place: "parts.0.gamma"."""
+    builder = METHODS.get(spec["type"])
+    found = {f"{prefix}{name}": arguments_of(builder)[name].default for name in builder.added_later}
+    for name, value in spec.items():
+        within = {f"{name}.{i}": item for i, item in enumerate(value)} if isinstance(value, list) else {name: value}
+        for path, inner in within.items():
+            if isinstance(inner, dict) and "type" in inner:
+                found |= added_later(inner, f"{prefix}{path}.")
+    return found
+
+
+def describe(spec: dict[str, Any]) -> str:
+    """'resnet20', or 'resnet34(pretrained=True)': the name and the arguments that are on."""
+    arguments = {name: value for name, value in spec.items() if name not in ("type", "name") and value not in (False, None)}
+    inner = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    return model_name(spec) + (f"({inner})" if inner else "")
+
+
+def short_for(key: str) -> str:
+    """'recipe: crd' is short for 'recipe: {name: crd}', 'data: digits' for 'data: {type: digits}'."""
+    return "name" if key.endswith("recipe") else "type"
+
+
+def named(value: str | Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {key: value} if isinstance(value, str) else dict(value)

@@ -1,0 +1,42 @@
+"""Weights that the user brings: safetensors, or torch files that hold tensors alone."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+WRAPPERS = ("model", "state_dict")  # keys under which checkpoints of the field keep the weights
+
+
+def read(file: str) -> tuple[dict[str, Tensor], str]:
+    """(tensors by name, SHA-256 of the file), on the CPU.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is neither safetensors nor a torch file of plain tensors.
+    """
+    raw = Path(file).expanduser().read_bytes()
+    return _parse(raw, file), hashlib.sha256(raw).hexdigest()
+
+
+def _parse(raw: bytes, file: str) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(raw)
+    except safetensors.SafetensorError:
+        pass
+    try:
+        found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, where the file is none of torch's
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{file} is neither safetensors nor a torch file that holds tensors alone ({reason})") from None
+    for key in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ValueError(f"{file} holds no tensors by name, neither directly nor under {' or '.join(WRAPPERS)}")
+    return found
