@@ -402,7 +402,8 @@ def _data(value: str | Mapping[str, Any], where: str, data_root: str | None) -> 
     try:
         return {**filled, **common, "digest": digest(filled, data_root)}
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{where}: {error}") from None
+        hint = "; say where they lie by --data-root or data.path" if "path" in filled else ""
+        raise UserError(f"{where}: {error}{hint}") from None
 
 
 def _unique(values: list[Any], where: str) -> None:

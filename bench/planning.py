@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -26,16 +28,20 @@ def show(grid: Grid, store: Store, console: Console) -> None:
     folder = store.folder(grid.name)
     started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     states = {name: state_of(store, grid.name, name) if name in started else "missing" for name in cells}
-    rows: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
     teachers = {cell.teacher.cell for cell in cells.values() if cell.teacher}
+    settings = _settings(cells)
     for name, cell in cells.items():
         role = cell.label + (" (teaches)" if name in teachers else "")
-        rows[describe(cell.student), _source(cell), role].append(name)
-    table = Table("student", "teacher", "method", "seeds", *STATES, title=f"{grid.name}: {grid.about}", title_justify="left")
-    for (student, teacher, label), names in rows.items():
+        rows[settings[name], describe(cell.student), _source(cell), role].append(name)
+    several = any(settings.values())
+    table = Table(title=f"{grid.name}: {grid.about}", title_justify="left", box=None, pad_edge=False)
+    for column in ["setting"] * several + ["student", "teacher", "method", "seeds", "cells"]:
+        table.add_column(column, overflow="fold")
+    for key, names in rows.items():
         counts = Counter(states[name] for name in names)
-        seeds = ", ".join(str(cells[name].seed) for name in names)
-        table.add_row(student, teacher, label, seeds, *(str(counts[state] or "") for state in STATES))
+        shown = [*(key if several else key[1:]), _ranges(cells[name].seed for name in names)]
+        table.add_row(*map(escape, shown), ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     console.print(table)
     for skip in grid.skipped:
         console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
@@ -44,6 +50,27 @@ def show(grid: Grid, store: Store, console: Console) -> None:
     left = [cell for name, cell in cells.items() if states[name] != "done"]
     if left:
         console.print(f"left to do: {estimate(left, grid.shapes, store.costs(grid.name)[0])}", highlight=False)
+
+
+def _settings(cells: dict[str, Cell]) -> dict[str, str]:
+    """By id: in what a cell's data and recipe differ from most cells'; empty where in nothing."""
+    facts = {name: {"data": describe(cell.data)} | cell.recipe.model_dump(mode="json") for name, cell in cells.items()}
+    usual = {key: Counter(str(fact[key]) for fact in facts.values()).most_common(1)[0][0] for key in next(iter(facts.values()))}
+    return {
+        name: ", ".join(f"{key}={value}" for key, value in fact.items() if str(value) != usual[key])
+        for name, fact in facts.items()
+    }
+
+
+def _ranges(seeds: Iterable[int]) -> str:
+    """'0–4, 7'."""
+    ranges: list[list[int]] = []
+    for seed in sorted(seeds):
+        if ranges and seed == ranges[-1][1] + 1:
+            ranges[-1][1] = seed
+        else:
+            ranges.append([seed, seed])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in ranges)
 
 
 def _source(cell: Cell) -> str:
