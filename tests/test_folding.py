@@ -10,7 +10,8 @@ from bench.engine.folding import folded
 from bench.models import MODELS
 
 ALL_OF_THEM = {"resnet8": 0, "vgg8": 0, "mobilenetv2": 0, "shufflenetv2": 0}
-NORMS_LEFT = {**ALL_OF_THEM, "wrn_16_1": 7, "wrn_16_2": 6}  # before activation: one a block, and the last; the stem's output branches
+# WRN norms stand before the activation: one a block, and the last, are left; where the stem's output branches, one more.
+NORMS_LEFT = {**ALL_OF_THEM, "wrn_16_1": 7, "wrn_16_2": 6}
 
 
 @pytest.mark.parametrize("name", NORMS_LEFT)
