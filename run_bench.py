@@ -108,6 +108,10 @@ def parser() -> argparse.ArgumentParser:
     verb("logs", "Print a cell's log and, where it failed, why", cell)
     report = verb("report", "Write a grid's tables, figures and page", finished)
     report.add_argument("--compare", metavar="DIR", help="another folder of results, to set beside it")
+    maps = verb("maps", "Draw where trained students look (Grad-CAM++), side by side, for the report", plugins)
+    maps.add_argument("cells", nargs="+", metavar="CELL", help="ids of finished cells, or enough of them")
+    maps.add_argument("--images", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N", help="positions in the test set")
+    maps.add_argument("--data-root", metavar="DIR", help="where data sets lie or are downloaded to (default: data)")
     export = verb("export", "Write a finished cell's weights as safetensors", cell)
     export.add_argument("--to", metavar="FILE", help="default: <cell>.safetensors in this folder")
     clean = verb("clean", "Remove scratch files of finished cells, and weights with --weights", finished)
@@ -183,7 +187,7 @@ def run(options: argparse.Namespace) -> int:
     store.check_writable(grid.name)
     store.write_manifest(grid.name, grid.manifest())
     for skip in grid.skipped:
-        console.print(f"skipped {skip.what}: {skip.reason}", highlight=False)
+        console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
     for line in upkeep.prepare(grid.cells, store, grid.name, options.retry, options.force):
         console.print(line, highlight=False, markup=False)
     todo = [cell for cell in grid.cells if not store.settled(grid.name, cell.id)]
@@ -368,6 +372,24 @@ def _report(store: Any, grid: str, console: Any, compare: str | None = None) -> 
     console.print(f"report: {written}", highlight=False, soft_wrap=True)
 
 
+def maps(options: argparse.Namespace) -> int:
+    from bench.gradcam import look
+    from bench.grid import import_plugin
+    from bench.store import Store
+    from reports.maps import draw
+
+    for plugin in options.imports:
+        import_plugin(plugin)
+    store = Store(options.results)
+    cells = [store.find(name) for name in options.cells]
+    looks = look(cells, options.images, store, options.data_root)
+    name = "-".join([*(cell_id.rpartition("-")[2] for _, cell_id in cells), *map(str, options.images)])
+    path = store.report_folder(cells[0][0]) / "maps" / f"{name[:120]}.png"
+    draw(path, looks.images, looks.classes, looks.networks)
+    print(path)
+    return 0
+
+
 def export(options: argparse.Namespace) -> int:
     from bench.errors import UserError
     from bench.store import Store
@@ -464,6 +486,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "cancel": cancel,
     "logs": logs,
     "report": report,
+    "maps": maps,
     "export": export,
     "clean": clean,
     "verify": verify,
