@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +82,7 @@ class Grid:
             "grid": self.source,
             "cells": [{"id": cell.id, "label": cell.label, "teacher": cell.id in teachers} for cell in self.cells],
             "skipped": [{"what": skip.what, "reason": skip.reason} for skip in self.skipped],
+            "methods": {key: asdict(METHODS.get(key).card) for key in sorted({cell.method["type"] for cell in self.cells})},
         }
 
 

@@ -91,7 +91,7 @@ def estimate(cells: list[Cell], shapes: dict[str, Shape], costs: list[Cost]) -> 
     for cell in cells:
         shape = sized(shapes[digest(cell.data)], cell.recipe.image_size)
         samples = round(shape.samples * (1 - cell.recipe.validation))
-        images = samples * cell.recipe.epochs
+        images = samples * (cell.recipe.epochs + cell.method.get("prepare_epochs", 0))
         for spec, passes in [(cell.student, 3), *([(cell.teacher.model, 1)] if cell.teacher else [])]:
             key = digest(spec), shape
             if key not in counted:

@@ -31,9 +31,8 @@ def _parse(raw: bytes, file: str) -> dict[str, Tensor]:
         pass
     try:
         found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, where the file is none of torch's
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{file} is neither safetensors nor a torch file that holds tensors alone ({reason})") from None
+    except Exception:  # of many kinds, where the file is none of torch's
+        raise ValueError(f"{file} is neither safetensors nor a torch file that holds tensors alone") from None
     for key in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
