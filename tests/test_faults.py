@@ -1,0 +1,208 @@
+"""Nothing is lost: see also tests/fault_campaign.py, of which a short run is made here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_campaign import Campaign
+from small import results, trainings, write_grid
+
+from bench import dispatch
+from bench.record import Record
+from bench.store import Store
+from run_bench import main
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> list[str]:
+    """Options of a run in this process."""
+    return ["--results", str(tmp_path / "results"), "--device", "cpu", "--no-cost", "--cluster", "debug", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teacher and its student."""
+    folder = tmp_path_factory.mktemp("finished")
+    grid = write_grid(folder, methods=["kd"])
+    assert main(["run", grid, "--results", str(folder), "--device", "cpu", "--no-cost", "--cluster", "debug"]) == 0
+    return folder
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Store:
+    """A copy of it."""
+    subprocess.run(["cp", "-r", str(finished), str(tmp_path / "results")], check=True)
+    return Store(tmp_path / "results")
+
+
+def teacher_and_student(store: Store) -> tuple[Record, Record]:
+    teacher, student = sorted(store.records("small")[0], key=lambda record: record.cell.teacher is not None)
+    return teacher, student
+
+
+def damage(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(bytes(raw))
+
+
+@pytest.mark.parametrize("name", ["record.json", "weights.safetensors", "curves.csv"])
+def test_run_again_mends_a_damaged_teacher(store: Store, tmp_path: Path, here: list[str], name: str) -> None:
+    before = results(store.root)
+    teacher, student = teacher_and_student(store)
+    damage(store.cell("small", teacher.id) / name)
+    (store.cell("small", student.id) / "record.json").unlink()
+    assert main(["run", write_grid(tmp_path, methods=["kd"]), *here]) == 0
+    assert results(store.root) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"0" * 64, b"0" * 500])
+def test_a_corrupt_checkpoint_is_set_aside(store: Store, tmp_path: Path, here: list[str], content: bytes) -> None:
+    before = results(store.root)
+    _, student = teacher_and_student(store)
+    folder = store.cell("small", student.id)
+    (folder / "record.json").unlink()
+    (folder / "checkpoint").write_bytes(content)
+    assert main(["run", write_grid(tmp_path, methods=["kd"]), *here]) == 0
+    assert results(store.root) == before
+    assert [path.name for path in folder.glob("checkpoint*")] == ["checkpoint.damaged-1"]
+
+
+def test_a_sealed_checkpoint_of_something_else_is_set_aside(store: Store, tmp_path: Path, here: list[str]) -> None:
+    from bench.engine.hooks import pack
+
+    before = results(store.root)
+    _, student = teacher_and_student(store)
+    (store.cell("small", student.id) / "record.json").unlink()
+    store.write_checkpoint("small", student.id, pack({"epoch": 1, "threads": 1, "trainee": {}, "optimizer": {}, "history": []}))
+    main(["run", write_grid(tmp_path, methods=["kd"]), *here])
+    assert main(["run", write_grid(tmp_path, methods=["kd"]), *here]) == 0
+    assert results(store.root) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_full_disk_is_named_and_run_again_completes(
+    small_disk: Path, tmp_path: Path, here: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = write_grid(tmp_path)
+    main(["plan", grid, "--results", str(small_disk)])
+    filler = small_disk / "filler"
+    filler.write_bytes(b"0" * (16 * 2**20 - 2**18))  # a quarter of a MiB is left: the start fits, weights do not
+    assert main(["run", grid, *here]) in (1, 2)
+    said = capsys.readouterr()
+    assert "No space left" in said.out + said.err
+    assert results(small_disk) == {}
+    filler.unlink()
+    assert main(["run", grid, *here]) == 0
+    assert len(results(small_disk)) == 4
+
+
+def test_read_only_folder_is_named(
+    small_disk: Path, tmp_path: Path, here: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert main(["run", write_grid(tmp_path), *here]) == 2
+    assert "cannot write results" in capsys.readouterr().err
+
+
+def test_a_cell_that_kills_its_workers_is_named_and_does_not_stop_the_others(tmp_path: Path) -> None:
+    plugin = tmp_path / "deadly.py"
+    plugin.write_text(
+        "import os, signal\n"
+        "from methods.base import METHODS, Card, Method\n"
+        "@METHODS.register_module()\n"
+        "class deadly(Method):\n"
+        "    card = Card('Deadly', '-', '-')\n"
+        "    def loss(self, student, teacher, batch):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = tmp_path / "results"
+    options = ["--results", str(root), "--device", "cpu", "--no-cost", "--jobs", "1", "--import", str(plugin)]
+    assert main(["run", write_grid(tmp_path, methods=["deadly", "none"]), *options]) == 1
+    store = Store(root)
+    assert [record.cell.method["type"] for record in store.records("small")[0]] == ["none"]
+    (failed,) = (root / "small").glob("*/failure.json")
+    assert "3 workers died on it" in store.read_json(failed)["error"]
+
+
+def test_a_stopped_run_leaves_the_last_checkpoint_and_no_process(tmp_path: Path) -> None:
+    grid = write_grid(tmp_path, methods=["none"], recipe={"name": "digits", "epochs": 5000})
+    root = tmp_path / "results"
+    options = ["--results", str(root), "--device", "cpu", "--no-cost", "--checkpoint-s", "0", "--threads", "1", "--jobs", "1"]
+    run = subprocess.Popen([sys.executable, ROOT / "run_bench.py", "run", grid, *options], cwd=tmp_path)
+    store, end = Store(root), time.monotonic() + 60
+    while not (found := list(root.glob("small/*/checkpoint"))):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(20) == 128 + signal.SIGTERM
+    cell_id = found[0].parent.name
+    assert not store.locked("small", cell_id)
+    assert store.read_checkpoint("small", cell_id)
+    assert not (found[0].parent / "failure.json").exists()
+
+
+def test_each_local_job_has_a_device_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = tmp_path / "teller.py"
+    plugin.write_text(
+        "import os, pathlib, time\n"
+        "from methods.base import METHODS, Card, Method\n"
+        "@METHODS.register_module()\n"
+        "class teller(Method):\n"
+        "    card = Card('Teller', '-', '-')\n"
+        "    def setup(self, *_, **__):\n"
+        f"        folder = pathlib.Path({str(tmp_path)!r})\n"
+        "        (folder / f'device-{os.environ[\"CUDA_VISIBLE_DEVICES\"]}-{os.getpid()}').touch()\n"
+        f"        if os.getpid() != {os.getpid()}:\n"  # a grid's check sets methods up as well
+        "            time.sleep(3)\n"  # so that no worker takes all
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")  # torch sees none of them: the jobs train on the CPU
+    options = ["--results", str(tmp_path / "results"), "--no-cost", "--jobs", "4", "--threads", "1", "--import", str(plugin)]
+    assert main(["run", write_grid(tmp_path, methods=["teller"], seeds=[0, 1, 2, 3]), *options]) == 0
+    told = [path.name.split("-")[1:] for path in tmp_path.glob("device-*")]
+    assert sorted(f"{kind}-{name}" for kind, name, process in told if process != str(os.getpid())) == ["GPU-a", "GPU-b"]
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "expected"),
+    [
+        ("cpu", "0,1", ([], "cpu")),
+        ("auto", "2,5", (["2", "5"], "auto")),
+        ("auto", "", ([], "auto")),
+        ("auto", "-1", ([], "auto")),
+        ("cuda:1", "2,5", (["5"], "cuda")),
+        ("auto", "MIG-1,GPU-2", (["MIG-1", "GPU-2"], "auto")),
+    ],
+)
+def test_devices_of_jobs(monkeypatch: pytest.MonkeyPatch, device: str, visible: str, expected: tuple[list[str], str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert dispatch._gpus(device) == expected
+
+
+def test_short_fault_campaign(tmp_path: Path) -> None:
+    campaign = Campaign(tmp_path, seed=1)
+    figures = campaign.run(faults=6)
+    assert figures.lost == []
+    assert figures.survived == sum(figures.injected.values()) >= 6
+    assert trainings(tmp_path / "undisturbed").keys() == results(tmp_path / "undisturbed").keys()
