@@ -21,9 +21,9 @@ from bench.cell import Cell
 from bench.cluster import Cluster
 from bench.errors import UserError
 from bench.store import Store
-from bench.worker import POLL_S, Job, Worker, fail
+from bench.worker import ATTEMPTS, POLL_S, Job, Worker, fail
 
-ROUNDS = 3  # launches in a row that may end without any cell's end
+ROUNDS = ATTEMPTS + 1  # launches in a row that may end without any cell's end: so many a deadly cell needs to be named
 PROJECT = Path(__file__).resolve().parent.parent
 
 
