@@ -162,8 +162,8 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     frame["setting"] = frame["data"] + ", " + frame["recipe"]
     if frame["_precision"].nunique() > 1:
         frame["setting"] += ", " + frame["_precision"]
-    frame["student"] = _named(frame["_student"], lambda spec: str(spec["type"]), within=data)
-    teacher = _named(frame["_teacher"], lambda spec: str(spec["type"]) if spec else "", within=data)
+    frame["student"] = _named(frame["_student"], _architecture, within=data)
+    teacher = _named(frame["_teacher"], lambda spec: _architecture(spec) if spec else "", within=data)
     frame["teacher"] = [
         name + f" (weights {sha[:8]})" * bool(sha) for name, sha in zip(teacher, frame["_weights"], strict=True)
     ]
@@ -179,6 +179,11 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     only_taught = frame["id"].isin(set(frame["teacher_id"])).groupby([frame["setting"], frame["student"]]).transform("all")
     frame["role"] = only_taught.map({True: "teacher", False: "student"})
     return frame.drop(columns=list(_SPECS))
+
+
+def _architecture(spec: dict[str, Any]) -> str:
+    """The model; of a library's network its name there."""
+    return str(spec.get("name") or spec["type"])
 
 
 _SPECS = ("_data", "_recipe", "_precision", "_student", "_teacher", "_weights", "_method")

@@ -71,7 +71,7 @@ def write(store: Store, grid: str, folder: Path, compare: str | Path | None = No
 
     Args:
         store, grid: what to report on.
-        folder: where; its `tables` and `figures` are replaced.
+        folder: where; its `tables` and `figures` are replaced, what the verb `maps` drew in `maps` is shown.
         compare: a second results folder with a grid of this name, or a grid's own folder, to set beside the first.
 
     Returns:
@@ -104,6 +104,7 @@ def write(store: Store, grid: str, folder: Path, compare: str | Path | None = No
         "problems": problems,
         "grid_text": json.dumps(manifest.get("grid", {}), indent=2, ensure_ascii=False),
         "cards": manifest.get("methods", {}),
+        "maps": [base64.b64encode(path.read_bytes()).decode() for path in sorted((folder / "maps").glob("*.png"))],
         "sections": [],
         "drawn": 0,
         "open_pairs": OPEN_PAIRS,

@@ -527,8 +527,9 @@ def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
     """Published numbers beside ours, chosen by the same rule and by our own (last epoch, mean of all seeds)."""
     taught = frame["teacher"].where(frame["needs"] == "teacher", "")
     groups: dict[tuple[str, ...], list[pd.DataFrame]] = {}
-    for (_, *key), part in frame.groupby(["setting", "data", "student", taught, "method"], sort=False):
-        groups.setdefault(tuple(key), []).append(part)
+    method = frame["method"].str.replace(r"\[[^\]]*\]", "", regex=True)  # presets are published values
+    for (_, *key), part in frame.groupby(["setting", "data", "student", taught, method, "method"], sort=False):
+        groups.setdefault(tuple(key[:-1]), []).append(part)
     bases = numbers[numbers["method"] == "none"].drop_duplicates(["table", "student"]).set_index(["table", "student"])["top1"]
     found = []
     copied = ["data", "student", "teacher", "method", "top1", "rule", "select"]
