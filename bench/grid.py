@@ -191,7 +191,8 @@ def _checked(where: str, raw: Mapping[str, Any]) -> GridFile:
     try:
         file = GridFile.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])  # a slip, rather than a lack
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = Pair.model_fields if first["loc"][0] == "pairs" else GridFile.model_fields
