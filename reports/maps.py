@@ -30,13 +30,14 @@ def draw(
     grid = figure.subplots(len(images), columns, squeeze=False)
     for row, image in enumerate(images):
         grid[row, 0].imshow(image)
-        grid[row, 0].set_ylabel(classes[row], fontsize=8)
+        grid[row, 0].set_ylabel(classes[row], fontsize=8, parse_math=False)
         for axes, (_, said, maps) in zip(grid[row, 1:], networks, strict=True):
             axes.imshow(image)
             axes.imshow(maps[row], cmap="inferno", alpha=OPACITY, vmin=0, vmax=1)
-            axes.set_xlabel(f"says {said[row]}", fontsize=8, color="tab:red" if said[row] != classes[row] else "black")
+            colour = "black" if said[row] == classes[row] else "tab:red"
+            axes.set_xlabel(f"says {said[row]}", fontsize=8, color=colour, parse_math=False)
     for axes, title in zip(grid[0], ["image", *(title for title, _, _ in networks)], strict=True):
-        axes.set_title(title, fontsize=8, wrap=True)
+        axes.set_title(title, fontsize=8, wrap=True, parse_math=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
