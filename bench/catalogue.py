@@ -31,12 +31,8 @@ def table(what: str) -> Table:
 def _methods() -> tuple[list[str], list[list[str]]]:
     from methods import METHODS
 
-    def needs(method: Any) -> str:
-        return str(method.needs)  # of a composition it follows from its parts
-
     rows = [
-        [key, "its parts'" if key in ("sum", "logit_std") else needs(method), method.card.title, method.card.paper]
-        for key, method in sorted(METHODS.module_dict.items())
+        [key, _needs(method, {}), method.card.title, method.card.paper] for key, method in sorted(METHODS.module_dict.items())
     ]
     return ["method", "needs", "what", "paper"], rows
 
@@ -63,6 +59,12 @@ def _recipes() -> tuple[list[str], list[list[str]]]:
 
 
 _TABLES = {"methods": _methods, "models": _models, "data": _data, "grids": _grids, "recipes": _recipes}
+
+
+def _needs(method: Any, words: dict[str, str]) -> str:
+    """What must exist before; a method of methods needs what they need."""
+    inner = {"method", "parts"} & arguments_of(method).keys()
+    return "its parts'" if inner else words.get(method.needs, str(method.needs))
 
 
 def _first_line(builder: Any) -> str:
@@ -108,16 +110,26 @@ def card(name: str, store: Store) -> RenderableType:
 def _method_card(name: str, method: Any) -> RenderableType:
     facts, arguments = method.card, arguments_of(method)
     prepares = arguments["prepare_epochs"].default if "prepare_epochs" in arguments else 0
+    limits = {
+        "hard labels (not under mixup, CutMix or a smoothing recipe)": method.needs_hard_labels,
+        "a memory by sample (not over several processes)": method.memory_by_sample,
+        "random numbers of its own (not in lock-step with others)": method.draws_random,
+    }
     about = Table(box=None, show_header=False, pad_edge=False)
     about.add_column(style="bold")
     rows = {
         "loss": facts.formula,
-        "needs": {"none": "nothing", "teacher": "a trained teacher", "self": "a trained copy of the student"}[method.needs],
+        "needs": _needs(method, {"none": "nothing", "teacher": "a trained teacher", "self": "a trained copy of the student"}),
+        "partner": {"same_class": "a second image of the same class", "second_view": "the same image augmented once more"}.get(
+            method.partner, ""
+        ),
+        "limits": ", ".join(limit for limit, holds in limits.items() if holds),
         "preparation": f"{prepares} epochs before the training, on the bill" if prepares else "",
         "train-only": facts.train_only,
         "paper": facts.paper,
         "source": facts.source,
         "deviations": facts.deviations,
+        "version": str(method.version),
     }
     for key, value in rows.items():
         if value:
