@@ -31,5 +31,5 @@ class KnowledgeDistillation(Method):
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         assert teacher is not None
-        kd = softened_kl(student.logits, teacher.logits, self.temperature)
+        kd = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
         return {"ce": self.cross_entropy(student, batch), "kd": self.weight * kd}

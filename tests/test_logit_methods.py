@@ -193,6 +193,13 @@ def test_sum_asks_each_network_once() -> None:
     assert isinstance(method.predictor(nn.Identity()), nn.Identity)
 
 
+@pytest.mark.parametrize("key", ["kd", "dkd", "nkd", "dist", "eskd", "rkd", "pkt", "cc", "crd"])
+def test_no_gradient_reaches_the_teacher(key: str) -> None:
+    student, teacher = output(1), output(2)
+    terms = build({"type": key}, student, teacher).loss(student, teacher, batch())
+    assert touched(torch.stack(list(terms.values())).sum(), (teacher.logits, teacher.embedding)) == [False, False]
+
+
 def huber(difference: np.ndarray) -> float:
     size = np.abs(difference)
     return float(np.where(size < 1, 0.5 * size**2, size - 0.5).mean())
