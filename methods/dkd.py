@@ -71,5 +71,5 @@ class DecoupledKnowledgeDistillation(Method):
         z_s, z_t = student.logits, teacher.logits.detach()
         tckd = target_class_kl(z_s, z_t, batch.target, self.temperature)
         nckd = softened_kl(split_target(z_s, batch.target)[1], split_target(z_t, batch.target)[1], self.temperature)
-        dkd = self.weight * ramp(batch, self.ramp_epochs) * (self.alpha * tckd + self.beta * nckd)
+        dkd = self.weight * (self.alpha * tckd + self.beta * nckd) * ramp(batch, self.ramp_epochs)
         return {"ce": self.cross_entropy(student, batch), "dkd": dkd}

@@ -53,4 +53,4 @@ class EarlyStoppedKnowledgeDistillation(Method):
         assert teacher is not None
         kd = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
         on = torch.as_tensor(batch.epoch < self.stop * batch.epochs)
-        return {"ce": self.cross_entropy(student, batch), "eskd": self.weight * on * kd}
+        return {"ce": self.cross_entropy(student, batch), "eskd": self.weight * kd * on}

@@ -89,7 +89,7 @@ class NativeEnsemble(Method):
             "ce": labels[0],
             "branches": torch.stack(labels[1:]).sum(),
             "ensemble": self.cross_entropy(student._replace(logits=ensemble), batch),
-            "kd": ramp(batch, self.ramp_epochs) * self.weight * torch.stack(divergences).sum(),
+            "kd": self.weight * torch.stack(divergences).sum() * ramp(batch, self.ramp_epochs),
         }
 
 

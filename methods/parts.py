@@ -89,7 +89,8 @@ def unwrapped(network: Any) -> nn.Module:
 def ramp(batch: Batch, epochs: int) -> Tensor | float:
     """min(1, epoch / epochs) with the epoch counted from 1, as the public code of TFD and DKD has it; 1 where `epochs` is 0.
 
-    Arithmetic without a branch on the epoch, so that a captured graph may hand in the epoch as a tensor.
+    Arithmetic without a branch on the epoch, so that a captured graph may hand in the epoch as a tensor. Multiply
+    by it last: it is in single precision, and so would its product with a weight be.
     """
     if epochs == 0:
         return 1.0

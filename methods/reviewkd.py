@@ -135,5 +135,5 @@ class KnowledgeReview(Method):
         for fusion, (feature_s, feature_t) in reversed(list(zip(self.fusions, pairs, strict=True))):
             guess, deeper = fusion(feature_s, deeper, feature_t.shape[-2:])
             terms.append(context_loss(guess, feature_t.detach()))
-        weight = self.weight * ramp(batch, self.ramp_epochs)
-        return {"ce": self.cross_entropy(student, batch), "reviewkd": weight * torch.stack(terms).sum()}
+        reviewkd = self.weight * torch.stack(terms).sum() * ramp(batch, self.ramp_epochs)
+        return {"ce": self.cross_entropy(student, batch), "reviewkd": reviewkd}

@@ -83,5 +83,5 @@ class TeacherFreeDistillation(Method):
                 shallow = shallow.detach()
             terms.append(F.mse_loss(shallow, deep, reduction=self.reduction))
         scale = self.weight / len(terms) / (len(student.logits) if self.reduction == "sum" else 1)
-        tfd = scale * ramp(batch, self.ramp_epochs) * torch.stack(terms).sum()
+        tfd = scale * torch.stack(terms).sum() * ramp(batch, self.ramp_epochs)
         return {"ce": self.cross_entropy(student, batch), "tfd": tfd}

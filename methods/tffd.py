@@ -70,6 +70,6 @@ class TeacherFreeFeatureDistillation(Method):
         intra = [F.mse_loss(*channel_halves(widened(feature))) for feature in student.stages]
         return {
             "ce": self.cross_entropy(student, batch),
-            "inter": self.inter * scale * torch.stack(inter).mean(),
-            "intra": self.intra * scale * torch.stack(intra).mean(),
+            "inter": self.inter * torch.stack(inter).mean() * scale,
+            "intra": self.intra * torch.stack(intra).mean() * scale,
         }

@@ -122,6 +122,17 @@ def test_tfd_ramp_starts_at_one_twentieth() -> None:
     assert tenth == pytest.approx(last / 2)
 
 
+@pytest.mark.parametrize(("key", "weight"), [("tfd", "weight"), ("tffd", "inter"), ("dkd", "weight"), ("eskd", "weight")])
+def test_a_ramp_at_its_end_costs_no_digits(key: str, weight: str) -> None:
+    student, teacher = output(1), output(2)
+    term = weight if key == "tffd" else key
+    plain, weighted = (
+        build({"type": key, weight: w}, student, teacher).loss(student, teacher, batch(epoch=50, epochs=100))[term].item()
+        for w in (1.0, 0.005)
+    )
+    assert weighted == pytest.approx(0.005 * plain, rel=1e-14)
+
+
 def test_tfd_names_stages_that_do_not_exist() -> None:
     with pytest.raises(ValueError, match="no stage 4; it has 1 to 3"):
         build({"type": "tfd", "stages": [1, 4]}, output(1))
