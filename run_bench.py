@@ -8,6 +8,7 @@ run_bench.py list methods     what there is to compare
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -172,17 +173,41 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
+    from bench.worker import stop_on_sigterm
+
+    stop_on_sigterm()
+    cluster = _cluster(options)
+    if cluster.kind == "debug" and "WORLD_SIZE" in os.environ:  # torchrun's; this process is one of several
+        from bench.engine.distributed import join
+
+        with join(int(os.environ["WORLD_SIZE"]), options.device) as team:
+            return _run(options, cluster) if team.leads else _assist(options, team)
+    return _run(options, cluster)
+
+
+def _assist(options: argparse.Namespace, team: Any) -> int:
+    from bench import grid
+    from bench.engine.train import Options
+    from bench.store import Store
+    from bench.worker import assist
+
+    for plugin in options.imports:
+        grid.import_plugin(plugin)
+    name, _ = grid.read(options.grid, options.overrides)
+    settings = Options(**_worker_options(options) | {"device": team.device(options.device), "threads": options.threads or 0})
+    assist(Store(options.results), name, settings, team)
+    return 0
+
+
+def _run(options: argparse.Namespace, cluster: Any) -> int:
     import time
 
     from bench import dispatch, slurm, upkeep
     from bench.errors import UserError
     from bench.progress import Progress, state_of
-    from bench.worker import stop_on_sigterm
 
-    stop_on_sigterm()
     started = time.monotonic()
     console = _console()
-    cluster = _cluster(options)
     grid, store = _plan(options, cluster)
     store.check_writable(grid.name)
     store.write_manifest(grid.name, grid.manifest())

@@ -53,6 +53,7 @@ class Recipe(Frozen):
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: none
     cutmix: float = Field(0.0, ge=0)  # likewise; with both, each batch draws one of them
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
+    processes: int = Field(1, ge=1, json_schema_extra={"added_later": True})  # that share each batch; batch norm sees a share
 
     @model_validator(mode="after")
     def _no_idle_fields(self) -> Recipe:
@@ -60,6 +61,8 @@ class Recipe(Frozen):
             raise ValueError("warmup_epochs has no effect beside schedule one_cycle, which has a rise of its own")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        if self.batch_size < 2 * self.processes:
+            raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes fewer than 2 images")
         if self.image_size and self.crop != "resized":
             raise ValueError("image_size needs crop: resized")
         return self

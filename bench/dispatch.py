@@ -76,19 +76,26 @@ def _round(
     cells: list[Cell], store: Store, grid: str, options: dict[str, Any], cluster: Cluster, watch: Callable[[], None]
 ) -> str:
     """Start workers and wait for their end; returns what the last one that failed had to say."""
-    plain = [cell.model_dump(mode="json") for cell in cells]
-    job = Job(str(store.root.resolve()), grid, plain, options)
-    if cluster.kind == "debug":
-        import submitit
+    last_words = ""
+    for processes in dict.fromkeys(cell.recipe.processes for cell in cells):  # a job's processes are of one number
+        group = [cell for cell in cells if cell.recipe.processes == processes]
+        plain = [cell.model_dump(mode="json") for cell in group]
+        job = Job(str(store.root.resolve()), grid, plain, options, processes=processes)
+        if cluster.kind == "debug":
+            _debug(job, cluster)
+        else:
+            last_words = _local(job, len(group), cluster, watch) or last_words
+    return last_words
 
-        with tempfile.TemporaryDirectory() as folder:
-            debug = submitit.DebugExecutor(folder).submit(
-                Worker(), replace(job, options={**options, "threads": cluster.threads})
-            )
-            if error := debug.exception():
-                raise error
-        return ""
-    return _local(job, len(cells), cluster, watch)
+
+def _debug(job: Job, cluster: Cluster) -> None:
+    import submitit
+
+    options = {**job.options, "threads": cluster.threads}
+    with tempfile.TemporaryDirectory() as folder:
+        debug = submitit.DebugExecutor(folder).submit(Worker(), replace(job, options=options))
+        if error := debug.exception():
+            raise error
 
 
 def _local(job: Job, cells: int, cluster: Cluster, watch: Callable[[], None]) -> str:
@@ -96,17 +103,21 @@ def _local(job: Job, cells: int, cluster: Cluster, watch: Callable[[], None]) ->
 
     gpus, device = _gpus(job.options.get("device", "auto"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    slots = len(gpus) * cluster.per_gpu
-    jobs = min(cluster.jobs or slots or cores, slots or cells, cells)
-    threads = cluster.threads or max(1, cores // jobs)
+    each = job.processes
+    if gpus and each > len(gpus):
+        raise UserError(f"recipe.processes is {each}, and there are {len(gpus)} GPUs: use a cluster, or --device cpu")
+    slots = len(gpus) // each * cluster.per_gpu
+    jobs = min(cluster.jobs or slots or max(1, cores // each), slots or cells, cells)
+    threads = cluster.threads or max(1, cores // (jobs * each))
     options = {**job.options, "device": device, "threads": threads, "neighbours": jobs - 1}
     with tempfile.TemporaryDirectory() as folder, environment(threads):
         running = []
         try:
             for number in range(jobs):
                 executor = submitit.LocalExecutor(folder)
-                executor.update_parameters(timeout_min=60 * 24 * 365)
-                devices = gpus[number % len(gpus)] if gpus else ""
+                executor.update_parameters(timeout_min=60 * 24 * 365, tasks_per_node=each)
+                first = number * each % (len(gpus) // each * each) if gpus else 0
+                devices = ",".join(gpus[first : first + each])
                 running.append(executor.submit(Worker(), replace(job, options=options, owner=os.getpid(), devices=devices)))
             while not all(task.done() for task in running):
                 watch()

@@ -58,10 +58,12 @@ def submit(cells: list[Cell], store: Store, grid: str, options: dict[str, Any], 
     store.write_launch(grid, launch, [[[cell.id for cell in job] for job in array] for array, _ in arrays])
     ids = {cell_id: job.job_id for cell_id, job in queued.items()}
     for number, (array, teacher) in enumerate(arrays):
-        job = Job(str(root), grid, [], {**options, "threads": cluster.threads or THREADS, "neighbours": 0}, alone=True)
+        asked = {**options, "threads": cluster.threads or THREADS, "neighbours": 0}
+        processes = array[0][0].recipe.processes
+        job = Job(str(root), grid, [], asked, processes=processes, alone=True)
         jobs = [replace(job, cells=[cell.model_dump(mode="json") for cell in element]) for element in array]
         name = job_name(launch, number)
-        found = _submit(jobs, name, store.launch_folder(grid, launch), cluster, array[0][0].recipe, ids.get(teacher or ""))
+        found = _submit(jobs, name, store.launch_folder(grid, launch), cluster, ids.get(teacher or ""))
         ids |= {cell.id: job_id for element, job_id in zip(array, found, strict=True) for cell in element}
     return len(left)
 
@@ -79,7 +81,7 @@ def plan(
     groups: dict[tuple[str | None, bool, int], list[Cell]] = {}
     for cell in cells:
         teacher = cell.teacher.cell if cell.teacher else None
-        key = (teacher if teacher in coming else None, cell.id in teachers, processes_of(cell))
+        key = (teacher if teacher in coming else None, cell.id in teachers, cell.recipe.processes)
         groups.setdefault(key, []).append(cell)
     for (teacher, teaches, _), group in sorted(groups.items(), key=lambda item: (item[0][0] is not None, not item[0][1])):
         each = 1 if teaches else cells_per_job
@@ -88,19 +90,22 @@ def plan(
             yield jobs[start : start + array_size], teacher
 
 
-def processes_of(cell: Cell) -> int:
-    return 1
-
-
 def job_name(launch: str, number: int) -> str:
     return f"kd-{launch}-{number}"
 
 
-def _submit(jobs: list[Job], name: str, folder: Path, cluster: Cluster, recipe: Any, after: str | None) -> list[str]:
+def _submit(jobs: list[Job], name: str, folder: Path, cluster: Cluster, after: str | None) -> list[str]:
     """Submit one array; returns its jobs' ids."""
     import submitit
 
+    processes = jobs[0].processes
+    nodes = min(cluster.nodes, processes)
+    if processes % nodes:
+        raise UserError(f"nodes: {nodes} do not share {processes} processes (recipe.processes) evenly")
     wishes: dict[str, Any] = {
+        "nodes": nodes,
+        "ntasks_per_node": processes // nodes,
+        "srun_args": ["--kill-on-bad-exit=1"],  # a process that waits for a dead one would wait for long
         "job_name": name,
         "time": cluster.minutes,
         "cpus_per_task": cluster.threads or THREADS,
@@ -109,9 +114,9 @@ def _submit(jobs: list[Job], name: str, folder: Path, cluster: Cluster, recipe: 
     }
     wishes |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(cluster, key))}
     if cluster.gpus:
-        wishes["gpus_per_node"] = cluster.gpus
+        wishes["gpus_per_node"] = cluster.gpus * processes // nodes
     if cluster.memory_gib:
-        wishes["mem"] = f"{round(cluster.memory_gib * 1024)}M"
+        wishes["mem"] = f"{round(cluster.memory_gib * 1024 * processes / nodes)}M"
     if cluster.setup:
         wishes["setup"] = cluster.setup
     if cluster.jobs:

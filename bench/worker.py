@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def work(job: Job) -> None:
     if job.owner:
         threading.Thread(target=_follow, args=(job.owner,), daemon=True).start()
     stop_on_sigterm()
+    from bench.engine.distributed import join
     from bench.engine.train import Options
     from bench.grid import import_plugin
 
@@ -93,9 +94,33 @@ def work(job: Job) -> None:
         import_plugin(plugin)
     store = Store(job.root)
     cells = [Cell.model_validate(cell) for cell in job.cells]
-    left = cells
+    with join(job.processes, options.device) as team:
+        options = replace(options, device=team.device(options.device))
+        if team.leads:
+            _lead(cells, store, job, options, team)
+        else:
+            assist(store, job.grid, options, team)
+    missing = [cell.id for cell in cells if not store.done(job.grid, cell.id)]
+    if job.alone and missing:
+        sys.exit(f"not done: {', '.join(missing)}")  # so that what depends on this job does not start
+
+
+def assist(store: Store, grid: str, options: Any, team: Any) -> None:
+    """Train along what the leader of the team tells."""
+    from bench.engine.train import train
+
+    while told := team.hear():
+        cell = Cell.model_validate(told)
+        try:
+            train([cell], store, grid, options, team)
+        except Exception as error:
+            _blame(store, grid, cell, error, team)
+            raise
+
+
+def _lead(left: list[Cell], store: Store, job: Job, options: Any, team: Any) -> None:
     while left:
-        states = {cell.id: _take(cell, store, job, options) for cell in left}
+        states = {cell.id: _take(cell, store, job, options, team) for cell in left}
         waiting = [cell for cell in left if states[cell.id] == "waits" or (job.alone and states[cell.id] == "held")]
         if "tried" not in states.values():
             # A cell or teacher in another's hands is worth waiting for; a teacher in nobody's hands will not come.
@@ -105,12 +130,9 @@ def work(job: Job) -> None:
                 break
             time.sleep(POLL_S)
         left = waiting
-    missing = [cell.id for cell in cells if not store.done(job.grid, cell.id)]
-    if job.alone and missing:
-        sys.exit(f"not done: {', '.join(missing)}")  # so that what depends on this job does not start
 
 
-def _take(cell: Cell, store: Store, job: Job, options: Any) -> str:
+def _take(cell: Cell, store: Store, job: Job, options: Any, team: Any) -> str:
     """'tried', 'waits' (for its teacher), 'held' (by another), or 'passed': settled, or its folder cannot be used."""
     grid = job.grid
     if store.settled(grid, cell.id):
@@ -124,7 +146,7 @@ def _take(cell: Cell, store: Store, job: Job, options: Any) -> str:
             return "passed"
         with store.lock(grid, cell.id):
             if not store.settled(grid, cell.id):
-                _try(cell, store, grid, options)
+                _try(cell, store, grid, options, team)
                 return "tried"
             return "passed"
     except TimeoutError:
@@ -134,7 +156,7 @@ def _take(cell: Cell, store: Store, job: Job, options: Any) -> str:
         return "passed"
 
 
-def _try(cell: Cell, store: Store, grid: str, options: Any) -> None:
+def _try(cell: Cell, store: Store, grid: str, options: Any, team: Any) -> None:
     from bench.engine.train import train
 
     if store.begin_attempt(grid, cell.id) > ATTEMPTS:
@@ -143,18 +165,26 @@ def _try(cell: Cell, store: Store, grid: str, options: Any) -> None:
         return
     with _log_to(store.cell(grid, cell.id) / "log.txt") as log:
         try:
-            train([cell], store, grid, options)
+            team.tell(cell.model_dump(mode="json"))
+            train([cell], store, grid, options, team)
             log.info("finished")
         except Exception as error:  # whatever a cell does wrong, its siblings go on
             log.exception("failed")
-            text = f"{type(error).__name__}: {error}"
-            again = isinstance(error, OF_THE_PLACE) or type(error).__name__ == "OutOfMemoryError"
-            fail(store, grid, cell.id, text, traceback.format_exc(), again)
+            _blame(store, grid, cell, error, team)
+            if team.size > 1:  # the others may be anywhere in a step: a new team goes on
+                raise
         except BaseException:
             log.info("stopped")
             if not _at_time_limit.is_set():  # whoever stops a worker does not blame the cell; a time limit may be too short
                 store.end_attempts(grid, cell.id)
             raise
+
+
+def _blame(store: Store, grid: str, cell: Cell, error: Exception, team: Any) -> None:
+    if team.size > 1 and store.scratch(grid, cell.id, "failure.json"):
+        return  # of several processes the first has met the cause, the others its absence
+    again = isinstance(error, OF_THE_PLACE) or type(error).__name__ == "OutOfMemoryError"
+    fail(store, grid, cell.id, f"{type(error).__name__}: {error}", traceback.format_exc(), again)
 
 
 def fail(store: Store, grid: str, cell_id: str, error: str, trace: str = "", again: bool = False) -> None:

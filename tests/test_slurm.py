@@ -12,6 +12,7 @@ import pytest
 import slurm_cluster
 from slurm_cluster import SlurmCluster
 from small import results, trainings, write_grid
+from test_distributed import RECIPE, check_against_by_hand
 
 from bench import cluster as clusters
 from bench import grid as grids
@@ -142,6 +143,12 @@ def test_students_of_a_lost_teacher_do_not_start(cluster: SlurmCluster, asked: l
     until(lambda: not slurm.queue(store, "small"))
     assert store.records("small")[0] == []
     assert not (tmp_path / "results/small/report").exists()
+
+
+def test_two_processes_through_slurm_equal_two_halves_by_hand(cluster: SlurmCluster, asked: list[str], tmp_path: Path) -> None:
+    grid = write_grid(tmp_path, methods=["none"], recipe=RECIPE)
+    assert main(["run", grid, *asked, "--wait"]) == 0
+    check_against_by_hand(tmp_path / "results", grid)
 
 
 # Without Slurm

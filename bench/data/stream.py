@@ -57,8 +57,9 @@ class Stream:
             raise ValueError(f"training images: {len(train.targets)} are too few; allowed: at least 2")
         self.recipe, self.seed, self.device, self.partner, self.classes = recipe, seed, device, partner, data.classes
         self.cpu_targets, self.targets = train.targets, train.targets.to(device)
-        alone = len(train.targets) % recipe.batch_size == 1
-        self.samples = len(train.targets) - alone  # batch norm cannot train on a single image, hence not on such a last batch
+        rest = len(train.targets) % recipe.batch_size
+        short = rest < 2 * recipe.processes  # batch norm cannot train on a single image, hence not on such a last batch
+        self.samples = len(train.targets) - rest * short
         batches = 1  # that are augmented together: on a GPU, and under a policy, to launch fewer kernels
         if device.type != "cpu":
             batches = -(-2048 // recipe.batch_size)

@@ -13,26 +13,27 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from bench.engine.device import autocast
+from bench.engine.distributed import ALONE, Team
 from bench.engine.loop import Clock
 from bench.engine.trainee import Trainee
 
 log = logging.getLogger("bench.cell")
 
 
-def accuracy(network: nn.Module, batches: Any, precision: str, device: torch.device) -> tuple[float, float]:
+def accuracy(network: nn.Module, batches: Any, precision: str, device: torch.device, team: Team = ALONE) -> tuple[float, float]:
     """(top-1, top-5) in percent. With fewer than five classes top-5 counts all of them. Waits for the device once."""
-    hits = torch.zeros(2, dtype=torch.int64, device=device)
-    samples = 0
+    hits = torch.zeros(3, dtype=torch.int64, device=device)  # first, among the first five, samples
     was_training = network.training
     network.eval()
     with torch.no_grad(), autocast(device, precision):
         for image, target in batches:
             logits = network(image).logits
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
-            hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
-            samples += len(target)
+            hits[:2] += torch.stack([ranked[:, 0].sum(), ranked.sum()])
+            hits[2] += len(target)
     network.train(was_training)
-    top1, top5 = (100 * hits.double() / samples).tolist()
+    hits = team.sum(hits).double()
+    top1, top5 = (100 * hits[:2] / hits[2]).tolist()
     return top1, top5
 
 
@@ -51,8 +52,9 @@ class EvaluateHook(Hook):
             row = {"epoch": loop.epoch - loop.prepare_epochs, "lr": lr}
             with self.clock.measure("evaluate_s"):
                 for name in self.bench.held:
-                    batches, network = self.bench.held_batches(name), trainee.predictor()
-                    top1, top5 = accuracy(network, batches, self.bench.first.precision, self.bench.device)
+                    team, network = runner.model.team, trainee.predictor()
+                    batches = self.bench.held_batches(name, team=team)
+                    top1, top5 = accuracy(network, batches, self.bench.first.precision, self.bench.device, team)
                     row |= {f"{name}_top1": top1, f"{name}_top5": top5}
             row |= {"train_s": self.clock.seconds["train_s"], "evaluate_s": self.clock.seconds["evaluate_s"]}
             row |= {f"loss_{name}": value for name, value in loop.terms[cell_id].items()}

@@ -13,6 +13,7 @@ from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
 from bench.cell import Recipe, seed_from
+from bench.engine.distributed import ALONE, Team
 from bench.engine.schedule import learning_rate
 from bench.engine.trainee import Trainee
 from methods.base import Batch
@@ -27,18 +28,22 @@ class DivergedError(ArithmeticError):
 class Group(nn.Module):
     """Trainees that train in lock-step on one stream of batches; mmengine's Runner sees them as one model."""
 
-    def __init__(self, trainees: dict[str, Trainee]) -> None:
+    def __init__(self, trainees: dict[str, Trainee], team: Team = ALONE, device: torch.device | None = None) -> None:
         super().__init__()
-        self.trainees = trainees  # by cell id
+        self.trainees, self.team = trainees, team  # by cell id
         self.members = nn.ModuleList(trainees.values())
+        self.wrapped = {cell_id: team.wrap(trainee, device or torch.device("cpu")) for cell_id, trainee in trainees.items()}
         self.terms: dict[str, list[dict[str, Tensor]]] = {}
 
     def train_step(self, batch: Batch, optimisers: Any, preparing: bool = False) -> None:
         """One step of every trainee. The terms stay on the device until `mean_terms`."""
+        batch, weight = self.team.share(batch)
         for cell_id, trainee in self.trainees.items():
             optimiser = optimisers[cell_id]
             with optimiser.optim_context(trainee):
-                terms = trainee(batch, preparing)
+                terms = self.wrapped[cell_id](batch, preparing)
+            if weight != 1:
+                terms = {name: weight * term for name, term in terms.items()}
             optimiser.update_params(sum(terms.values()))
             if trainee.average and not preparing:
                 trainee.average.update_parameters(trainee.core)
@@ -52,8 +57,9 @@ class Group(nn.Module):
         """
         means = {}
         for cell_id, steps in self.terms.items():
-            stacked = {name: torch.stack([terms[name].float() for terms in steps]).mean() for name in steps[0]}
-            means[cell_id] = {name: float(value) for name, value in stacked.items()}
+            stacked = [torch.stack([terms[name].float() for terms in steps]).mean() for name in steps[0]]
+            values = self.team.sum(torch.stack(stacked)) / self.team.size
+            means[cell_id] = dict(zip(steps[0], values.tolist(), strict=True))
         self.terms = {}
         for cell_id, terms in means.items():
             bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
@@ -122,7 +128,8 @@ class TrainLoop(BaseLoop):
     def _run_epoch(self) -> None:
         preparing = self.preparing
         epoch = self.epoch if preparing else self.epoch - self.prepare_epochs  # of the phase
-        torch.manual_seed(seed_from(self.seed, self.epoch))
+        team = self.runner.model.team
+        torch.manual_seed(seed_from(self.seed, self.epoch, *([] if team.leads else [team.rank])))
         self.runner.model.train()
         self.runner.call_hook("before_train_epoch")
         group, optimisers, steps = self.runner.model, self.runner.optim_wrapper, len(self.dataloader)
@@ -137,5 +144,7 @@ class TrainLoop(BaseLoop):
                 if self.iter % HOOK_INTERVAL_STEPS == 0:
                     self.runner.call_hook("after_train_iter", batch_idx=step, data_batch=None, outputs=None)
             self.terms = group.mean_terms()
+            for trainee in group.trainees.values():
+                team.follow_leader(trainee)
         self.epoch += 1
         self.runner.call_hook("after_train_epoch")

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.cell import Cell, seed_from
 from bench.data import Dataset, Split, Stream, evaluation_batches, hold_out, load
 from bench.engine.device import autocast, machine, resolve_device, resolve_precision
+from bench.engine.distributed import ALONE, Team
 from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, VisualiseHook, unpack
 from bench.engine.loop import Clock, Group, TrainLoop
 from bench.engine.trainee import Answers, Optimiser, Teacher, Trainee
@@ -81,11 +82,11 @@ class Bench:
     def first(self) -> Cell:
         return self.cells[0]
 
-    def held_batches(self, name: str, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels that are evaluated on."""
+    def held_batches(self, name: str, batch_size: int = 500, team: Team = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels that are evaluated on; this process's part of them."""
         size = self.first.recipe.image_size
         return evaluation_batches(
-            self.held[name],
+            team.part(self.held[name]),
             self.dataset,
             self.device,
             batch_size=batch_size,
@@ -226,8 +227,11 @@ class Run:
     done: int = 0  # epochs behind, preparation included
 
 
-def train(cells: list[Cell], store: Store, grid: str, options: Options) -> list[Record]:
+def train(cells: list[Cell], store: Store, grid: str, options: Options, team: Team = ALONE) -> list[Record]:
     """Train a group of cells to the end, from their checkpoints where there are any, and write their records.
+
+    Args:
+        team: of the processes that do so together; only the leader writes, and only to it the records are returned.
 
     Raises:
         DivergedError, UserError, ValueError, torch.OutOfMemoryError: nothing but a checkpoint is left then.
@@ -240,6 +244,9 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options) -> list[
     if threads:
         torch.set_num_threads(threads)
     bench = assemble(cells, store, grid, options)
+    for cell_id, trainee in bench.trainees.items():
+        if team.size > 1 and trainee.method.memory_by_sample:
+            raise UserError(f"{cell_id}: its method keeps a memory by sample, which several processes would each see a part of")
     flops = {cell_id: count_flops(bench, trainee) for cell_id, trainee in bench.trainees.items()}
     parameters = {cell_id: trainee.parameter_counts() for cell_id, trainee in bench.trainees.items()}
 
@@ -265,7 +272,9 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options) -> list[
                 run.seconds["redone_s"] += max(0.0, lost)
 
     with tempfile.TemporaryDirectory() as scratch:
-        _runner(bench, run, clock, optimisers, store, grid, options, scratch).train()
+        _runner(bench, run, clock, optimisers, store, grid, options, scratch, team).train()
+    if not team.leads:
+        return []
 
     facts = machine(bench.device)
     records = []
@@ -319,6 +328,7 @@ def _runner(
     grid: str,
     options: Options,
     scratch: str,
+    team: Team,
 ) -> BenchRunner:
     cell, history = bench.first, run.history
     first = bench.trainees[cell.id]
@@ -330,12 +340,13 @@ def _runner(
         store.write_json(store.cell(grid, cell_id) / "progress.json", progress)
 
     hooks: list[Any] = [EvaluateHook(history, bench, clock)]
-    if options.visualise:
+    if options.visualise and team.leads:
         hooks.append(VisualiseHook(history, clock))
-    hooks += [CheckpointHook(save, history, clock, options.checkpoint_s), ProgressHook(tell, history, clock)]
+    if team.leads:
+        hooks += [CheckpointHook(save, history, clock, options.checkpoint_s), ProgressHook(tell, history, clock)]
     defaults = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
     return BenchRunner(
-        model=Group(bench.trainees),
+        model=Group(bench.trainees, team, bench.device),
         work_dir=str(store.cell(grid, cell.id) / "visual") if options.visualise else scratch,
         train_dataloader=bench.stream(first),
         train_cfg={

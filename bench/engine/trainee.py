@@ -99,7 +99,7 @@ class Trainee(nn.Module):
         self.networks = Networks(Answers(student), teacher)
         # Parameters are averaged; batch norm statistics, already averages, are copied.
         averaging = get_ema_multi_avg_fn(recipe.ema)
-        self.average = AveragedModel(self.core, multi_avg_fn=averaging) if recipe.ema else None
+        self.average = AveragedModel(self.core, multi_avg_fn=averaging).requires_grad_(False) if recipe.ema else None
 
     @property
     def student(self) -> Network:

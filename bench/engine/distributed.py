@@ -1,0 +1,167 @@
+"""One cell on several processes, of one machine or many: what they share, and how they find each other.
+
+Each takes its share of every batch and of the samples that are evaluated; gradients are averaged through mmengine's wrapper, so
+that global batch and learning rate stay the recipe's. Batch norm sees each process's share. The first one leads: its batch norm
+statistics are the ones that are kept, and it alone writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.model import MMDistributedDataParallel
+from torch import Tensor, nn
+
+from bench.data import Split
+from bench.errors import UserError
+from methods.base import Batch
+
+STEP_PATIENCE = timedelta(minutes=30)  # for another process within a training
+IDLE_PATIENCE = timedelta(days=30)  # for the next cell
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train a cell together, as one of them sees it. Alone, nothing is sent anywhere."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    control: Any = None  # group over the CPU, for what is not part of a training
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """A device of this process's own, where several work on one machine."""
+        if self.size == 1 or name == "cpu" or not torch.cuda.is_available():
+            return name
+        return f"cuda:{self.local_rank % torch.cuda.device_count()}"
+
+    def share(self, batch: Batch) -> tuple[Batch, float]:
+        """This process's rows of a batch, and the weight that makes the mean over processes the mean over the batch."""
+        if self.size == 1:
+            return batch, 1.0
+        rows = torch.arange(len(batch.target)).tensor_split(self.size)[self.rank]
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        shared = {
+            name: value[part]
+            for name in ("image", "target", "index", "partner", "soft")
+            if (value := getattr(batch, name)) is not None
+        }
+        return batch._replace(**shared), len(rows) * self.size / len(batch.target)
+
+    def part(self, split: Split) -> Split:
+        """This process's samples of those that are evaluated; each sample is in one part."""
+        if self.size == 1:
+            return split
+        mine = torch.arange(self.rank, len(split.targets), self.size)
+        return Split(split.images[mine], split.targets[mine])
+
+    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """The module with gradients that are averaged over the processes."""
+        if self.size == 1:
+            return module
+        return MMDistributedDataParallel(
+            module,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=True,  # a preparation phase trains a part; some methods leave a part out of a step
+        )
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Over the processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def follow_leader(self, module: nn.Module) -> None:
+        """Take over the leader's buffers: batch norm statistics, above all."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
+
+    def tell(self, cell: dict[str, Any] | None) -> None:
+        """Have the others train this cell as well; None: that was all."""
+        if self.size > 1:
+            raw = torch.frombuffer(bytearray(json.dumps(cell).encode()), dtype=torch.uint8)
+            dist.broadcast(torch.tensor([len(raw)]), 0, group=self.control)
+            dist.broadcast(raw, 0, group=self.control)
+
+    def hear(self) -> dict[str, Any] | None:
+        """What the leader tells."""
+        length = torch.zeros(1, dtype=torch.int64)
+        dist.broadcast(length, 0, group=self.control)
+        raw = torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(raw, 0, group=self.control)
+        return json.loads(bytes(raw.tolist()))
+
+
+ALONE = Team()
+_joined: list[Team] = []
+
+
+@contextlib.contextmanager
+def join(processes: int, device: str) -> Iterator[Team]:
+    """The team of this process, found through torchrun's variables or submitit's. Within another `join` the same team.
+
+    Raises:
+        UserError: another number of processes was started.
+    """
+    if _joined or processes == 1:
+        started = _joined[0].size if _joined else _started()
+        _check(processes, started)
+        yield _joined[0] if _joined else ALONE
+        return
+    _check(processes, _started())
+    if "RANK" not in os.environ:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        found = TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        if found.local_world_size == found.world_size:  # a machine's own name need not resolve
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    local_rank = int(os.environ["LOCAL_RANK"])
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=STEP_PATIENCE)
+    control = dist.new_group(backend="gloo", timeout=IDLE_PATIENCE)
+    team = Team(dist.get_rank(), dist.get_world_size(), local_rank, control)
+    _joined.append(team)
+    try:
+        yield team
+        if team.leads:
+            team.tell(None)
+    finally:
+        _joined.clear()
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def _started() -> int:
+    """Processes that were started together with this one, itself included."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    for name in ("SUBMITIT_LOCAL_NTASKS", "SLURM_NTASKS"):
+        if "SUBMITIT_EXECUTOR" in os.environ and name in os.environ:
+            return int(os.environ[name])
+    return 1
+
+
+def _check(wanted: int, started: int) -> None:
+    if wanted != started:
+        raise UserError(
+            f"recipe.processes is {wanted}, but {started} were started: batch norm would see other batches, and the result "
+            f"would be another cell's. Start {wanted} (--cluster local and slurm do, or torchrun --nproc-per-node {wanted}), "
+            "or change the recipe"
+        )
