@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from methods.base import METHODS, Batch, Card, Method, Networks, Output
-from methods.parts import Regressor, widened
+from methods.parts import Regressor, squared_error, widened
 
 
 @METHODS.register_module("fitnets")
@@ -56,4 +55,4 @@ class FitNets(Method):
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         assert teacher is not None
         guess, hint = widened(self.regressor(self.hint(student))), widened(self.hint(teacher)).detach()
-        return {"ce": self.cross_entropy(student, batch), "fitnets": self.weight * F.mse_loss(guess, hint)}
+        return {"ce": self.cross_entropy(student, batch), "fitnets": self.weight * squared_error(guess, hint)}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import METHODS, Batch, Card, Method, Networks, Output
-from methods.parts import pool_to_smaller, widened
+from methods.parts import pool_to_smaller, squared_error, widened
 
 SLOPE = 0.1  # of the leaky ReLUs
 
@@ -89,7 +89,7 @@ class FactorTransfer(Method):
     def prepare(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
         feature = nets.teacher(batch.image).stages[-1].detach()
         restored = self.decoder(self.encoder(feature))
-        return {"ft": self.prepare_weight * F.mse_loss(widened(restored), widened(feature))}
+        return {"ft": self.prepare_weight * squared_error(widened(restored), widened(feature))}
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         assert teacher is not None

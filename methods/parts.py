@@ -68,6 +68,15 @@ def stage_pairs(stages: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
             yield pooled[:, :channels], widened(deep[:, :channels])
 
 
+def squared_error(first: Tensor, second: Tensor, reduction: str = "mean") -> Tensor:
+    """Mean (or sum) of the squared differences of two (B, C, H, W).
+
+    Taken over (B, H, W, C): `mse_loss` answers with a contiguous gradient, which this turns into channels last. In the other
+    layout what follows backwards is up to six times slower (measured on a CPU, TFD's term).
+    """
+    return F.mse_loss(first.permute(0, 2, 3, 1), second.permute(0, 2, 3, 1), reduction=reduction)
+
+
 def widened(feature: Tensor) -> Tensor:
     """In single precision where it comes in half precision, so that sums over many elements keep their digits."""
     return feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import METHODS, Batch, Card, Method, Networks, Output
-from methods.parts import common_stages, pool_to, ramp, widened
+from methods.parts import common_stages, pool_to, ramp, squared_error, widened
 
 PYRAMID = (4, 2, 1)  # sizes that the hierarchical context loss pools to
 
@@ -58,12 +58,12 @@ def context_loss(feature_s: Tensor, feature_t: Tensor) -> Tensor:
     The weights are 1 for the maps themselves and 1/2, 1/4, 1/8 for those poolings that make them smaller.
     """
     feature_s, feature_t = widened(feature_s), widened(feature_t)
-    total, weight, weights = F.mse_loss(feature_s, feature_t), 1.0, 1.0
+    total, weight, weights = squared_error(feature_s, feature_t), 1.0, 1.0
     for side in PYRAMID:
         if side < feature_s.shape[-2]:
             weight /= 2
             weights += weight
-            total = total + weight * F.mse_loss(pool_to(feature_s, (side, side)), pool_to(feature_t, (side, side)))
+            total = total + weight * squared_error(pool_to(feature_s, (side, side)), pool_to(feature_t, (side, side)))
     return total / weights
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import METHODS, Batch, Card, Method, Networks, Output
-from methods.parts import pool_to, pool_to_smaller, widened
+from methods.parts import pool_to, pool_to_smaller, squared_error, widened
 
 
 def projector(channels_s: int, channels_t: int, reduction: int) -> nn.Sequential:
@@ -90,7 +89,7 @@ class SimKD(Method):
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         assert teacher is not None
         feature_s, feature_t = pool_to_smaller(student.stages[-1], teacher.stages[-1])
-        simkd = F.mse_loss(widened(self.projector(feature_s)), widened(feature_t).detach())
+        simkd = squared_error(widened(self.projector(feature_s)), widened(feature_t).detach())
         return {"ce": self.cross_entropy(student, batch), "simkd": self.weight * simkd}
 
     def predictor(self, student: nn.Module) -> nn.Module:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from methods.base import METHODS, Batch, Card, Method, Networks, Output
-from methods.parts import ramp, stage_pairs
+from methods.parts import ramp, squared_error, stage_pairs
 
 
 @METHODS.register_module("tfd")
@@ -81,7 +80,7 @@ class TeacherFreeDistillation(Method):
                 deep = deep.detach()
             elif self.direction == "bottom_up":
                 shallow = shallow.detach()
-            terms.append(F.mse_loss(shallow, deep, reduction=self.reduction))
+            terms.append(squared_error(shallow, deep, self.reduction))
         scale = self.weight / len(terms) / (len(student.logits) if self.reduction == "sum" else 1)
         tfd = scale * torch.stack(terms).sum() * ramp(batch, self.ramp_epochs)
         return {"ce": self.cross_entropy(student, batch), "tfd": tfd}

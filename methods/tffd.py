@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.base import METHODS, Batch, Card, Method, Networks, Output
-from methods.parts import ramp, stage_pairs, widened
+from methods.parts import ramp, squared_error, stage_pairs, widened
 
 
 def channel_halves(feature: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,8 +66,8 @@ class TeacherFreeFeatureDistillation(Method):
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         scale = ramp(batch, self.ramp_epochs)
-        inter = [F.mse_loss(shallow, deep.detach()) for shallow, deep in stage_pairs(student.stages)]
-        intra = [F.mse_loss(*channel_halves(widened(feature))) for feature in student.stages]
+        inter = [squared_error(shallow, deep.detach()) for shallow, deep in stage_pairs(student.stages)]
+        intra = [squared_error(*channel_halves(widened(feature))) for feature in student.stages]
         return {
             "ce": self.cross_entropy(student, batch),
             "inter": self.inter * torch.stack(inter).mean() * scale,
