@@ -228,6 +228,7 @@ class Campaign:
                 time.sleep(self.chance.uniform(0, LATEST_S))
             for process_id in self.going():
                 self.finish(process_id)
+            self.runs = []
             for _ in range(SETTLE_RUNS):
                 if (code := self.finish(self.start(self.results))) == 0:
                     break
