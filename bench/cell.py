@@ -87,7 +87,7 @@ class Teacher(Frozen):
 
 
 class Cell(Frozen):
-    data: Spec  # {"type": ..., "digest": of user-given data or None, "train_images": ..., ...}
+    data: Spec  # {"type": ..., "digest": of user-given data or None, "name": what they are known as, "train_images": ..., ...}
     student: Spec
     teacher: Teacher | None
     method: Spec  # every argument, defaults included
@@ -115,7 +115,8 @@ class Cell(Frozen):
                 spec = spec[int(step) if isinstance(spec, list) else step]
             if spec.get(name) == default:
                 del spec[name]
-        identity["data"].pop("path", None)  # the digest says what lies there
+        for name in ("path", "name"):  # the digest says what lies there
+            identity["data"].pop(name, None)
         if self.teacher:
             identity["teacher"] = self.teacher.identity
         return identity
@@ -123,7 +124,8 @@ class Cell(Frozen):
     @property
     def id(self) -> str:
         """Readable prefix and 12 hexadecimal digits of SHA-256 over canonical JSON; safe as a file name on every system."""
-        readable = "-".join([self.data["type"], model_name(self.student), method_name(self.method), f"s{self.seed}"])
+        data = str(self.data.get("name") or self.data["type"])
+        readable = "-".join([data, model_name(self.student), method_name(self.method), f"s{self.seed}"])
         return f"{safe(readable)}-{digest(self.identity)[:12]}"
 
     @property

@@ -82,8 +82,17 @@ class Grid:
             "grid": self.source,
             "cells": [{"id": cell.id, "label": cell.label, "teacher": cell.id in teachers} for cell in self.cells],
             "skipped": [{"what": skip.what, "reason": skip.reason} for skip in self.skipped],
-            "methods": {key: asdict(METHODS.get(key).card) for key in sorted({cell.method["type"] for cell in self.cells})},
+            "methods": {key: asdict(METHODS.get(key).card) for key in sorted(_methods(cell.method for cell in self.cells))},
         }
+
+
+def _methods(specs: Iterable[dict[str, Any]]) -> set[str]:
+    """Their registry keys, and those of the methods within them."""
+    found = set()
+    for spec in specs:
+        inner = [item for value in spec.values() for item in (value if isinstance(value, list) else [value])]
+        found |= {spec["type"], *_methods(item for item in inner if isinstance(item, dict) and "type" in item)}
+    return found
 
 
 # Reading
@@ -396,18 +405,23 @@ def _model(value: str | Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _data(value: str | Mapping[str, Any], where: str, data_root: str | None) -> dict[str, Any]:
     spec = named(value, "type")
-    common = {}
+    common: dict[str, Any] = {}
     for name, default in COMMON_DATA.items():
         common[name] = value_of(spec.pop(name, default), int, f"{where}.{name}")
         if common[name] < 0:
             raise UserError(f"{where}.{name}: a number of images, 0 for all, not {common[name]}")
+    if "name" in spec:
+        common["name"] = value_of(spec.pop("name"), str, f"{where}.name")
     spec.pop("digest", None)
     filled = complete(DATASETS, "data set", spec, where, elsewhere=("root",))
     try:
-        return {**filled, **common, "digest": digest(filled, data_root)}
+        found = digest(filled, data_root)
     except (OSError, ValueError, KeyError) as error:
         hint = "; say where they lie by --data-root or data.path" if "path" in filled else ""
         raise UserError(f"{where}: {error}{hint}") from None
+    if "name" in common and found is None:
+        raise UserError(f"{where}.name: only data of your own can be given a name; these are {filled['type']}")
+    return {**filled, **common, "digest": found}
 
 
 def _unique(values: list[Any], where: str) -> None:

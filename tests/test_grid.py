@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -376,3 +377,22 @@ def test_an_unknown_grid_names_the_nearest():
 def test_an_override_that_cannot_be_is_refused(override, told):
     with pytest.raises(UserError, match=told):
         grids.read("quick", [override])
+
+
+def test_data_of_ones_own_may_bear_the_name_of_what_they_are(tiny, tmp_path):
+    images, labels = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
+    file = tmp_path / "mine.npz"
+    np.savez(file, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    data = {"type": "npz", "path": str(file)}
+    [plain], [known] = (tiny(data=spec).cells for spec in (data, {**data, "name": "cifar100"}))
+    assert known.id.startswith("cifar100-resnet8-none-s0-")
+    assert plain.id.startswith("npz-resnet8-none-s0-")
+    assert known.identity == plain.identity
+    with pytest.raises(UserError, match=r"data.name: only data of your own"):
+        tiny(data={"type": "digits", "name": "cifar100"})
+
+
+def test_the_manifest_holds_the_cards_of_all_methods_and_their_parts(tiny):
+    manifest = tiny(methods=["tfd+kd", {"logit_std": {"method": {"type": "dkd"}}}]).manifest()
+    assert set(manifest["methods"]) == {"sum", "tfd", "kd", "logit_std", "dkd", "none"}  # none: the teacher
+    assert manifest["methods"]["kd"]["title"] == METHODS.get("kd").card.title

@@ -25,7 +25,7 @@ from bench.data.files import Files, decode, scan
 
 DEFAULT_ROOT = "data"  # in the current folder
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SELECTION_KEYS = ("train_images", "test_images", "digest")  # of a cell's `data`; the rest are the builder's arguments
+COMMON_KEYS = ("train_images", "test_images", "digest", "name")  # of a cell's `data`; the rest are the builder's arguments
 
 
 class Split(NamedTuple):
@@ -79,12 +79,12 @@ def load(spec: Mapping[str, Any], root: str | None = None) -> Dataset:
 
     Args:
         spec: `{"type": key, **arguments}`, and optionally "train_images" and "test_images", the sizes of fixed stratified
-            subsets (0: all), and "digest", which the data found must have.
+            subsets (0: all), "digest", which the data found must have, and "name", which tells people what they are.
 
     Raises:
         FileNotFoundError, ValueError: the data are missing, malformed, or not the ones that `digest` names.
     """
-    data = DATASETS.build({"root": root} | {name: value for name, value in spec.items() if name not in SELECTION_KEYS})
+    data = DATASETS.build({"root": root} | {name: value for name, value in spec.items() if name not in COMMON_KEYS})
     if spec.get("digest") and digest(spec, root) != spec["digest"]:
         raise ValueError(f"the data of '{spec['type']}' are not those that the cell was planned with")
     return replace(
