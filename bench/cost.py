@@ -1,16 +1,24 @@
 """The exclusive probe: what a step of each method costs, measured apart from the accuracy runs, on a machine left to itself.
 
-Methods of one pair are timed in turn, many times over, so that a drift of the machine's speed meets all of them alike.
+Methods of one student are timed in turn, many short turns over, so that a drift of the machine's speed meets all of them alike
+and a hiccup spoils one turn: what counts is the median over the turns, and of two methods the ratio within a turn. Teachers
+are not trained for this: one that has learned nothing answers as fast as one that has.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
 import statistics
+import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,22 +29,46 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.cell import Cell
-from bench.data import Stream
+from bench.data import Dataset, Stream
 from bench.energy import joules
 from bench.engine.device import autocast, machine
 from bench.engine.loop import Clock
-from bench.engine.train import Bench, Options, assemble
+from bench.engine.train import Bench, Options, assemble, build_network
 from bench.engine.trainee import Optimiser, Trainee
+from bench.models import Network
 from bench.record import Cost, Machine, Timing
+from bench.specs import describe
 from bench.store import Store
 from methods.base import Batch, Networks, Output
 
-REPEATS = 9  # measurements of each quantity
+TURNS = 25  # measurements of each quantity
 WARM_UP_STEPS = 3
 ENERGY_SPAN_S = 1.0  # energy meters are read some ten times a second
-SPAN_S = 0.1  # a measurement of whole steps takes at least this long
+SPAN_S = 0.04  # a measurement of whole steps takes at least this long
 PARTS = ("data", "student", "teacher", "method", "backward", "optimiser")
-BUSY_PERCENT = 10  # other processes' share of the machine above which the probe says that it is not alone
+BUSY_PERCENT = 10  # other processes' share of the cores above which the probe says that it is not alone
+
+
+class OtherWork:
+    """How busy other processes keep this one's CPU cores, from here on."""
+
+    def __init__(self) -> None:
+        self._start = self._look()
+
+    def percent(self) -> float:
+        """Of what the cores could have done since."""
+        busy, own, passed = (now - then for now, then in zip(self._look(), self._start, strict=True))
+        return min(100.0, max(0.0, 100 * (busy - own) / max(passed, 1e-6)))
+
+    @staticmethod
+    def _look() -> tuple[float, float, float]:
+        """Seconds that the cores have been busy, that this process has computed, and that have passed on all cores."""
+        cores = psutil.cpu_times(percpu=True)
+        if hasattr(os, "sched_getaffinity"):
+            mine = os.sched_getaffinity(0)
+            cores = [core for number, core in enumerate(cores) if number in mine] or cores
+        busy = sum(core.user + core.nice + core.system + getattr(core, "steal", 0.0) for core in cores)
+        return busy, time.process_time(), len(cores) * time.perf_counter()
 
 
 class LiveTensors(TorchDispatchMode):
@@ -109,9 +141,12 @@ class Subject:
         for _ in range(count):
             self.step(preparing)
 
-    def time_steps(self, name: str, preparing: bool) -> None:
-        elapsed = self._timed(lambda: self._steps(self.steps_a_span, preparing))
-        self.spans[name].append(elapsed / self.steps_a_span)
+    def time_steps(self) -> None:
+        """Whole steps, of the preparation phase as well where there is one."""
+        phases = {"step": False} | ({"prepare_step": True} if self.trainee.method.prepare_epochs else {})
+        for name, preparing in phases.items():
+            elapsed = self._timed(partial(self._steps, self.steps_a_span, preparing))
+            self.spans[name].append(elapsed / self.steps_a_span)
 
     def calibrate(self) -> None:
         for _ in range(WARM_UP_STEPS):
@@ -144,6 +179,11 @@ class Subject:
         for name, value in seconds.items():
             self.spans[name].append(1000 * value)
 
+        if teacher:
+            plain.teacher.forget()
+            with self.optimiser.optim_context(self.trainee):
+                self.spans["teacher_alone"].append(self._timed(partial(plain.teacher, batch.image)))
+
     def time_inference(self) -> None:
         """The deployed network on a batch, and on a single image."""
         network = self.trainee.predictor().eval()
@@ -156,7 +196,7 @@ class Subject:
 
     def energy_j_per_step(self) -> float | None:
         """Over about a second of steps; None where the machine does not tell."""
-        steps = max(1, round(ENERGY_SPAN_S / SPAN_S)) * self.steps_a_span
+        steps = max(1, round(1000 * ENERGY_SPAN_S / statistics.median(self.spans["step"])))
         energy_j = joules(lambda: self._steps(steps, preparing=False), self.bench.device)
         return None if energy_j is None else energy_j / steps
 
@@ -171,6 +211,16 @@ class Subject:
         with LiveTensors() as live:
             self.step()
         return (self._held_bytes() + live.peak_bytes) / 2**20
+
+    def host_peak_mib(self) -> float:
+        """See `Cost`. Where the system keeps no high-water mark, what is resident after the step."""
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the mark starts anew
+        self.step()
+        with contextlib.suppress(OSError, KeyError):
+            facts = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+            return int(facts["VmHWM"].split()[0]) / 2**10
+        return psutil.Process().memory_info().rss / 2**20
 
     def _held_bytes(self) -> int:
         """Bytes that stay between steps: networks, method and momenta."""
@@ -189,27 +239,30 @@ class Subject:
         return 1000 * seconds["span"]
 
     def timing(self, name: str) -> Timing | None:
-        values = self.spans.get(name)
-        if not values:
-            return None
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-        return Timing(median_ms=median, low_ms=low, high_ms=high, repeats=len(values))
+        return Timing(turns_ms=tuple(self.spans[name])) if name in self.spans else None
 
-    def cost(self, facts: Machine) -> Cost:
+    def cost(self, facts: Machine, session: str, busy_percent: float) -> Cost:
         step = self.timing("step")
         assert step is not None
+        cell = self.cell
         return Cost(
-            key=self.cell.cost_key,
-            label=self.cell.label,
-            example=self.cell.id,
+            key=cell.cost_key,
+            label=cell.label,
+            example=cell.id,
+            student=describe(cell.student),
+            teacher=describe(cell.teacher.model) if cell.teacher else "",
+            session=session,
             step=step,
             prepare_step=self.timing("prepare_step"),
             parts={name: timing for name in PARTS if (timing := self.timing(name))},
+            teacher_alone=self.timing("teacher_alone"),
             inference=self.timing("inference"),
-            inference_batch=self.cell.recipe.batch_size,
+            inference_batch=cell.recipe.batch_size,
             latency=self.timing("latency"),
             peak_mib=self.peak_mib(),
+            host_peak_mib=self.host_peak_mib(),
             energy_j_per_step=self.energy_j_per_step(),
+            busy_percent=busy_percent,
             threads=torch.get_num_threads(),
             machine=facts,
             measured=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -239,39 +292,48 @@ def groups(cells: list[Cell]) -> list[list[Cell]]:
     return list(grouped.values())
 
 
+def untrained(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Network:
+    """The teacher's network without its weights."""
+    assert cell.teacher is not None
+    model = cell.teacher.model
+    return build_network({**model, "pretrained": False} if "pretrained" in model else model, dataset)
+
+
 def measure(cells: list[Cell], store: Store, grid: str, options: Options) -> Iterator[Cost]:
-    """Probe every distinct cost among finished cells, write it, and yield it."""
+    """Probe every distinct cost of the cells, which need not be trained, write it, and yield it."""
     if options.threads:
         torch.set_num_threads(options.threads)
     for group in groups(cells):
-        bench = assemble(group, store, grid, options)
+        bench = assemble(group, store, grid, options, teacher_network=untrained)
         subjects = [Subject.of(cell, bench) for cell in group]
         for subject in subjects:
             subject.calibrate()
-        for _ in range(REPEATS):
-            for subject in subjects:
-                subject.time_steps("step", preparing=False)
-        for subject in subjects:
-            if subject.trainee.method.prepare_epochs:
-                for _ in range(REPEATS):
-                    subject.time_steps("prepare_step", preparing=True)
-        for _ in range(REPEATS):
-            for subject in subjects:
+        others = OtherWork()
+        order = random.Random(0)  # nobody always follows the same one  # noqa: S311
+        for _ in range(TURNS):
+            for subject in order.sample(subjects, len(subjects)):
+                subject.time_steps()
+        for _ in range(TURNS):
+            for subject in order.sample(subjects, len(subjects)):
                 subject.time_parts()
                 subject.time_inference()
-        facts = machine(bench.device)
+        busy_percent = others.percent()
+        facts, session = machine(bench.device), uuid.uuid4().hex[:12]
         for subject in subjects:
-            cost = subject.cost(facts)
+            cost = subject.cost(facts, session, busy_percent)
             store.write_cost(grid, cost)
             yield cost
 
 
 def missing(cells: list[Cell], costs: list[Cost], facts: Machine) -> list[Cell]:
-    """Cells whose cost has not been measured on this hardware."""
+    """Cells whose cost has not been measured on this hardware, and those that are timed in turn with them."""
     known = {cost.key for cost in costs if cost.machine.hardware == facts.hardware}
-    return [cell for cell in cells if cell.cost_key not in known]
+    lacking = {cell.cost_key for group in groups(cells) if any(c.cost_key not in known for c in group) for cell in group}
+    return [cell for cell in cells if cell.cost_key in lacking]
 
 
 def neighbours_percent() -> float:
-    """Share of the machine that is in use right now, in percent; the probe wants to be alone."""
-    return psutil.cpu_percent(interval=0.5)
+    """How busy other processes keep the machine right now; the probe wants to be alone."""
+    others = OtherWork()
+    time.sleep(0.5)
+    return others.percent()

@@ -5,6 +5,7 @@ No torch here. Accuracies are in percent, times in seconds, sizes in MiB.
 
 from __future__ import annotations
 
+import statistics
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -101,12 +102,27 @@ class Record(Frozen):
 
 
 class Timing(Frozen):
-    """One quantity of the exclusive probe: median and the quartiles around it, of `repeats` measurements, milliseconds."""
+    """One quantity of the exclusive probe, measured once a turn; milliseconds."""
 
-    median_ms: Annotated[float, Field(ge=0)]
-    low_ms: Annotated[float, Field(ge=0)]  # 25 %
-    high_ms: Annotated[float, Field(ge=0)]  # 75 %
-    repeats: int = Field(ge=1)
+    turns_ms: tuple[Annotated[float, Field(ge=0)], ...] = Field(min_length=1)  # in the order of the turns
+
+    @property
+    def median_ms(self) -> float:
+        return statistics.median(self.turns_ms)
+
+    @property
+    def low_ms(self) -> float:
+        """The lower quartile."""
+        return self._quartiles[0]
+
+    @property
+    def high_ms(self) -> float:
+        """The upper quartile."""
+        return self._quartiles[2]
+
+    @property
+    def _quartiles(self) -> list[float]:
+        return statistics.quantiles(self.turns_ms, n=4, method="inclusive") if len(self.turns_ms) > 1 else [*self.turns_ms] * 3
 
 
 class Cost(Frozen):
@@ -119,14 +135,23 @@ class Cost(Frozen):
     key: str
     label: str
     example: str  # id of a cell that this is the cost of
+    student: str
+    teacher: str  # empty without one
+    session: str  # costs of one session were timed in turn: their n-th turns belong together
     step: Timing
     prepare_step: Timing | None
     parts: dict[str, Timing]  # data, student, teacher, method, backward, optimiser
+    teacher_alone: Timing | None  # the teacher's forward on a batch, with nothing around it
     inference: Timing | None  # the deployed network, one batch of `inference_batch` images
     inference_batch: int = 0
     latency: Timing | None = None  # the deployed network, one image
-    peak_mib: float | None  # device memory of a step where the device tells it, else the process's
+    peak_mib: float | None  # most device memory that tensors hold during a step
+    host_peak_mib: float | None
+    """Most main memory that the probing process held during a step (resident set): the program with its libraries, the data
+    set where it lies in main memory, and on a CPU the tensors of all methods of the session. For planning; it hides what
+    tells methods apart."""
     energy_j_per_step: float | None  # None: not measured
+    busy_percent: Percent  # share of the CPU cores that other processes used during the session
     threads: int
     machine: Machine
     measured: str  # ISO 8601, UTC

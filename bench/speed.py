@@ -17,8 +17,7 @@ from rich.table import Table
 from torch import nn
 
 from bench.cell import Cell, Recipe
-from bench.cost import Subject
-from bench.data import Dataset
+from bench.cost import Subject, untrained
 from bench.engine.device import machine, resolve_device
 from bench.engine.loop import Group
 from bench.engine.train import Bench, Options, assemble, build_network, count_flops
@@ -104,12 +103,6 @@ def measure(grid: Grid, store: Store, options: Options, ablate: bool, tell: Call
     overhead = engine_overhead(device)
     first = next(iter(cells.values()))
     return Report(machine(device), torch.get_num_threads(), first.recipe.batch_size, limits, overhead, rows, ablations)
-
-
-def untrained(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Network:
-    """A teacher that has learned nothing answers as fast as one that has."""
-    assert cell.teacher is not None
-    return build_network(cell.teacher.model, dataset)
 
 
 def compare(cell: Cell, bench: Bench, limits: Limits) -> Row:

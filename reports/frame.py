@@ -20,7 +20,8 @@ COLUMNS = {
     "setting": "data set, recipe and, where they differ, precision; only equal settings are ever compared",
     "data": "data set",
     "recipe": "how the networks were trained: epochs, and what else differs between the cells",
-    "deviations": "of the recipe from the CIFAR-100 protocol that most papers of the field train by, learning rate aside",
+    "deviations": "of the recipe from the CIFAR-100 protocol that most papers train by, learning rate and techniques aside",
+    "techniques": "of the recipe, as published tables name them: dropout, cutout, the kind of augmentation",
     "student": "architecture",
     "teacher": "architecture that it distilled from, its own for a method that needs a copy of itself; empty without a teacher",
     "teacher_id": "cell that trained this teacher; empty without one, or where the user brought the weights",
@@ -54,7 +55,8 @@ COLUMNS = {
     "teacher_s": "seconds of the teacher's own training; 0 without a teacher, empty where unknown",
     "whole_s": "train_s with the teacher's training whole",
     "amortised_s": "train_s with the teacher's training divided by `users`",
-    "peak_mib": "peak memory of a step",
+    "peak_mib": "most device memory that tensors hold during a step",
+    "host_peak_mib": "most main memory of the probing process during a step, the program and the data included",
     "energy_kj": "training: steps x measured energy of a step; empty where not measured",
     "latency_ms": "deployed network, one image",
     "images_per_s": "deployed network, one large batch",
@@ -62,6 +64,7 @@ COLUMNS = {
 """What each column of the tidy frame means. Accuracies in %, differences in points, times in seconds unless named otherwise."""
 
 PAIR_COLUMNS = ["setting", "student", "pair_teacher"]
+TECHNIQUES = ("dropout", "cutout", "augment")  # fields of a recipe that published tables add to a method
 KEPT_OUT = "kept out of every table and verdict"
 
 
@@ -157,7 +160,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     if not records:
         return pd.DataFrame(columns=known)
     frame = pd.DataFrame([_row(record) for record in records], columns=known + list(_SPECS))
-    frame["data"] = data = _named(frame["_data"], lambda spec: str(spec["type"]))
+    frame["data"] = data = _named(frame["_data"], lambda spec: str(spec.get("name") or spec["type"]))
     frame["recipe"] = _named(frame["_recipe"], lambda spec: f"{spec['epochs']} epochs")
     frame["setting"] = frame["data"] + ", " + frame["recipe"]
     if frame["_precision"].nunique() > 1:
@@ -212,9 +215,10 @@ def _row(record: Record) -> dict[str, Any]:
         "flops": float(record.steps * record.flops.step + record.prepare_steps * record.flops.prepare_step),
         "wall_train_s": record.clocks.train_s,
         "deviations": _deviations(cell.recipe),
+        "techniques": techniques(cell.recipe),
         "run_on": record.machine.hardware,
         "cost_key": cell.cost_key,
-        "_data": cell.data,
+        "_data": {name: value for name, value in cell.data.items() if name != "path"},
         "_recipe": cell.recipe.model_dump(mode="json") | {"protocol": cell.protocol},
         "_precision": cell.precision,
         "_student": cell.student,
@@ -226,8 +230,14 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _deviations(recipe: Any) -> str:
     usual = type(recipe)()  # the defaults are that protocol
-    names = [name for name in type(recipe).model_fields if name != "lr" and getattr(recipe, name) != getattr(usual, name)]
-    return ", ".join(f"{name}={getattr(recipe, name)}" for name in names)
+    names = [name for name in type(recipe).model_fields if getattr(recipe, name) != getattr(usual, name)]
+    return ", ".join(f"{name}={getattr(recipe, name)}" for name in names if name not in ("lr", *TECHNIQUES))
+
+
+def techniques(recipe: Any) -> str:
+    """'dropout, auto_augment': what a recipe adds to the usual training."""
+    values = {name: getattr(recipe, name) for name in TECHNIQUES}
+    return ", ".join(value if isinstance(value, str) else name for name, value in values.items() if value and value != "none")
 
 
 def _named(
@@ -293,6 +303,7 @@ def bill(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = None) -
     frame["whole_s"] = frame["train_s"] + frame["teacher_s"]
     frame["amortised_s"] = frame["train_s"] + frame["teacher_s"] / frame["users"].clip(lower=1)
     frame["peak_mib"] = of(lambda cost: cost.peak_mib)
+    frame["host_peak_mib"] = of(lambda cost: cost.host_peak_mib)
     frame["energy_kj"] = of(lambda cost: cost.energy_j_per_step) * frame["steps"] / 1000
     frame["latency_ms"] = of(lambda cost: cost.latency.median_ms if cost.latency else nan)
     frame["images_per_s"] = of(lambda cost: cost.inference_batch / cost.inference.median_ms * 1000 if cost.inference else nan)

@@ -113,7 +113,10 @@ def write(store: Store, grid: str, folder: Path, compare: str | Path | None = No
     files: list[Table] = []
     if (frame["role"] == "student").any():
         context |= _body(frame, costs, curves, folder / "figures", files)
-        context["caveats"] = verdicts.caveats(context["summary"], len(missing), len(problems), context["places"])
+        counts = len(missing), len(problems)
+        context["caveats"] = verdicts.caveats(context["summary"], *counts, context["places"], context["busy_percent"])
+    context["steps"] = _steps(costs, frame, {cell["id"] for cell in manifest["cells"]})
+    files += context["steps"]
     if compare is not None:
         context["compared"] = _compared(frame, Path(compare), grid, context)
         files.append(context["compared"])
@@ -150,9 +153,9 @@ def _body(
     frame: pd.DataFrame, costs: Sequence[Cost], curves: dict[str, Curve], figures: Path, files: list[Table]
 ) -> dict[str, Any]:
     """The sections of the pairs, what spans them, and (in `files`) every table."""
-    summary = tables.summary(frame)
+    summary = tables.summary(frame, costs)
     places = frames.places(costs)
-    elsewhere = [tables.summary(frames.bill(frame, costs, place)) for place in places[1:]]
+    elsewhere = [tables.summary(frames.bill(frame, costs, place), costs) for place in places[1:]]
     rows = frames.by_pair(frame)
     keys = summary[PAIR_COLUMNS].drop_duplicates()
     of_rows = dict(list(rows.groupby(PAIR_COLUMNS, sort=False)))
@@ -228,6 +231,22 @@ def _body(
     }
 
 
+def _steps(costs: Sequence[Cost], frame: pd.DataFrame, cells: set[str]) -> list[Table]:
+    """What was timed of cells that are not trained yet: a table for each session of the probe."""
+    sessions: dict[tuple[str, str], list[Cost]] = {}
+    trained = set(frame["cost_key"])
+    for cost in costs:
+        if cost.example in cells and cost.key not in trained:
+            sessions.setdefault((frames.place(cost), cost.session), []).append(cost)
+    found = []
+    for index, ((place, _), together) in enumerate(sorted(sessions.items())):
+        several = len({cost.teacher for cost in together if cost.teacher}) > 1
+        named = {cost.label + (f", {cost.teacher}" if several and cost.teacher else ""): cost for cost in together}
+        title = f"{together[0].student}: where a step's time goes, on {place}"
+        found.append(tables.step_parts(named, f"steps-{index + 1}-{slug(together[0].student)}", title))
+    return found
+
+
 def _p(p: float) -> str:
     text = tables.p_value(p)
     return text if "<" in text else f"= {text}"
@@ -260,21 +279,24 @@ def _facts(records: Sequence[Record], costs: Sequence[Cost]) -> dict[str, Any]:
     for owner, role in [*((record, "trained") for record in records), *((cost, "timed") for cost in costs)]:
         machine = owner.machine  # type: ignore[attr-defined]
         text = f"{machine.hardware}\n{machine.platform}\n{machine.versions}"
-        fact = machines.setdefault(text, {"machine": machine, "trained": 0, "timed": 0})
+        fact = machines.setdefault(text, {"machine": machine, "trained": 0, "timed": 0, "busy_percent": 0.0})
         fact[role] += 1
+        fact["busy_percent"] = max(fact["busy_percent"], getattr(owner, "busy_percent", 0.0))
     methods: dict[str, dict[str, Any]] = {}
     recipes: dict[str, dict[str, Any]] = {}
     for record in records:
         cell = record.cell
         methods.setdefault(
             json.dumps([cell.label, cell.method], sort_keys=True),
-            {"label": cell.label, "needs": cell.needs, "version": cell.method_version, "spec": cell.method},
+            {"label": cell.label, "needs": cell.needs, "version": cell.method_version, "spec": cell.method}
+            | {"types": list(dict.fromkeys(_types(cell.method)))},
         )
         recipe = cell.recipe.model_dump(mode="json")
         recipes.setdefault(json.dumps(recipe, sort_keys=True), recipe)
     commits = sorted({record.commit[:12] for record in records if record.commit})
     return {
         "machines": list(machines.values()),
+        "busy_percent": max((cost.busy_percent for cost in costs), default=0.0),
         "methods": sorted(methods.values(), key=lambda method: (method["needs"], method["label"])),
         "recipes": list(recipes.values()),
         "commits": commits,
@@ -287,6 +309,12 @@ def _facts(records: Sequence[Record], costs: Sequence[Cost]) -> dict[str, Any]:
         else [],
         "precisions": sorted({record.cell.precision for record in records}),
     }
+
+
+def _types(spec: dict[str, Any]) -> list[str]:
+    """Registry keys of a method and of those within it."""
+    inner = [item for value in spec.values() for item in (value if isinstance(value, list) else [value])]
+    return [spec["type"], *(key for item in inner if isinstance(item, dict) and "type" in item for key in _types(item))]
 
 
 def _compared(frame: pd.DataFrame, folder: Path, grid: str, context: dict[str, Any]) -> Table:

@@ -162,6 +162,23 @@ def _draws(n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
 
 
+def median_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Median and a 95 % interval for it between two of the values (the sign test's), whatever their distribution.
+
+    The interval's limits are NaN below six values.
+    """
+    ordered = np.sort(np.asarray(values, float))
+    rank = _outermost(len(ordered))
+    low, high = (ordered[rank - 1], ordered[-rank]) if rank else (math.nan, math.nan)
+    return float(np.median(ordered)), float(low), float(high)
+
+
+@lru_cache
+def _outermost(n: int) -> int:
+    """Largest k with P(Binomial(n, 1/2) < k) <= 2.5 %: the k-th value from below and from above enclose the median."""
+    return int(scipy_stats.binom.ppf(ALPHA / 2, n, 0.5))
+
+
 def expected_best(values: Sequence[float] | np.ndarray, runs: int) -> float:
     """Mean of the best of `runs` runs over all ways to choose them: sum_i x_(i) C(i-1, runs-1) / C(n, runs); NaN with fewer."""
     ordered = np.sort(np.asarray(values, float))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,10 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from bench.record import Cost
+from bench.record import Cost, Timing
 from bench.store import Store
 from reports import stats
-from reports.frame import PAIR_COLUMNS, Curve, by_pair
+from reports.frame import PAIR_COLUMNS, Curve, by_pair, place
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
 PUBLISHED_IMAGES = {"cifar100": 50_000, "imagenet": 1_281_167}  # that the published numbers were trained on
@@ -177,13 +177,17 @@ def _latex(value: str) -> str:
 # What the tables hold
 
 
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
+def summary(frame: pd.DataFrame, costs: Iterable[Cost] = ()) -> pd.DataFrame:
     """Every method of every pair in one line, best first within its pair; what all other tables are made of.
 
     Columns beside the pair's: method, needs, n, top1 and half (mean and half its 95 % interval), best_top1, flattery,
     chosen_top1; gain, low, high, p_holm, verdict, detectable, unpaired against `none` and, suffixed `_kd`, against `kd`;
     train_s, whole_s, amortised_s, teacher_s and the same in FLOPs; ratio, whole_ratio, amortised_ratio (to what `none` costs:
-    seconds where timed, else FLOPs); teachers (how many trainings of the teacher were used).
+    seconds where timed, else FLOPs), ratio_low, ratio_high, cost_verdict (see `relative`) and, suffixed `_kd`, the first and
+    the last three against `kd`; teachers (how many trainings of the teacher were used).
+
+    Args:
+        costs: of the probe; without them ratios of seconds have no interval.
     """
     rows = by_pair(frame)
     rows = rows.assign(whole_flops=rows["flops"] + rows["teacher_flops"])
@@ -194,7 +198,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     table.insert(1, "n", means["seed"].nunique())
     table.insert(3, "half", means["top1"].agg(stats.half_interval))
     table["teachers"] = means["teacher_id"].nunique()
-    table["where"] = means["where"].first()
+    for name in ("where", "cost_key"):
+        table[name] = means[name].first()
     table = table.reset_index()
     against = [part.assign(**dict(zip(PAIR_COLUMNS, key, strict=True))) for key, part in all_gains(rows)]
     columns = ["n", "unpaired", "gain", "low", "high", "p", "p_holm", "verdict", "detectable", "boot_low", "boot_high"]
@@ -203,13 +208,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         part = gains[gains["baseline"] == base][[*PAIR_COLUMNS, "method", *columns]]
         part = part.rename(columns={"n": "n_paired"} | {name: name + suffix for name in columns if name != "n"})
         table = table.merge(part.rename(columns={"n_paired": "n_paired" + suffix}), on=[*PAIR_COLUMNS, "method"], how="left")
-    plain = table[table["method"] == "none"].set_index(PAIR_COLUMNS)
-    index = pd.MultiIndex.from_frame(table[PAIR_COLUMNS])
-    for ratio, kind in {"ratio": "train", "whole_ratio": "whole", "amortised_ratio": "amortised"}.items():
-        in_flops = "flops" if kind == "train" else f"{kind}_flops"
-        time = table[f"{kind}_s"].to_numpy() / plain["train_s"].reindex(index).to_numpy()
-        flops = table[in_flops].to_numpy() / plain["flops"].reindex(index).to_numpy()
-        table[ratio] = np.where(np.isnan(time), flops, time) if table["train_s"].isna().all() else time
+    table = _with_ratios(table, {(place(cost), cost.key): cost for cost in costs})
     return table.sort_values([*PAIR_COLUMNS, "top1"], ascending=[True, True, True, False], ignore_index=True)
 
 
@@ -226,8 +225,80 @@ _MEANS = [
         "energy_kj",
         "train_only",
     ),
-    *("parameters", "latency_ms", "images_per_s", "steps", "prepare_steps", "epochs"),
+    *("host_peak_mib", "parameters", "latency_ms", "images_per_s", "steps", "prepare_steps", "epochs"),
 ]
+
+
+def _with_ratios(table: pd.DataFrame, costs: Mapping[tuple[str, str], Cost]) -> pd.DataFrame:
+    """Every method's training cost relative to that of `none` and of `kd` in its pair."""
+    unit = "flops" if table["train_s"].isna().all() else "s"
+    own, whole, amortised = ("flops" if unit == "flops" else "train_s", f"whole_{unit}", f"amortised_{unit}")
+    table = table.copy()
+    index = pd.MultiIndex.from_frame(table[PAIR_COLUMNS])
+    rows = table[["where", "cost_key", "steps", "prepare_steps", own]].to_dict("records")
+    for base, suffix in (("none", ""), ("kd", "_kd")):
+        bases = {key: row for key, row, method in zip(index, rows, table["method"], strict=True) if method == base}
+        found = []
+        for key, row in zip(index, rows, strict=True):
+            other = bases.get(key)
+            if other is None or other is row:
+                found.append(UNKNOWN._replace(value=1.0) if other is row else UNKNOWN)
+            elif unit == "flops":
+                found.append(UNKNOWN._replace(value=row[own] / other[own]))
+            else:
+                ours, theirs = (_training_turns(each, costs.get((each["where"], each["cost_key"]))) for each in (row, other))
+                found.append(relative(ours, theirs, row[own] / other[own]))
+        names = [f"ratio{suffix}", f"ratio{suffix}_low", f"ratio{suffix}_high", f"cost_verdict{suffix}"]
+        table[names] = pd.DataFrame(found, columns=names, index=table.index)
+    plain = table[table["method"] == "none"].set_index(PAIR_COLUMNS)[own].reindex(index).to_numpy()
+    table["whole_ratio"] = table["ratio"] + (table[whole] - table[own]) / plain
+    table["amortised_ratio"] = table["ratio"] + (table[amortised] - table[own]) / plain
+    return table
+
+
+class Turns(NamedTuple):
+    """What one method cost in every turn of a session of the probe."""
+
+    session: str
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, cost: Cost, timing: Timing) -> Turns:
+        return cls(cost.session, np.array(timing.turns_ms))
+
+
+class Ratio(NamedTuple):
+    """Of two costs, with a 95 % interval, and what may be said of it."""
+
+    value: float
+    low: float
+    high: float
+    verdict: str  # more, less, no difference shown, or not timed in turn; empty where there is nothing to judge
+
+
+UNKNOWN = Ratio(math.nan, math.nan, math.nan, "")
+
+
+def relative(ours: Turns | None, theirs: Turns | None, otherwise: float = math.nan) -> Ratio:
+    """The ratio of two costs within a turn: median over the turns and its interval.
+
+    What was not timed in turn has `otherwise` instead, the ratio of the medians, which a drift of the machine may have moved.
+    """
+    if ours is None or theirs is None or ours.session != theirs.session or len(ours.values) != len(theirs.values):
+        return Ratio(otherwise, math.nan, math.nan, "" if math.isnan(otherwise) else "not timed in turn")
+    value, low, high = stats.median_interval(ours.values / theirs.values)
+    verdict = "more" if low > 1 else "less" if high < 1 else "no difference shown"
+    return Ratio(value, low, high, verdict)
+
+
+def _training_turns(row: Mapping[str, Any], cost: Cost | None) -> Turns | None:
+    """A whole training, as if every step took as long as in one turn."""
+    if cost is None:
+        return None
+    ms = row["steps"] * np.array(cost.step.turns_ms)
+    if row["prepare_steps"] and cost.prepare_step:
+        ms = ms + row["prepare_steps"] * np.array(cost.prepare_step.turns_ms)
+    return Turns(cost.session, ms)
 
 
 def all_gains(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
@@ -245,14 +316,17 @@ SUMMARY = (
     Column("verdict", "Verdict"),
     Column("train_s", "Training", seconds),
     Column("whole_s", "+ teacher", seconds),
-    Column("ratio", "÷ none", times),
+    Column("ratio", "÷ none", times, low_high=("ratio_low", "ratio_high")),
+    Column("cost_verdict", "Costs"),
     Column("whole_ratio", "+ teacher", times),
 )
 
 
-SIGNS = {"better": "▲", "worse": "▼", "no difference shown": "○", "not tested": "?"}
+SIGNS = {"better": "▲", "worse": "▼", "no difference shown": "○", "not tested": "?", "not timed in turn": "~"}
 TERMINAL = tuple(
-    replace(column, title="", write=lambda verdict: SIGNS.get(verdict, "")) if column.key == "verdict" else column
+    replace(column, title="", write=lambda verdict: SIGNS.get(verdict, ""))
+    if column.key.endswith("verdict")
+    else replace(column, low_high=None)
     for column in SUMMARY[1:-1]  # what fits in 80 columns
 )
 
@@ -274,7 +348,7 @@ def print_summary(store: Store, grid: str, console: Console) -> None:
         heads, rows = terminal(part)
         table = rich.table.Table(title=Text(f"{pair}, {setting}"), title_justify="left", box=rich.box.SIMPLE_HEAD)
         table.padding = (0, 1, 0, 0)
-        table.caption = "Gain over none, p after Holm: ▲ better, ▼ worse, ○ no difference shown."
+        table.caption = "Gain over none, p after Holm: ▲ better, ▼ worse, ○ no difference shown; likewise of costs."
         table.caption_justify = "left"
         for column, head in zip(TERMINAL, heads, strict=True):
             table.add_column(
@@ -323,7 +397,9 @@ COST = (
     Column("method", "Method"),
     Column("step_ms", "Step, ms", number(1), "median of the exclusive probe"),
     Column("train_s", "Training", seconds, "steps × step, the teacher's training not counted"),
-    Column("ratio", "÷ none", times, "without the teacher's training"),
+    Column("ratio", "÷ none", times, "without the teacher's training; 95 % interval", low_high=("ratio_low", "ratio_high")),
+    Column("cost_verdict", "Costs", text, "than none: more or less where the interval leaves out 1"),
+    Column("ratio_kd", "÷ kd", times, "likewise, against kd", low_high=("ratio_kd_low", "ratio_kd_high")),
     Column("whole_s", "Teacher whole", seconds, "with the teacher's whole training"),
     Column("whole_ratio", "÷ none", times, "with the teacher's whole training"),
     Column("amortised_s", "Teacher shared", seconds, "with the teacher's training divided by the students that used it"),
@@ -333,7 +409,10 @@ COST = (
 )
 RESOURCES = (
     Column("method", "Method"),
-    Column("peak_mib", "Peak memory, MiB", number(0), "of a training step"),
+    Column("peak_mib", "Peak device memory, MiB", number(0), "tensors alive together during a training step"),
+    Column(
+        "host_peak_mib", "Peak host memory, MiB", number(0), "of the probing process: program, data, all methods timed together"
+    ),
     Column("energy_kj", "Energy, kJ", number(1), "of the training, the teacher's own not counted"),
     Column("train_only", "Train-only parameters", count, "trained beside the student and dropped"),
     Column("parameters", "Deployed parameters", count),
@@ -344,31 +423,55 @@ RESOURCES = (
 
 def cost(part: pd.DataFrame, name: str, title: str, columns: tuple[Column, ...] = COST) -> Table:
     """The bill of one pair on one hardware, cheapest first; columns without any value are left out."""
-    shown = tuple(column for column in columns if column.key == "method" or part[column.key].notna().any())
+    shown = tuple(column for column in columns if (part[column.key].notna() & (part[column.key] != "")).any())
     part = part.sort_values(["whole_s", "whole_flops"])
     note = f"Timed on {part['where'].iloc[0]}." if part["train_s"].notna().any() else "Not timed."
+    if any(column.key == "ratio" for column in shown) and part["ratio_low"].notna().any():
+        note += " Ratios: median over the probe's turns of the ratio within a turn; the teacher's training was timed apart."
+    if (part["cost_verdict"] == "not timed in turn").any():
+        note += " Where costs were not timed in turn, it is the ratio of two medians, without an interval."
     if part["energy_kj"].isna().all():
         note += " Energy: not measured."
     return Table(name, title, shown, part, note)
 
 
 def step_parts(costs: Mapping[str, Cost], name: str, title: str) -> Table:
-    """Each method's training step, whole and by part, with the quartiles of the probe's repetitions. `costs`: by method."""
+    """Each method's training step, whole and by part, with quartiles; relative to `none`'s, and the teacher's share relative to
+    its forward pass timed alone. `costs`: by method.
+    """
     rows = []
+    plain = costs.get("none")
     for method, cost in costs.items():
-        timings = {"step": cost.step, **cost.parts, **({"preparation": cost.prepare_step} if cost.prepare_step else {})}
-        row: dict[str, Any] = {"method": method, "repeats": cost.step.repeats}
+        timings = {"step": cost.step, **cost.parts}
+        timings |= {"preparation": cost.prepare_step} if cost.prepare_step else {}
+        row: dict[str, Any] = {"method": method, "turns": len(cost.step.turns_ms)}
         for part, timing in timings.items():
             row |= {f"{part}_ms": timing.median_ms, f"{part}_low_ms": timing.low_ms, f"{part}_high_ms": timing.high_ms}
+        step = teacher = UNKNOWN
+        if plain and plain is not cost:
+            step = relative(Turns.of(cost, cost.step), Turns.of(plain, plain.step), cost.step.median_ms / plain.step.median_ms)
+        if alone := cost.teacher_alone:
+            row["alone_ms"] = alone.median_ms
+            teacher = relative(Turns.of(cost, cost.parts["teacher"]), Turns.of(cost, alone))
+        for ratio, prefix in ((step, "ratio"), (teacher, "alone")):
+            row |= {prefix: ratio.value, f"{prefix}_low": ratio.low, f"{prefix}_high": ratio.high}
         rows.append(row)
     found = {key.removesuffix("_low_ms"): None for row in rows for key in row if key.endswith("_low_ms")}  # in order, once
     columns = [
         Column(f"{part}_ms", f"{part.capitalize()}, ms", number(2), low_high=(f"{part}_low_ms", f"{part}_high_ms"))
         for part in found
     ]
-    columns = [Column("method", "Method"), *columns, Column("repeats", "Repeats", number(0))]
+    step_ratio = Column("ratio", "Step ÷ none", times, "95 % interval", low_high=("ratio_low", "ratio_high"))
+    columns = [Column("method", "Method"), *columns[:1], step_ratio, *columns[1:]]
+    if any("alone_ms" in row for row in rows):
+        columns += [
+            Column("alone_ms", "Teacher alone, ms", number(2), "its forward pass, with nothing around it"),
+            Column("alone", "Teacher ÷ alone", times, "95 % interval", low_high=("alone_low", "alone_high")),
+        ]
+    columns.append(Column("turns", "Turns", number(0)))
     frame = pd.DataFrame(rows).sort_values("step_ms", ignore_index=True) if rows else pd.DataFrame()
-    note = "Median and quartiles. The parts are measured apart and need not add up to the whole step."
+    note = "Median and quartiles over the turns; of ratios within a turn the median and its 95 % interval. "
+    note += "The parts are measured apart and need not add up to the whole step."
     return Table(name, title, tuple(columns), frame, note)
 
 
@@ -524,10 +627,14 @@ PUBLISHED_COLUMNS = ["source", "table", "data", "student", "teacher", "method", 
 
 
 def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
-    """Published numbers beside ours, chosen by the same rule and by our own (last epoch, mean of all seeds)."""
+    """Published numbers beside ours, chosen by the same rule and by our own (last epoch, mean of all seeds).
+
+    A number that was published for a method with a technique, "tfd (cutout)", meets trainings whose recipe has it.
+    """
     taught = frame["teacher"].where(frame["needs"] == "teacher", "")
     groups: dict[tuple[str, ...], list[pd.DataFrame]] = {}
     method = frame["method"].str.replace(r"\[[^\]]*\]", "", regex=True)  # presets are published values
+    method += (" (" + frame["techniques"] + ")").where(frame["techniques"] != "", "")
     for (_, *key), part in frame.groupby(["setting", "data", "student", taught, method, "method"], sort=False):
         groups.setdefault(tuple(key[:-1]), []).append(part)
     bases = numbers[numbers["method"] == "none"].drop_duplicates(["table", "student"]).set_index(["table", "student"])["top1"]

@@ -10,8 +10,9 @@ import pandas as pd
 
 from reports import stats
 from reports.frame import PAIR_COLUMNS
-from reports.tables import number, p_value, points, times
+from reports.tables import NOTHING, number, p_value, points, times
 
+BUSY_PERCENT = 10  # of other work, above which times deserve a warning
 two = number(2)
 
 
@@ -41,7 +42,7 @@ def of_pair(part: pd.DataFrame) -> list[Sentence]:
         said.append(Sentence("open", "The plain student was not trained, so no gain can be stated."))
     against_kd = part[part["verdict_kd"].isin(["better", "worse"]) & (part["needs"] != "teacher")]
     for row in against_kd.to_dict("records"):
-        by = f"{two(abs(row['gain_kd']))} points {row['verdict_kd']} than kd ({_evidence(row, '_kd')})"
+        by = f"{two(abs(row['gain_kd']))} points {row['verdict_kd']} than kd ({_evidence(row, '_kd')}){_bill(row, '_kd')}"
         said.append(Sentence(row["verdict_kd"], f"{row['method']}, without a teacher, is {by}."))
     even = part[part["verdict_kd"].eq("no difference shown") & (part["needs"] != "teacher") & (part["method"] != "none")]
     if len(even):
@@ -56,11 +57,19 @@ def _evidence(row: dict, suffix: str = "") -> str:
     return text.replace("< ", "<_").replace("_", "\N{NO-BREAK SPACE}")
 
 
-def _bill(row: dict) -> str:
-    if math.isnan(row["ratio"]):
+def _bill(row: dict, suffix: str = "") -> str:
+    """What the training cost relative to the baseline's; of a method with a teacher, with the teacher's as well."""
+    ratio, verdict = row["ratio" + suffix], row["cost_verdict" + suffix]
+    if math.isnan(ratio):
         return ""
-    text = f", at {_times(row['ratio'])} its training cost"
-    if row["needs"] == "none":
+    low, high = (times(row[f"ratio{suffix}_{side}"]) for side in ("low", "high"))
+    interval = f" ({low} to_{high})".replace("_", "\N{NO-BREAK SPACE}") if low != NOTHING else ""
+    if verdict == "no difference shown":
+        text = f", no difference in training cost shown{interval}"
+    else:
+        text = f", at {_times(ratio)} its training cost{interval}"
+        text += " by timings that were not taken in turn" if verdict == "not timed in turn" else ""
+    if row["needs"] == "none" or suffix:
         return text
     return text + (
         f", {_times(row['whole_ratio'])} with the teacher's"
@@ -101,8 +110,10 @@ def of_methods(summary: pd.DataFrame) -> list[Sentence]:
     return sorted(said, key=lambda sentence: ("better", "worse", "open").index(sentence.kind))
 
 
-def caveats(summary: pd.DataFrame, missing: int, problems: int, hardware: Iterable[str]) -> list[str]:
-    """What a reader must know before believing the sentences."""
+def caveats(
+    summary: pd.DataFrame, missing: int, problems: int, hardware: Iterable[str], busy_percent: float = 0.0
+) -> list[str]:
+    """What a reader must know before believing the sentences. `busy_percent`: of other work while steps were timed."""
     said = []
     n = summary["n"]
     seeds = f"{n.min():.0f}" if n.min() == n.max() else f"{n.min():.0f} to {n.max():.0f}"
@@ -123,6 +134,13 @@ def caveats(summary: pd.DataFrame, missing: int, problems: int, hardware: Iterab
         said.append("No step was timed, so costs are FLOPs; run the cost probe to have seconds.")
     elif len(places) > 1:
         said.append(f"Steps were timed on {len(places)} machines, which are never mixed; the sentences use {places[0]}.")
+    if busy_percent > BUSY_PERCENT:
+        said.append(
+            f"Other work used up to {busy_percent:.0f} % of the processor while steps were timed, which makes times longer "
+            "and ratios, though taken in turn, less certain; run the cost probe again on an idle machine."
+        )
+    if (summary["cost_verdict"] == "not timed in turn").any():
+        said.append("Some costs were not timed in turn with what they are compared to; probe the grid's costs anew.")
     if summary.groupby(PAIR_COLUMNS).size().max() > 2:
         said.append("A gain holds for these hyper-parameters; another value of a weight is another method.")
     return said

@@ -93,15 +93,22 @@ def curves(epochs: int, top1: float, terms: Sequence[str] = ("ce",)) -> str:
     return "\n".join([head, *rows]) + "\n"
 
 
-def cost(of: Cell, machine: Machine = MACHINE, step_ms: float | None = None) -> Cost:
+def timing(ms: float, wobble: float = 0.02) -> Timing:
+    """25 turns evenly spread from `1 - wobble` to `1 + wobble` of their median; a slow one is slow for all."""
+    return Timing(turns_ms=tuple(ms * (1 + wobble * (7 * turn % 25 - 12) / 12) for turn in range(25)))
+
+
+def cost(of: Cell, machine: Machine = MACHINE, step_ms: float | None = None, session: str = "together") -> Cost:
     step = step_ms or (50.0 if "110" in of.student["type"] else STEP_MS.get(of.method["type"], 18.0))
-    timing = lambda ms: Timing(median_ms=ms, low_ms=ms * 0.99, high_ms=ms * 1.01, repeats=5)  # noqa: E731
     teacher = 8.0 if of.teacher else 0.0
     parts = {"data": 0.5, "student": 3.0, "teacher": teacher, "method": 0.3, "backward": 5.2, "optimiser": 1.0}
     return Cost(
-        key=of.cost_key, label=of.label, example=of.id, step=timing(step), prepare_step=None,
-        parts={name: timing(ms) for name, ms in parts.items()}, inference=timing(20), inference_batch=100, latency=timing(1.5),
-        peak_mib=100.0, energy_j_per_step=None, threads=1, machine=machine, measured=STAMP,
+        key=of.cost_key, label=of.label, example=of.id, student=of.student["type"],
+        teacher=of.teacher.model["type"] if of.teacher else "", session=session + of.student["type"],
+        step=timing(step), prepare_step=None, parts={name: timing(ms) for name, ms in parts.items()},
+        teacher_alone=timing(teacher) if of.teacher else None, inference=timing(20), inference_batch=100, latency=timing(1.5),
+        peak_mib=100.0, host_peak_mib=900.0, energy_j_per_step=None, busy_percent=1.0, threads=1, machine=machine,
+        measured=STAMP,
     )  # fmt: skip
 
 

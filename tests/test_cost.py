@@ -10,7 +10,7 @@ import torch
 
 from bench import cost, energy
 from bench.cost import LiveTensors, Subject
-from bench.engine.train import Options, assemble, count_flops, train
+from bench.engine.train import Options, assemble, count_flops
 from bench.store import Store
 
 CPU = Options(device="cpu", threads=1)
@@ -18,7 +18,7 @@ CPU = Options(device="cpu", threads=1)
 
 @pytest.fixture
 def quick_probe(monkeypatch):
-    monkeypatch.setattr(cost, "REPEATS", 3)
+    monkeypatch.setattr(cost, "TURNS", 3)
     monkeypatch.setattr(cost, "SPAN_S", 0.001)
 
 
@@ -28,11 +28,7 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
         seeds=[0, 1],
         pairs=[{"student": "resnet8", "teacher": "resnet14"}],
     )
-    store = Store(tmp_path)
-    teachers = {cell.teacher.cell for cell in grid.cells if cell.teacher}
-    for cell in grid.cells:
-        if cell.id in teachers:
-            train([cell], store, grid.name, CPU)
+    store = Store(tmp_path)  # nothing is trained, the teacher neither
     measured = list(cost.measure(grid.cells, store, grid.name, CPU))
     labels = ["ft(prepare_epochs=1)", "kd", "none", "none", "tfd"]  # once for both seeds, and the teacher's own
     assert sorted(each.label for each in measured) == labels
@@ -44,13 +40,37 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
         assert (each.prepare_step is not None) == (each.label.startswith("ft"))
         assert each.inference is not None
         assert each.latency is not None
-        assert each.peak_mib > 0
+        assert 0 < each.peak_mib < each.host_peak_mib
+        assert 0 <= each.busy_percent <= 100
+        timings = [each.step, *each.parts.values(), *filter(None, [each.prepare_step, each.teacher_alone])]
+        assert {len(timing.turns_ms) for timing in timings} == {3}
+        assert (each.teacher_alone is not None) == (each.teacher == "resnet14")
+    sessions = {label: {each.session for each in measured if each.student == label} for label in ("resnet8", "resnet14")}
+    assert [len(found) for found in sessions.values()] == [1, 1]  # all methods of the student in turn
+    assert sessions["resnet8"] != sessions["resnet14"]
     assert by_label["kd"].parts["teacher"].median_ms > 0
     assert by_label["tfd"].parts["teacher"].median_ms == 0
     assert store.costs(grid.name)[0] == sorted(measured, key=lambda each: each.key)
     assert not cost.missing(grid.cells, measured, measured[0].machine)
     elsewhere = measured[0].machine.model_copy(update={"cpu": "another"})
     assert cost.missing(grid.cells, measured, elsewhere) == grid.cells
+    new = cost.missing(grid.cells, [each for each in measured if each.label != "tfd"], measured[0].machine)
+    assert {cell.label for cell in new if cell.student["type"] == "resnet8"} == {"none", "kd", "tfd", "ft(prepare_epochs=1)"}
+    assert all(cell.student["type"] == "resnet8" for cell in new)  # with what it is compared to, and no more
+
+
+def test_other_work_is_that_of_other_processes(monkeypatch):
+    cores = [types.SimpleNamespace(user=u, nice=0.0, system=s, steal=0.0, idle=0.0) for u, s in ((100.0, 10.0), (50.0, 5.0))]
+    moment = {"wall": 1000.0, "own": 7.0}
+    monkeypatch.setattr(cost.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(cost.psutil, "cpu_times", lambda percpu: cores)
+    monkeypatch.setattr(cost, "time", types.SimpleNamespace(
+        process_time=lambda: moment["own"], perf_counter=lambda: moment["wall"]))  # fmt: skip
+    others = cost.OtherWork()
+    moment |= {"wall": 1010.0, "own": 7.0 + 9.0}
+    cores[0] = types.SimpleNamespace(user=108.0, nice=0.0, system=12.0, steal=0.0, idle=0.0)  # 10 s busy
+    cores[1] = types.SimpleNamespace(user=53.0, nice=0.0, system=5.0, steal=2.0, idle=5.0)  # 5 s busy or stolen
+    assert others.percent() == pytest.approx(100 * (15 - 9) / 20)
 
 
 def test_the_probe_leaves_the_trainee_as_it_was(tiny, tmp_path, quick_probe):

@@ -17,8 +17,9 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 import reports
+from bench.record import Timing
 from reports import frame as frames
-from reports import page, plots, stats, tables
+from reports import page, plots, stats, tables, verdicts
 
 TRUTH = {"none": 0.0, "ls": 0.0, "tfd": 0.0, "tffd": 0.0, "kd": 1.5, "fitnets": 0.0}
 GRID = "demo"
@@ -75,7 +76,7 @@ def test_the_bill_is_steps_times_the_probes_step_with_the_teacher_three_ways(rec
 def test_a_preparation_phase_is_on_the_bill():
     cell = synthetic.cell("ls", 0)
     cost = synthetic.cost(cell)
-    cost = cost.model_copy(update={"prepare_step": cost.step.model_copy(update={"median_ms": 4.0})})
+    cost = cost.model_copy(update={"prepare_step": synthetic.timing(4.0)})
     record = synthetic.record(cell, 60, steps=1000, prepare_steps=500)
     assert make([record], [cost])["train_s"].item() == pytest.approx(1000 * 0.010 + 500 * 0.004)
 
@@ -168,6 +169,14 @@ def test_expected_best_over_all_choices_of_runs():
     assert math.isnan(stats.expected_best([1.0, 2.0], 3))
 
 
+def test_median_interval_lies_between_the_values_of_the_sign_test():
+    # P(Binomial(25, 1/2) <= 7) = 2.16 %, P(... <= 8) = 5.39 %: the 8th values from both ends
+    assert stats.median_interval([*range(25, 0, -1)]) == (13, 8, 18)
+    assert stats.median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == (3.5, 1, 6)
+    assert stats.median_interval([1.0, 2.0, 3.0])[0] == 2
+    assert math.isnan(stats.median_interval([1.0, 2.0, 3.0, 4.0, 5.0])[1])
+
+
 def test_break_even_by_hand():
     # kd: 40 s for 2 points beside a teacher of 120 s; tfd: 25 s for 1 point. (40 + 120/N) / 2 < 25 from N = 13 on.
     assert stats.break_even(40, 2, 120, 25, 1) == 13
@@ -225,6 +234,60 @@ def test_costs_in_flops_where_nothing_was_timed(records):
     summary = tables.summary(make(records, costs=[])).set_index("method")
     assert summary.loc["kd", "ratio"] == pytest.approx(2.5)
     assert summary.loc["kd", "whole_ratio"] == pytest.approx(2.5 + 5)
+    assert set(summary["cost_verdict"]) == {""}
+
+
+def timed(label, ms, records, **changes):
+    cell = next(record.cell for record in records if record.cell.label == label and record.cell.student["type"] == "resnet20")
+    return synthetic.cost(cell).model_copy(update={"step": Timing(turns_ms=tuple(ms))} | changes)
+
+
+def test_costs_are_compared_turn_by_turn(records):
+    drift = np.linspace(10, 30, 25)  # the machine slows down threefold: quartiles of any two methods overlap
+    noise = np.where(np.arange(25) % 2, 0.99, 1.01)
+    costs = [
+        timed("none", drift, records),
+        timed("tfd", 1.04 * drift, records),
+        timed("ls", drift * noise, records),
+        timed("kd", 1.5 * drift * noise, records),
+        timed("fitnets", 0.5 * drift, records, session="another"),
+    ]
+    summary = tables.summary(make(records, costs), costs).set_index("method")
+    assert summary["cost_verdict"].to_dict() == {
+        "none": "",
+        "tfd": "more",
+        "ls": "no difference shown",
+        "kd": "more",
+        "fitnets": "not timed in turn",
+        "tffd": "",
+    }
+    assert summary.loc["tfd", ["ratio", "ratio_low", "ratio_high"]].tolist() == pytest.approx([1.04] * 3)
+    assert summary.loc["ls", ["ratio_low", "ratio_high"]].tolist() == pytest.approx([0.99, 1.01])
+    assert summary.loc["tfd", "ratio_kd"] == pytest.approx(1.04 / 1.5 / 1.01)
+    assert summary.loc["fitnets", "ratio"] == pytest.approx(0.5)
+    assert summary.loc["fitnets", ["ratio_low", "ratio_kd_low"]].isna().all()
+    shown = {row[0]: row for row in tables.cost(summary.reset_index(), "c", "C").rows()}
+    assert "1.04× [1.04×, 1.04×]" in shown["tfd"]
+    said = {row["method"]: verdicts._bill(row) for row in summary.reset_index().to_dict("records")}
+    assert said["tfd"].replace("\N{NO-BREAK SPACE}", " ") == ", at 1.04 times its training cost (1.04× to 1.04×)"
+    assert said["ls"].startswith(", no difference in training cost shown (0.99×")
+    assert "not taken in turn" in said["fitnets"]
+    assert said["tffd"] == ""
+    assert any("timed in turn" in line for line in verdicts.caveats(summary.reset_index(), 0, 0, ["here"]))
+
+
+def test_a_busy_machine_is_a_caveat(records):
+    summary = tables.summary(make(records))
+    warned = [any("Other work used" in line for line in verdicts.caveats(summary, 0, 0, [], busy)) for busy in (9.0, 42.0)]
+    assert warned == [False, True]
+
+
+def test_a_preparation_phase_is_in_the_ratio():
+    none, ft = synthetic.cell("none", 0), synthetic.cell("ft", 0)
+    costs = [synthetic.cost(none), synthetic.cost(ft, step_ms=20.0).model_copy(update={"prepare_step": synthetic.timing(5.0)})]
+    records = [synthetic.record(none, 60, steps=1000), synthetic.record(ft, 60, steps=1000, prepare_steps=400)]
+    summary = tables.summary(make(records, costs), costs).set_index("method")
+    assert summary.loc["ft", ["ratio", "ratio_low"]].tolist() == pytest.approx([(1000 * 20 + 400 * 5) / 10_000] * 2)
 
 
 def test_time_to_accuracy_and_equal_cost_from_the_curves():
@@ -247,8 +310,10 @@ def test_time_to_accuracy_and_equal_cost_from_the_curves():
 def test_the_step_is_split_with_quartiles():
     cells = {"none": synthetic.cell("none", 0), "kd": synthetic.cell("kd", 0, teacher="resnet110")}
     table = tables.step_parts({name: synthetic.cost(cell) for name, cell in cells.items()}, "s", "S")
-    assert table.rows()[1][:2] == ["kd", "18.00 [17.82, 18.18]"]
+    assert table.rows()[1][:3] == ["kd", "18.00 [17.82, 18.18]", "1.80× [1.80×, 1.80×]"]
     assert table.frame.set_index("method")["teacher_ms"].to_dict() == {"none": 0.0, "kd": 8.0}
+    assert table.rows()[1][-3:-1] == ["8.00", "1.00× [1.00×, 1.00×]"]  # the teacher alone, and its share against that
+    assert table.rows()[0][-3:-1] == ["–", "–"]
 
 
 def test_published_numbers_meet_ours_under_both_rules(records):
@@ -261,6 +326,38 @@ def test_published_numbers_meet_ours_under_both_rules(records):
     assert row["differs"] == ""
     short = tables.published(make([synthetic.record(synthetic.cell("none", 0, epochs=1), 20)]), tables.read_published()).frame
     assert set(short["differs"]) == {"epochs=1"}
+
+
+def test_published_techniques_meet_recipes_that_have_them():
+    def variant(**recipe):
+        cell = synthetic.cell("tfd", 0, student="resnet32")
+        cell = cell.model_copy(update={"recipe": cell.recipe.model_copy(update=recipe)})
+        return synthetic.record(cell, 70, id=cell.id)
+
+    recipes = [{}, {"dropout": 0.1}, {"cutout": 8}, {"augment": "auto_augment"}, {"cutout": 8, "mixup": 1.0}]
+    frame = make([variant(**recipe) for recipe in recipes])
+    found = tables.published(frame, tables.read_published()).frame
+    met = found.groupby(["method", "differs"])["setting"].unique().map(list).to_dict()
+    plain = "cifar100, 240 epochs (augment=none, cutout=0, dropout=0.0, mixup=0.0)"
+    assert met[("tfd", "")] == [plain]
+    assert set(met) == {("tfd", ""), *((f"tfd ({name})", "") for name in ("dropout", "cutout", "auto_augment"))} | {
+        ("tfd (cutout)", "mixup=1.0")
+    }
+
+
+def test_data_of_the_users_own_go_by_the_name_they_were_given():
+    def own(path, **name):
+        cell = synthetic.cell("none", 0)
+        cell = cell.model_copy(update={"data": {"type": "npz", "path": path, "digest": "ab", **name}})
+        return synthetic.record(cell, 70, id=cell.id)
+
+    frame = make([own("/here/cifar100.npz", name="cifar100")])
+    assert frame["data"].tolist() == ["cifar100"]
+    assert frame["id"].item().startswith("cifar100-resnet20-none-s0-")
+    assert len(tables.published(frame, tables.read_published()).frame) > 0
+    first, second = own("/here/a.npz"), own("/there/b.npz")
+    assert first.id == second.id
+    assert set(make([first, second.model_copy(update={"id": "other"})])["data"]) == {"npz"}
 
 
 def test_published_files_are_complete():
@@ -397,6 +494,16 @@ def test_compare_two_folders(tmp_path, records):
     assert table["verdict"].to_dict() == {name: "better" if name == "ls" else "no difference shown" for name in TRUTH}
     assert table.loc["ls", "gain"] == pytest.approx(0.5 + 2 / 50)
     assert "Beside another results folder" in html
+
+
+def test_costs_are_shown_before_anything_is_trained(tmp_path, records):
+    store = synthetic.fill(tmp_path, GRID, records)
+    for record in records:
+        (store.cell(GRID, record.id) / "record.json").unlink()
+    html = page.write(store, GRID, tmp_path / "out").read_text()
+    assert "No student has been trained yet" in html
+    table = pd.read_csv(tmp_path / "out" / "tables" / "steps-2-resnet20.csv").set_index("method")
+    assert table["ratio"].dropna().to_dict() == pytest.approx({"ls": 1.0, "tfd": 1.03, "tffd": 1.05, "kd": 1.8, "fitnets": 1.8})
 
 
 def test_an_empty_grid_still_has_a_page(tmp_path):
