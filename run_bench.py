@@ -81,6 +81,9 @@ def parser() -> argparse.ArgumentParser:
     verb("plan", "Tell what a grid consists of, what is done, and what the rest will cost", grid, plugins, jobs)
     run = verb("run", "Train what is missing of a grid, measure costs, write the report", grid, plugins, jobs)
     run.add_argument("--wait", action="store_true", help="on a cluster: stay until all is done")
+    run.add_argument(
+        "--together", action="store_true", help="train methods of one seed in lock-step: one teacher forward for all"
+    )
     run.add_argument("--retry", action="store_true", help="train failed cells again")
     run.add_argument("--force", action="store_true", help="train finished cells again; their old records are set aside")
     run.add_argument("--no-cost", action="store_true", help="leave out the probe of costs and the report")
@@ -223,6 +226,8 @@ def _run(options: argparse.Namespace, cluster: Any) -> int:
             load(todo[0].data, options.data_root)  # fails, or downloads, before any worker starts
         except (OSError, ValueError, KeyError) as error:
             raise UserError(str(error)) from None
+        if options.together:
+            _tell_who_trains_alone(todo, console)
         parts = todo, store, grid.name, _worker_options(options), cluster
         if cluster.kind == "slurm":
             count = slurm.submit(*parts)
@@ -239,9 +244,18 @@ def _run(options: argparse.Namespace, cluster: Any) -> int:
         highlight=False,
     )
     if not options.no_cost and done:
-        _measure(grid, store, options, console, force=False)
+        finished = [cell for cell in grid.cells if store.done(grid.name, cell.id)]
+        _measure(finished, grid.name, store, options, console, force=False)
         _report(store, grid.name, console)
     return 0 if done == len(ends) else 1
+
+
+def _tell_who_trains_alone(cells: list[Any], console: Any) -> None:
+    from bench.engine.lockstep import alone_because
+
+    reasons = {cell.label: reason for cell in cells if (reason := alone_because(cell))}
+    for label, reason in reasons.items():
+        console.print(f"alone: {label}: {reason}", highlight=False, markup=False)
 
 
 def _worker_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -252,6 +266,7 @@ def _worker_options(options: argparse.Namespace) -> dict[str, Any]:
         "device": options.device,
         "data_root": str(Path(options.data_root).resolve()) if options.data_root else None,
         "checkpoint_s": options.checkpoint_s,
+        "together": options.together,
         "visualise": tuple(backend(name) for name in options.visualise),
         "imports": tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in options.imports),
     }
@@ -260,18 +275,18 @@ def _worker_options(options: argparse.Namespace) -> dict[str, Any]:
 def cost(options: argparse.Namespace) -> int:
     grid, store = _plan(options)
     store.check_writable(grid.name)
-    _measure(grid, store, options, _console(), options.force)
+    store.write_manifest(grid.name, grid.manifest())
+    _measure(grid.cells, grid.name, store, options, _console(), options.force)  # untrained networks take as long
     return 0
 
 
-def _measure(grid: Any, store: Any, options: argparse.Namespace, console: Any, force: bool) -> None:
+def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespace, console: Any, force: bool) -> None:
     from bench import cost
     from bench.engine.device import machine, resolve_device
     from bench.engine.train import Options
 
-    known, _ = store.costs(grid.name)
-    finished = [cell for cell in grid.cells if store.done(grid.name, cell.id)]
-    wanted = finished if force else cost.missing(finished, known, machine(resolve_device(options.device)))
+    known, _ = store.costs(grid)
+    wanted = cells if force else cost.missing(cells, known, machine(resolve_device(options.device)))
     if not wanted:
         return
     busy = cost.neighbours_percent()
@@ -281,7 +296,7 @@ def _measure(grid: Any, store: Any, options: argparse.Namespace, console: Any, f
     settings = Options(
         device=options.device, threads=options.threads if options.verb == "cost" else 0, data_root=options.data_root
     )
-    for measured in cost.measure(wanted, store, grid.name, settings):
+    for measured in cost.measure(wanted, store, grid, settings):
         step = measured.step
         console.print(
             f"  {measured.label:<24} {step.median_ms:8.2f} ms a step ({step.low_ms:.2f} to {step.high_ms:.2f})", highlight=False
@@ -379,7 +394,7 @@ def logs(options: argparse.Namespace) -> int:
     print(log.read_text() if log.exists() else "no log: the cell was taken over, or has not started")
     failure = store.scratch(grid, cell_id, "failure.json")
     if failure:
-        print(f"failed at {failure['when']}: {failure['error']}")
+        print(f"failed at {failure.get('when')}: {failure.get('error')}")
     return 0
 
 

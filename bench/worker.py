@@ -120,7 +120,7 @@ def assist(store: Store, grid: str, options: Any, team: Any) -> None:
 
 def _lead(left: list[Cell], store: Store, job: Job, options: Any, team: Any) -> None:
     while left:
-        states = {cell.id: _take(cell, store, job, options, team) for cell in left}
+        states = {cell.id: _take(cell, left, store, job, options, team) for cell in left}
         waiting = [cell for cell in left if states[cell.id] == "waits" or (job.alone and states[cell.id] == "held")]
         if "tried" not in states.values():
             # A cell or teacher in another's hands is worth waiting for; a teacher in nobody's hands will not come.
@@ -132,8 +132,11 @@ def _lead(left: list[Cell], store: Store, job: Job, options: Any, team: Any) -> 
         left = waiting
 
 
-def _take(cell: Cell, store: Store, job: Job, options: Any, team: Any) -> str:
-    """'tried', 'waits' (for its teacher), 'held' (by another), or 'passed': settled, or its folder cannot be used."""
+def _take(cell: Cell, left: list[Cell], store: Store, job: Job, options: Any, team: Any) -> str:
+    """'tried', 'waits' (for its teacher), 'held' (by another), or 'passed': settled, or its folder cannot be used.
+
+    With `options.together` it takes along what may train in lock-step with it out of `left`.
+    """
     grid = job.grid
     if store.settled(grid, cell.id):
         return "passed"
@@ -144,11 +147,14 @@ def _take(cell: Cell, store: Store, job: Job, options: Any, team: Any) -> str:
                 return "waits"
             fail(store, grid, cell.id, f"its teacher {teacher} failed", again=True)
             return "passed"
-        with store.lock(grid, cell.id):
-            if not store.settled(grid, cell.id):
-                _try(cell, store, grid, options, team)
-                return "tried"
-            return "passed"
+        with contextlib.ExitStack() as locks:
+            locks.enter_context(store.lock(grid, cell.id))
+            if store.settled(grid, cell.id):
+                return "passed"
+            together = options.together and team.size == 1
+            group = [cell, *(_companions(cell, left, store, grid, locks) if together else [])]
+            _try(group, store, grid, options, team)
+            return "tried"
     except TimeoutError:
         return "held"
     except OSError as error:  # not even a trace can be left: the dispatcher sees that nothing came of it
@@ -156,28 +162,64 @@ def _take(cell: Cell, store: Store, job: Job, options: Any, team: Any) -> str:
         return "passed"
 
 
-def _try(cell: Cell, store: Store, grid: str, options: Any, team: Any) -> None:
+def _companions(cell: Cell, left: list[Cell], store: Store, grid: str, locks: contextlib.ExitStack) -> list[Cell]:
+    """Cells of `left` that may train in lock-step with this one now; their locks are taken.
+
+    A teacher for which others wait is not slowed down by company.
+    """
+    from bench.engine.lockstep import companions
+
+    awaited = {other.teacher.cell for other in left if other.teacher}
+    found: list[Cell] = []
+    if cell.id in awaited:
+        return found
+    for other in companions(cell, [other for other in left if other.id not in awaited]):
+        ready = not other.teacher or not other.teacher.cell or store.done(grid, other.teacher.cell)
+        if not ready or store.settled(grid, other.id):
+            continue
+        with contextlib.suppress(TimeoutError, OSError):
+            locks.enter_context(store.lock(grid, other.id))
+            if not store.settled(grid, other.id):
+                found.append(other)
+    return found
+
+
+def _try(group: list[Cell], store: Store, grid: str, options: Any, team: Any) -> None:
+    """Train cells in lock-step, or the only one; where a group fails, each of its cells on its own."""
     from bench.engine.train import train
 
-    if store.begin_attempt(grid, cell.id) > ATTEMPTS:
-        error = f"{ATTEMPTS} workers died on it before it could save anything: killed, out of memory, or out of time"
-        fail(store, grid, cell.id, error, again=True)
+    for cell in group:
+        if store.begin_attempt(grid, cell.id) > ATTEMPTS:
+            error = f"{ATTEMPTS} workers died on it before it could save anything: killed, out of memory, or out of time"
+            fail(store, grid, cell.id, error, again=True)
+    group = [cell for cell in group if not store.settled(grid, cell.id)]
+    if not group:
         return
-    with _log_to(store.cell(grid, cell.id) / "log.txt") as log:
+    with _log_to([store.cell(grid, cell.id) / "log.txt" for cell in group]) as log:
         try:
-            team.tell(cell.model_dump(mode="json"))
-            train([cell], store, grid, options, team)
+            for cell in group:
+                team.tell(cell.model_dump(mode="json"))
+            train(group, store, grid, options, team)
             log.info("finished")
+            return
         except Exception as error:  # whatever a cell does wrong, its siblings go on
-            log.exception("failed")
-            _blame(store, grid, cell, error, team)
-            if team.size > 1:  # the others may be anywhere in a step: a new team goes on
-                raise
+            if len(group) == 1:
+                log.exception("failed")
+                _blame(store, grid, group[0], error, team)
+                if team.size > 1:  # the others may be anywhere in a step: a new team goes on
+                    raise
+                return
+            log.warning("%d cells in lock-step failed (%s: %s); now one by one", len(group), type(error).__name__, error)
         except BaseException:
             log.info("stopped")
             if not _at_time_limit.is_set():  # whoever stops a worker does not blame the cell; a time limit may be too short
-                store.end_attempts(grid, cell.id)
+                for cell in group:
+                    store.end_attempts(grid, cell.id)
             raise
+    for cell in group:
+        if not store.settled(grid, cell.id):
+            store.end_attempts(grid, cell.id)
+            _try([cell], store, grid, options, team)
 
 
 def _blame(store: Store, grid: str, cell: Cell, error: Exception, team: Any) -> None:
@@ -196,18 +238,18 @@ def fail(store: Store, grid: str, cell_id: str, error: str, trace: str = "", aga
 
 
 @contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[logging.Logger]:
+def _log_to(paths: list[Path]) -> Iterator[logging.Logger]:
     log = logging.getLogger("bench.cell")
     log.setLevel(logging.INFO)
     log.propagate = False
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
-    try:
+    with contextlib.ExitStack() as open_files:
+        for path in paths:
+            handler = logging.FileHandler(path)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            log.addHandler(handler)
+            open_files.callback(handler.close)
+            open_files.callback(log.removeHandler, handler)
         yield log
-    finally:
-        log.removeHandler(handler)
-        handler.close()
 
 
 def _follow(owner: int) -> None:

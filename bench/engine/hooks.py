@@ -59,7 +59,8 @@ class EvaluateHook(Hook):
             row |= {"train_s": self.clock.seconds["train_s"], "evaluate_s": self.clock.seconds["evaluate_s"]}
             row |= {f"loss_{name}": value for name, value in loop.terms[cell_id].items()}
             self.history[cell_id].append(row)
-            log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+            which = f"{cell_id}: " if len(self.history) > 1 else ""
+            log.info("%s%s", which, ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
 
 
 class VisualiseHook(Hook):

@@ -48,6 +48,7 @@ class Options:
     visualise: tuple[str, ...] = ()  # mmengine's visualiser backends, such as TensorboardVisBackend
     neighbours: int = 0
     imports: tuple[str, ...] = ()  # the user's own plug-ins
+    together: bool = False  # train cells in lock-step where that is the same: see `bench.engine.lockstep`
 
 
 class BenchRunner(Runner):
@@ -240,6 +241,8 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options, team: Te
     started = _now()
     saved = {cell.id: _read_checkpoint(store, grid, cell.id) for cell in cells}
     checkpoints = [state for state in saved.values() if state]
+    if len({(state["epoch"], state["threads"]) if state else None for state in saved.values()}) > 1:
+        raise ValueError("cells in lock-step must have stopped at the same epoch, with as many threads")
     threads = checkpoints[0]["threads"] if checkpoints else options.threads
     if threads:
         torch.set_num_threads(threads)
