@@ -14,7 +14,7 @@ from rich.text import Text
 
 from bench.errors import UserError, unknown
 from bench.grid import SHIPPED, shipped
-from bench.recipes import RECIPES
+from bench.recipes import RECIPES, recipe_for
 from bench.specs import arguments_of
 from bench.store import Store
 
@@ -81,18 +81,19 @@ def card(name: str, store: Store) -> RenderableType:
     from bench.models import MODELS
     from methods import METHODS
 
+    found: list[RenderableType] = []  # `crd` is a method and a recipe
     if name in METHODS.module_dict or ("." in name and METHODS.get(name)):
-        return _method_card(name, METHODS.get(name))
+        found.append(_method_card(name, METHODS.get(name)))
     for registry, elsewhere in ((MODELS, ("classes", "channels")), (DATASETS, ("root",))):
         if name in registry.module_dict:
-            return _builder_card(name, registry.get(name), elsewhere)
+            found.append(_builder_card(name, registry.get(name), elsewhere))
     if name in shipped():
-        return Text((SHIPPED / f"{name}.yaml").read_text())
+        found.append(Text((SHIPPED / f"{name}.yaml").read_text()))
     if name in RECIPES:
-        from bench.recipes import recipe_for
-
         values = recipe_for({"name": name}, "", "show").model_dump(mode="json")
-        return Group(Text(f"{name}: {RECIPES[name][0]}\n"), Text(yaml.safe_dump(values, sort_keys=False)))
+        found.append(Text(f"recipe {name}: {RECIPES[name][0]}\n\n{yaml.safe_dump(values, sort_keys=False)}"))
+    if found:
+        return Group(*found)
     try:
         grid, cell_id = store.find(name)
     except UserError:
