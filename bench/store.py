@@ -51,6 +51,7 @@ class Problem(NamedTuple):
 class Store:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self._resolved = self.root.resolve()
 
     # Paths
 
@@ -70,7 +71,7 @@ class Store:
         return FileLock(folder / "lock", timeout=0.2)  # not 0: `locked` holds it for an instant
 
     def _inside(self, path: Path) -> Path:
-        if path.name != safe(path.name) or not path.resolve().is_relative_to(self.root.resolve()):
+        if path.name != safe(path.name) or not path.resolve().is_relative_to(self._resolved):
             raise UserError(f"'{path.name}' cannot name a folder in {self.root}: use at most 80 of a-z 0-9 _ + . -")
         return path
 
