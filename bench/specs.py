@@ -13,8 +13,13 @@ from mmengine.registry import Registry
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bench.cell import method_name, model_name
+from bench.data import Dataset
 from bench.errors import UserError, unknown
+from bench.models import Network
 from methods import METHODS
+from methods.base import Method
+
+PARTS = (Method, Network, Dataset)  # what a user's own class is, or a user's own function says that it returns
 
 
 def arguments_of(builder: Any, given_elsewhere: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
@@ -48,7 +53,7 @@ def complete(
             builder = registry.get(key)
         except Exception as error:  # mmengine raises what the import of a dotted path raises
             raise UserError(f"{where}: {kind} '{key}' cannot be imported: {error}") from None
-    if builder is None:
+    if builder is None or not _is_part(builder, registry):
         raise unknown(kind, key, registry.module_dict, where)
     preset = given.pop("preset", None)
     if preset is not None:
@@ -69,6 +74,16 @@ def complete(
         else:
             raise UserError(f"{where}: '{key}' needs {name}")
     return filled
+
+
+def _is_part(builder: Any, registry: Registry) -> bool:
+    """Whether a name that was found is of this registry: any callable has a dotted name, and building calls it."""
+    if builder in registry.module_dict.values():
+        return True
+    if inspect.isclass(builder):
+        return any(base in builder.__mro__ for base in PARTS)
+    returns = getattr(builder, "__annotations__", {}).get("return")
+    return getattr(returns, "__name__", returns) in {part.__name__ for part in PARTS}
 
 
 def value_of(value: Any, annotation: Any, where: str) -> Any:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock, SoftFileLock
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bench.cell import digest, safe
 from bench.errors import UserError, unknown
@@ -34,7 +34,23 @@ from bench.record import SCHEMA, Cost, Record, seal, unseal
 
 Model = TypeVar("Model", Record, Cost)
 OTHER_FOLDERS = ("report", "cost", "launches")  # of a grid, beside its cells'
+ARRAYS = TypeAdapter(list[list[list[str]]])  # of a launch: its arrays, their jobs, the ids of the cells of each
 SCRATCH = ("checkpoint", "progress.json", "failure.json", "attempts.json")  # of a cell, until it is done
+
+
+class Manifest(BaseModel):
+    """The part of a manifest that this program relies on."""
+
+    class _Cell(BaseModel):
+        id: str = Field(pattern=r"^[a-z0-9_+.-]{1,120}$")
+        label: str
+
+    class _Skip(BaseModel):
+        what: str
+        reason: str
+
+    cells: list[_Cell]
+    skipped: list[_Skip]
 
 
 class DamagedError(ValueError):
@@ -170,9 +186,7 @@ class Store:
         found = {}
         for path in sorted((self.folder(grid) / "launches").glob("*.json")):
             with contextlib.suppress(ValueError, OSError):
-                arrays = self.read_json(path).get("arrays")
-                if isinstance(arrays, list):
-                    found[path.stem] = arrays
+                found[path.stem] = ARRAYS.validate_python(self.read_json(path).get("arrays"))
         return found
 
     def set_aside(self, path: Path) -> Path:
@@ -209,11 +223,14 @@ class Store:
         """
         path = self.folder(grid) / "manifest.json"
         try:
-            return self.read_json(path)
+            manifest = self.read_json(path)
+            Manifest.model_validate(manifest)
+            return manifest
         except FileNotFoundError:
             raise unknown("results", grid, self.grids(), str(self.root)) from None
         except ValueError as error:
-            raise UserError(f"{path}: {error}; `run` writes it anew") from None
+            reason = _first(error) if isinstance(error, ValidationError) else error
+            raise UserError(f"{path}: {reason}; `run` writes it anew") from None
 
     def record(self, grid: str, cell_id: str) -> Record | None:
         """A cell's record, or None where it is not done.
@@ -406,6 +423,11 @@ class Store:
                 yield path
 
 
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
 def parse(model: type[Model], body: dict[str, Any]) -> Model:
     """Validate a record or cost.
 
@@ -418,8 +440,7 @@ def parse(model: type[Model], body: dict[str, Any]) -> Model:
     try:
         parsed = model.model_validate(body)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(_first(error)) from None
     if isinstance(parsed, Record) and (reason := parsed.mismatch()):
         raise ValueError(reason)
     return parsed

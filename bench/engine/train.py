@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -219,6 +220,19 @@ def count_flops(bench: Bench, trainee: Trainee) -> Flops:
     return flops
 
 
+class Saved(BaseModel):
+    """What a checkpoint must hold."""
+
+    model_config = ConfigDict(strict=True)
+
+    trainee: dict[str, Any]
+    optimizer: dict[str, Any]
+    epoch: int = Field(ge=0)  # behind, preparation included
+    history: list[dict[str, float]]
+    clocks: dict[str, float]
+    threads: int = Field(ge=1, le=1024)
+
+
 @dataclass
 class Run:
     """What changes while a group trains."""
@@ -315,6 +329,9 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options, team: Te
 
 
 def _restore(run: Run, cell_id: str, state: dict[str, Any], trainee: Trainee, optimiser: Optimiser) -> None:
+    epochs = state["epoch"] - trainee.method.prepare_epochs
+    if epochs >= trainee.recipe.epochs or len(state["history"]) != max(0, epochs):
+        raise ValueError(f"it is of epoch {state['epoch']}, with {len(state['history'])} rows")
     trainee.load_state_dict(state["trainee"])
     optimiser.optimizer.load_state_dict(state["optimizer"])
     run.history[cell_id] = state["history"]
@@ -406,7 +423,9 @@ def _read_checkpoint(store: Store, grid: str, cell_id: str) -> dict[str, Any] | 
     if raw is None:
         return None
     try:
-        return unpack(raw, torch.device("cpu"))
+        state = unpack(raw, torch.device("cpu"))
+        Saved.model_validate(state)
+        return state
     except MemoryError:
         raise
     except Exception:  # intact, but no checkpoint of this program: torch.load raises whatever it meets
