@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,11 +114,14 @@ class Table:
         return len(self.frame) > 0
 
     def rows(self) -> list[list[str]]:
-        return [[column.cell(row) for column in self.columns] for row in self.frame.to_dict("records")]
+        return [[shown for shown, _ in row] for row in self.sortable]
 
+    @cached_property
     def sortable(self) -> list[list[tuple[str, str]]]:
         """Each cell as shown, and the text that it is sorted by."""
-        records = self.frame.to_dict("records")
+        keys = {key for c in self.columns for key in (c.key, c.plus_minus, *(c.low_high or ())) if key}
+        columns = [self.frame[key].tolist() for key in keys] if len(self.frame) else []
+        records = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
         return [[(c.cell(row), "" if _missing(row[c.key]) else str(row[c.key])) for c in self.columns] for row in records]
 
     def csv(self) -> str:
