@@ -352,7 +352,9 @@ def print_summary(store: Store, grid: str, console: Console) -> None:
         heads, rows = terminal(part)
         table = rich.table.Table(title=Text(f"{pair}, {setting}"), title_justify="left", box=rich.box.SIMPLE_HEAD)
         table.padding = (0, 1, 0, 0)
-        table.caption = "Gain over none, p after Holm: ▲ better, ▼ worse, ○ no difference shown; likewise of costs."
+        table.caption = "Gain over none, p after Holm: ▲ better, ▼ worse, ○ no difference shown; of costs as well."
+        if (part["cost_verdict"] == "not timed in turn").any():
+            table.caption += " ~ not timed in turn."
         table.caption_justify = "left"
         for column, head in zip(TERMINAL, heads, strict=True):
             table.add_column(
@@ -430,10 +432,11 @@ def cost(part: pd.DataFrame, name: str, title: str, columns: tuple[Column, ...] 
     shown = tuple(column for column in columns if (part[column.key].notna() & (part[column.key] != "")).any())
     part = part.sort_values(["whole_s", "whole_flops"])
     note = f"Timed on {part['where'].iloc[0]}." if part["train_s"].notna().any() else "Not timed."
-    if any(column.key == "ratio" for column in shown) and part["ratio_low"].notna().any():
-        note += " Ratios: median over the probe's turns of the ratio within a turn; the teacher's training was timed apart."
-    if (part["cost_verdict"] == "not timed in turn").any():
-        note += " Where costs were not timed in turn, it is the ratio of two medians, without an interval."
+    if any(column.key == "ratio" for column in shown):
+        if part["ratio_low"].notna().any():
+            note += " Ratios: median over the probe's turns of the ratio within a turn; the teacher's training was timed apart."
+        if (part["cost_verdict"] == "not timed in turn").any():
+            note += " Where costs were not timed in turn, it is the ratio of two medians, without an interval."
     if part["energy_kj"].isna().all():
         note += " Energy: not measured."
     return Table(name, title, shown, part, note)
