@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 from bench.cell import Cell, Recipe
 from bench.cost import Subject, untrained
 from bench.engine.device import machine, resolve_device
+from bench.engine.lockstep import companions
 from bench.engine.loop import Group
 from bench.engine.train import Bench, Options, assemble, build_network, count_flops
 from bench.engine.trainee import Optimiser, Teacher, Trainee
@@ -78,6 +79,7 @@ class Report:
     limits: Limits
     overhead_us: Spread  # of the engine over a bare loop, a step
     rows: list[Row]
+    together: dict[str, Spread]  # methods of a student in lock-step -> time of a step of all, relative to their steps apart
     ablations: dict[str, dict[str, Spread]]  # case -> piece -> how many times longer a step takes without it
 
 
@@ -100,9 +102,14 @@ def measure(grid: Grid, store: Store, options: Options, ablate: bool, tell: Call
         rows.append(row)
         if ablate:
             ablations[f"{row.student} {row.method}"] = switch_off(cell, bench)
+    together = in_lock_step(list(cells.values()), store, grid.name, options)
+    for case, share in together.items():
+        tell(f"{case}: in lock-step {share.median:.2f} of the time apart")
     overhead = engine_overhead(device)
     first = next(iter(cells.values()))
-    return Report(machine(device), torch.get_num_threads(), first.recipe.batch_size, limits, overhead, rows, ablations)
+    return Report(
+        machine(device), torch.get_num_threads(), first.recipe.batch_size, limits, overhead, rows, together, ablations
+    )
 
 
 def compare(cell: Cell, bench: Bench, limits: Limits) -> Row:
@@ -202,6 +209,34 @@ def _contiguous(batch: Batch) -> Batch:
     return batch._replace(image=batch.image.contiguous())
 
 
+def in_lock_step(cells: list[Cell], store: Store, grid: str, options: Options) -> dict[str, Spread]:
+    """What `run --together` saves: the methods of one student on one stream, with one forward pass of the teacher."""
+    shares = {}
+    left = cells
+    while left:
+        cell, *left = left
+        group = [cell, *(other for other in companions(cell, left) if other.student == cell.student)]
+        left = [other for other in left if other not in group]
+        if len(group) < 2:
+            continue
+        bench = assemble(group, store, grid, options, teacher_network=untrained)
+        apart = {each.id: Subject.of(each, bench).step for each in group}
+        members = {each.id: Subject.of(each, bench) for each in group}
+        together = Group({cell_id: member.trainee for cell_id, member in members.items()})
+        optimisers = {cell_id: member.optimiser for cell_id, member in members.items()}
+        batches = members[cell.id].batches
+
+        def step(together: Group = together, batches: Iterator[Batch] = batches, optimisers: Any = optimisers) -> None:
+            together.train_step(next(batches), optimisers)
+            together.terms.clear()
+
+        turns = in_turn({"together": step, **apart}, bench.device)
+        whole = turns.pop("together")
+        case = f"{describe(cell.student)}: {', '.join(each.label for each in group)}"
+        shares[case] = Spread.of([a / sum(each) for a, *each in zip(whole, *turns.values(), strict=True)])
+    return shares
+
+
 def measure_limits(device: torch.device) -> Limits:
     size = 8192 if device.type == "cuda" else 2048
     peaks = {}
@@ -276,6 +311,8 @@ def tables(report: Report) -> list[Any]:
         for name, spread in pieces.items():
             table.add_row(name, f"{spread.median:.2f} times as long ({spread.low:.2f} to {spread.high:.2f})")
         shown.append(table)
+    for case, share in report.together.items():
+        shown.append(f"in lock-step, {case}: {share.median:.2f} of the time apart ({share.low:.2f} to {share.high:.2f})")
     over = report.overhead_us
     shown.append(f"engine overhead over a bare loop: {over.median:.0f} µs a step ({over.low:.0f} to {over.high:.0f})")
     return shown

@@ -1,0 +1,75 @@
+"""`speed` measures all that it promises. What it finds is the machine's matter: no figure is judged here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import run_bench
+from bench import speed
+from bench.data import load
+from bench.engine.train import Options, assemble, build_network
+from bench.reference import UsualLoop
+from bench.store import Store
+
+
+@pytest.fixture
+def quick_turns(monkeypatch):
+    monkeypatch.setattr(speed, "TURNS", 2)
+    monkeypatch.setattr(speed, "SPAN_S", 0.001)
+    monkeypatch.setattr(speed, "measure_limits", lambda device: speed.Limits({"fp32": 100.0, "bf16": 200.0}, 10.0))
+
+
+def test_speed_reports_every_case(tmp_path, capsys, quick_turns):
+    arguments = ["--set", "data={type: digits, train_images: 200}", "--set", "recipe.batch_size=16", "--device", "cpu"]
+    pairs = ["--set", "pairs=[{student: resnet8, teacher: resnet14}]", "--set", "precision=fp32"]
+    common = ["speed", *arguments, *pairs, "--results", str(tmp_path), "--ablate", "--threads", "1"]
+    assert run_bench.main([*common, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["student"], row["teacher"], row["method"]) for row in found["rows"]] == [
+        ("resnet8", "", "none"),
+        ("resnet8", "", "tfd"),
+        ("resnet8", "resnet14", "kd"),
+    ]
+    for row in found["rows"]:
+        assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
+        assert row["peak_share"] == pytest.approx(row["gflops_per_s"] / 100)
+    assert set(found["ablations"]["resnet8 kd"]) == {
+        "bf16", "channels_last", "fused optimiser", "data on the device", "folded teacher",
+    }  # fmt: skip
+    assert "folded teacher" not in found["ablations"]["resnet8 tfd"]
+    assert list(found["together"]) == ["resnet8: none, tfd, kd"]
+    assert not list(tmp_path.iterdir())  # nothing is trained
+
+
+def test_limits_are_measured():
+    limits = speed.measure_limits(torch.device("cpu"))
+    assert set(limits.matrix_gflops_per_s) == {"fp32", "bf16"}
+    assert limits.memory_gb_per_s > 0
+
+
+def test_the_usual_loop_learns_what_the_engine_learns(tiny, tmp_path):
+    """The reference is a real training loop: from the engine's start, on its batches, it takes the engine's steps."""
+    grid = tiny(methods=["tfd"], precision="fp32", recipe={"name": "digits", "epochs": 2, "batch_size": 16, "crop": "none"})
+    [cell] = grid.cells
+    bench = assemble([cell], Store(tmp_path), grid.name, Options(device="cpu", threads=1))
+    [trainee] = bench.trainees.values()
+    student = build_network(cell.student, bench.dataset)
+    student.load_state_dict(trainee.student.state_dict())
+    loop = UsualLoop(student, None, trainee.method, bench.train, load(cell.data), cell.recipe, bench.device, workers=0)
+    loop.optimizer.param_groups[0]["lr"] = 0.05
+    optimizer = trainee.optimiser()
+    optimizer.param_groups[0]["lr"] = 0.05
+    batches = list(bench.stream(trainee).epoch(0))[:2]
+    loop.batches = iter([(batch.image, batch.target, batch.index) for batch in batches])
+    trainee.train()
+    for batch in batches:
+        loop.step()
+        optimizer.zero_grad()
+        sum(trainee(batch).values()).backward()
+        optimizer.step()
+    for name, value in trainee.student.state_dict().items():
+        np.testing.assert_allclose(student.state_dict()[name].numpy(), value.numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
