@@ -25,6 +25,7 @@ from reports import frame as frames
 from reports import plots, stats, tables, verdicts
 from reports.frame import PAIR_COLUMNS, Curve
 from reports.plots import Figure
+from reports.published import read as read_published
 from reports.tables import Column, Table, number
 
 HERE = Path(__file__).parent
@@ -200,7 +201,7 @@ def _body(
             section.figures = [drawing for drawing in drawings if drawing]
         files += section.tables + section.folded
         sections.append(section)
-    published = tables.published(frame, tables.read_published())
+    published = tables.published(frame, read_published())
     beside = plots.beside_published(published.frame, "published", "Ours beside published", figures) if published else None
     across = [table for table in (tables.teachers(frame), tables.search(frame, curves)) if table]
     ranked = stats.ranks(summary.pivot(index=PAIR_COLUMNS, columns="method", values="top1"))

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,8 @@ from bench.record import Cost, Timing
 from bench.store import Store
 from reports import stats
 from reports.frame import PAIR_COLUMNS, Curve, by_pair, place
+from reports.published import COLUMNS as PUBLISHED_COLUMNS
 
-PUBLISHED = Path(__file__).parents[1] / "results" / "published"
 PUBLISHED_IMAGES = {"cifar100": 50_000, "imagenet": 1_281_167}  # that the published numbers were trained on
 NOTHING = "–"
 
@@ -618,19 +617,6 @@ def search(frame: pd.DataFrame, curves: Mapping[str, Curve]) -> Table:
     )
     keys = ["setting", *(column.key for column in columns)]
     return Table("search", "Hyper-parameters chosen on the validation split", columns, pd.DataFrame(found, columns=keys))
-
-
-def read_published(folder: Path = PUBLISHED) -> pd.DataFrame:
-    """All published numbers: source, table, data, student, teacher, method, top1, rule, runs, select, note."""
-    files = sorted(folder.glob("*.csv"))
-    numeric = {"top1": [""], "runs": [""]}
-    frames = [
-        pd.read_csv(path, dtype={"table": str, "runs": float}, keep_default_na=False, na_values=numeric) for path in files
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=PUBLISHED_COLUMNS)
-
-
-PUBLISHED_COLUMNS = ["source", "table", "data", "student", "teacher", "method", "top1", "rule", "runs", "select", "note"]
 
 
 def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:

@@ -20,6 +20,7 @@ import reports
 from bench.record import Timing
 from reports import frame as frames
 from reports import page, plots, stats, tables, verdicts
+from reports.published import read as read_published
 
 TRUTH = {"none": 0.0, "ls": 0.0, "tfd": 0.0, "tffd": 0.0, "kd": 1.5, "fitnets": 0.0}
 GRID = "demo"
@@ -317,14 +318,14 @@ def test_the_step_is_split_with_quartiles():
 
 
 def test_published_numbers_meet_ours_under_both_rules(records):
-    table = tables.published(make(records), tables.read_published()).frame.set_index(["source", "table", "method"])
+    table = tables.published(make(records), read_published()).frame.set_index(["source", "table", "method"])
     tfd = sorted(r.accuracies.best_test.top1 for r in records if r.cell.label == "tfd")
     row = table.sort_index().loc[("Li et al. 2022 (TFD)", "1", "tfd")]
     assert (row["published"], row["rule"], row["select"]) == (70.56, "best", "best_of")
     assert row["published_gain"] == pytest.approx(70.56 - 69.06)
     assert row["ours_their_rule"] == pytest.approx((tfd[2] + 3 * tfd[3] + 6 * tfd[4]) / 10)
     assert row["differs"] == ""
-    short = tables.published(make([synthetic.record(synthetic.cell("none", 0, epochs=1), 20)]), tables.read_published()).frame
+    short = tables.published(make([synthetic.record(synthetic.cell("none", 0, epochs=1), 20)]), read_published()).frame
     assert set(short["differs"]) == {"epochs=1"}
 
 
@@ -336,7 +337,7 @@ def test_published_techniques_meet_recipes_that_have_them():
 
     recipes = [{}, {"dropout": 0.1}, {"cutout": 8}, {"augment": "auto_augment"}, {"cutout": 8, "mixup": 1.0}]
     frame = make([variant(**recipe) for recipe in recipes])
-    found = tables.published(frame, tables.read_published()).frame
+    found = tables.published(frame, read_published()).frame
     met = found.groupby(["method", "differs"])["setting"].unique().map(list).to_dict()
     plain = "cifar100, 240 epochs (augment=none, cutout=0, dropout=0.0, mixup=0.0)"
     assert met[("tfd", "")] == [plain]
@@ -354,14 +355,14 @@ def test_data_of_the_users_own_go_by_the_name_they_were_given():
     frame = make([own("/here/cifar100.npz", name="cifar100")])
     assert frame["data"].tolist() == ["cifar100"]
     assert frame["id"].item().startswith("cifar100-resnet20-none-s0-")
-    assert len(tables.published(frame, tables.read_published()).frame) > 0
+    assert len(tables.published(frame, read_published()).frame) > 0
     first, second = own("/here/a.npz"), own("/there/b.npz")
     assert first.id == second.id
     assert set(make([first, second.model_copy(update={"id": "other"})])["data"]) == {"npz"}
 
 
 def test_published_files_are_complete():
-    numbers = tables.read_published()
+    numbers = read_published()
     assert list(numbers.columns) == tables.PUBLISHED_COLUMNS
     assert numbers["top1"].between(50, 90).all()
     assert set(numbers["rule"]) == {"best", "last"}
@@ -519,7 +520,7 @@ def test_reports_import_neither_torch_nor_the_rest_of_bench():
         for path in Path(reports.__file__).parent.glob("*.py")
         for name in re.findall(r"^(?:from|import) (bench[\w.]*|methods[\w.]*|torch)", path.read_text(), flags=re.MULTILINE)
     }
-    assert imports == {"bench.record", "bench.store"}
+    assert imports == {"bench.errors", "bench.record", "bench.store"}
 
 
 @pytest.mark.slow
