@@ -180,8 +180,8 @@ def test_each_local_job_has_a_device_of_its_own(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")  # torch sees none of them: the jobs train on the CPU
     options = ["--results", str(tmp_path / "results"), "--no-cost", "--jobs", "4", "--threads", "1", "--import", str(plugin)]
     assert main(["run", write_grid(tmp_path, methods=["teller"], seeds=[0, 1, 2, 3]), *options]) == 0
-    told = [path.name.split("-")[1:] for path in tmp_path.glob("device-*")]
-    assert sorted(f"{kind}-{name}" for kind, name, process in told if process != str(os.getpid())) == ["GPU-a", "GPU-b"]
+    told = [path.name.removeprefix("device-").rpartition("-") for path in tmp_path.glob("device-*")]
+    assert sorted(device for device, _, process in told if process != str(os.getpid())) == ["GPU-a", "GPU-b"]
 
 
 @pytest.mark.parametrize(
