@@ -1,6 +1,8 @@
 # make bench    set up, train the default grid, write the report
 # make test     set up with the developers' tools, run every test
 # make check    lint, types, security
+# make audit    known weaknesses of the packages that are installed; needs the network
+# make faults   train while 200 things go wrong, and count what is lost
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
 PYTEST ?=
 
-.PHONY: bench test check format readme
+.PHONY: bench test check audit faults format readme
 bench: $(VENV)/.installed
 	$(BIN)/python run_bench.py run $(GRID)
 
@@ -21,6 +23,13 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/bandit -q -c pyproject.toml -r bench methods reports run_bench.py
+
+audit: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
+
+faults: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fault_campaign.py --faults 200
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix
