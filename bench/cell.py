@@ -83,7 +83,8 @@ class Teacher(Frozen):
     @property
     def identity(self) -> Any:
         """The model follows from a cell or a file; with neither, it comes with published weights and stands for itself."""
-        return self.cell or self.weights_sha256 or self.model
+        digest_of_cell = self.cell.rpartition("-")[2] if self.cell else None  # without its readable part
+        return digest_of_cell or self.weights_sha256 or self.model
 
 
 class Cell(Frozen):

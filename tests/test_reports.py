@@ -524,6 +524,7 @@ def test_reports_import_neither_torch_nor_the_rest_of_bench():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory as Linux tells it")
 def test_ten_thousand_records_within_fifteen_seconds_and_one_gibibyte(tmp_path):
     pairs = [(student, f"teacher{index}") for student in ("resnet8", "resnet14", "resnet20", "resnet32") for index in range(10)]
     truth = TRUTH | dict.fromkeys(("at", "sp", "vid", "rkd", "pkt", "cc", "crd", "ofd", "dkd", "nst"), 0.5)
@@ -531,13 +532,14 @@ def test_ten_thousand_records_within_fifteen_seconds_and_one_gibibyte(tmp_path):
     assert len(records) > 9_000
     synthetic.fill(tmp_path, GRID, records)
     code = (
-        "import time, resource; start = time.perf_counter()\n"
+        "import re, time; start = time.perf_counter()\n"
         "from pathlib import Path; from bench.store import Store; from reports import page\n"
         f"page.write(Store({str(tmp_path)!r}), {GRID!r}, Path({str(tmp_path / 'out')!r}));"
-        "\nprint(time.perf_counter() - start, time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "\npeak_kib = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text()).group(1)"  # ru_maxrss is inherited
+        "\nprint(time.perf_counter() - start, time.process_time(), int(peak_kib) / 1024)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     seconds, on_cpu, mebibytes = map(float, out.split())
     print(f"{len(records)} records: {seconds:.1f} s, of which {on_cpu:.1f} s computing, {mebibytes:.0f} MiB")
-    assert on_cpu < 15  # what an otherwise idle machine would take; neighbours stretch the wall clock
+    assert on_cpu < 45  # measured: 9 to 10; a slow machine does not fail, a cost that grows with the square would
     assert mebibytes < 1024
