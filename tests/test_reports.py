@@ -430,6 +430,7 @@ def test_report_of_a_grid_with_everything_wrong(tmp_path, records):
         assert f"{GRID}/{record.id}/record.json" in html
         assert record.id not in (tmp_path / "out" / "records.csv").read_text()
     assert not re.search(r"<img|<script>alert|onerror=alert\(1\)>", html)
+    assert re.findall('href="#(missing|problems)"', html) == ["missing", "problems"]
     assert "conditional on that one teacher" in html
     assert "paired by the seeds that both have" in html
     assert not re.search(r'(?:src|href)="(?!#|data:|tables/|figures/|records\.csv)', html)
@@ -509,7 +510,9 @@ def test_costs_are_shown_before_anything_is_trained(tmp_path, records):
 
 def test_an_empty_grid_still_has_a_page(tmp_path):
     store = synthetic.fill(tmp_path, GRID, [])
-    assert "No student has been trained yet" in page.write(store, GRID, tmp_path / "out").read_text()
+    html = page.write(store, GRID, tmp_path / "out").read_text()
+    assert "No student has been trained yet" in html
+    assert not re.search('href="#(missing|problems)"', html)  # the contents name no empty section
 
 
 def test_reports_import_neither_torch_nor_the_rest_of_bench():
