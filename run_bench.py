@@ -245,7 +245,10 @@ def _run(options: argparse.Namespace, cluster: Any) -> int:
     )
     if not options.no_cost and done:
         finished = [cell for cell in grid.cells if store.done(grid.name, cell.id)]
-        _measure(finished, grid.name, store, options, console, force=False)
+        if cluster.kind == "slurm":  # this machine only submits jobs: its steps are nobody's cost
+            console.print("costs are not measured here: run `cost` on an idle machine of the cluster")
+        else:
+            _measure(finished, grid.name, store, options, console, force=False)
         _report(store, grid.name, console)
     return 0 if done == len(ends) else 1
 

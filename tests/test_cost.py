@@ -6,8 +6,10 @@ import sys
 import types
 
 import pytest
+import small
 import torch
 
+import run_bench
 from bench import cost, energy
 from bench.cost import LiveTensors, Subject
 from bench.engine.train import Options, assemble, count_flops
@@ -57,6 +59,16 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
     new = cost.missing(grid.cells, [each for each in measured if each.label != "tfd"], measured[0].machine)
     assert {cell.label for cell in new if cell.student["type"] == "resnet8"} == {"none", "kd", "tfd", "ft(prepare_epochs=1)"}
     assert all(cell.student["type"] == "resnet8" for cell in new)  # with what it is compared to, and no more
+
+
+def test_a_machine_that_only_submits_jobs_is_not_measured(tmp_path, capsys):
+    run = ["run", small.write_grid(tmp_path, methods=["none"]), "--results", str(tmp_path / "results"), "--device", "cpu"]
+    assert run_bench.main([*run, "--cluster", "debug", "--no-cost"]) == 0
+    assert run_bench.main([*run, "--cluster", "slurm", "--gpus", "0"]) == 0  # nothing is left, hence nothing submitted
+    told = capsys.readouterr().out
+    assert "costs are not measured here" in told
+    assert "report: " in told
+    assert Store(tmp_path / "results").costs("small") == ([], [])
 
 
 def test_other_work_is_that_of_other_processes(monkeypatch):
