@@ -288,17 +288,18 @@ def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespac
     from bench.engine.device import machine, resolve_device
     from bench.engine.train import Options
 
+    threads = options.threads if options.verb == "cost" else 0
     known, _ = store.costs(grid)
-    wanted = cells if force else cost.missing(cells, known, machine(resolve_device(options.device)))
+    wanted = cells if force else cost.missing(cells, known, machine(resolve_device(options.device)), threads)
     if not wanted:
+        if options.verb == "cost":
+            console.print("measured before, on this hardware; --force measures again")
         return
     busy = cost.neighbours_percent()
     console.print("measuring costs; leave the machine alone meanwhile", highlight=False)
     if busy > cost.BUSY_PERCENT:
         console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")
-    settings = Options(
-        device=options.device, threads=options.threads if options.verb == "cost" else 0, data_root=options.data_root
-    )
+    settings = Options(device=options.device, threads=threads, data_root=options.data_root)
     for measured in cost.measure(wanted, store, grid, settings):
         step = measured.step
         console.print(

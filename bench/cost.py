@@ -325,9 +325,13 @@ def measure(cells: list[Cell], store: Store, grid: str, options: Options) -> Ite
             yield cost
 
 
-def missing(cells: list[Cell], costs: list[Cost], facts: Machine) -> list[Cell]:
-    """Cells whose cost has not been measured on this hardware, and those that are timed in turn with them."""
-    known = {cost.key for cost in costs if cost.machine.hardware == facts.hardware}
+def missing(cells: list[Cell], costs: list[Cost], facts: Machine, threads: int = 0) -> list[Cell]:
+    """Cells whose cost has not been measured on this hardware, and those that are timed in turn with them.
+
+    Args:
+        threads: of the CPU that the measurement must have had; 0: any number.
+    """
+    known = {cost.key for cost in costs if cost.machine.hardware == facts.hardware and threads in (0, cost.threads)}
     lacking = {cell.cost_key for group in groups(cells) if any(c.cost_key not in known for c in group) for cell in group}
     return [cell for cell in cells if cell.cost_key in lacking]
 

@@ -54,6 +54,8 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
     assert by_label["tfd"].parts["teacher"].median_ms == 0
     assert store.costs(grid.name)[0] == sorted(measured, key=lambda each: each.key)
     assert not cost.missing(grid.cells, measured, measured[0].machine)
+    assert not cost.missing(grid.cells, measured, measured[0].machine, threads=1)
+    assert cost.missing(grid.cells, measured, measured[0].machine, threads=2) == grid.cells
     elsewhere = measured[0].machine.model_copy(update={"cpu": "another"})
     assert cost.missing(grid.cells, measured, elsewhere) == grid.cells
     new = cost.missing(grid.cells, [each for each in measured if each.label != "tfd"], measured[0].machine)
