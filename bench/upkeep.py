@@ -116,8 +116,10 @@ def merge(ours: Store, theirs: Store) -> tuple[int, list[Problem]]:
                 hosts = mine.machine.host, record.machine.host
                 reason = f"trained twice: {here:.2f} % here ({hosts[0]}), {there:.2f} % there ({hosts[1]}); ours stays"
                 problems.append(Problem(f"{grid}/{record.id}", reason))
+        measured = {(cost.key, cost.machine.hardware) for cost in ours.costs(grid)[0]}
         for cost in theirs.costs(grid)[0]:
-            ours.write_cost(grid, cost)
+            if (cost.key, cost.machine.hardware) not in measured:
+                ours.write_cost(grid, cost)
     return taken, problems
 
 

@@ -119,12 +119,17 @@ def test_merge_takes_what_is_missing_and_names_contradictions(store, tmp_path):
         {"none": 0.0, "kd": 1.0, "at": 0.5}, 2, np.random.default_rng(1)
     )  # other results for the same cells
     other = synthetic.fill(tmp_path / "theirs", GRID, theirs)
+    again = next(cost for cost in other.costs(GRID)[0] if cost.label == "none" and not cost.teacher)
+    other.write_cost(GRID, again.model_copy(update={"session": "theirs"}))
     before = {record.id: record for record in store.records(GRID)[0]}
+    costs = store.costs(GRID)[0]
     taken, conflicts = upkeep.merge(store, other)
     after = {record.id: record for record in store.records(GRID)[0]}
     assert taken == 2  # at with two seeds
     assert {cell_id: after[cell_id] for cell_id in before} == before  # ours stay
     assert len(after) == len(before) + 2
+    assert [cost for cost in store.costs(GRID)[0] if cost.label != "at"] == costs  # ours stay, on the same hardware
+    assert len(store.costs(GRID)[0]) == len(costs) + 1
     assert {problem.path.split("/")[1] for problem in conflicts} == {one for one in before if "resnet110" not in one}
     assert all("trained twice" in problem.reason for problem in conflicts)
     assert upkeep.verify(store, GRID) == []
