@@ -20,6 +20,7 @@ from bench.progress import STATES, state_of
 from bench.record import Cost
 from bench.specs import describe
 from bench.store import Store
+from methods import METHODS
 
 
 def show(grid: Grid, store: Store, console: Console) -> None:
@@ -91,16 +92,18 @@ def estimate(cells: list[Cell], shapes: dict[str, Shape], costs: list[Cost]) -> 
     for cell in cells:
         shape = sized(shapes[digest(cell.data)], cell.recipe.image_size)
         samples = round(shape.samples * (1 - cell.recipe.validation))
-        images = samples * (cell.recipe.epochs + cell.method.get("prepare_epochs", 0))
+        prepare_epochs = METHODS.build(cell.method).prepare_epochs
+        images = samples * (cell.recipe.epochs + prepare_epochs)
         for spec, passes in [(cell.student, 3), *([(cell.teacher.model, 1)] if cell.teacher else [])]:
             key = digest(spec), shape
             if key not in counted:
                 counted[key] = forward_flops(spec, shape)
             flops += passes * counted[key] * images
-        cost = known.get(cell.cost_key) if known else None
-        if cost:
-            steps = -(-samples // cell.recipe.batch_size)
-            hours += cost.step.median_ms * steps * cell.recipe.epochs / 3.6e6
+        if cost := known.get(cell.cost_key):
+            steps = -(-samples // cell.recipe.batch_size)  # an epoch
+            ms = cost.step.median_ms * cell.recipe.epochs
+            ms += cost.prepare_step.median_ms * prepare_epochs if cost.prepare_step else 0
+            hours += ms * steps / 3.6e6
             timed += 1
     text = f"about {_engineering(flops)}FLOP in the networks"
     if timed:

@@ -7,10 +7,11 @@ import types
 
 import pytest
 import small
+import synthetic
 import torch
 
 import run_bench
-from bench import cost, energy
+from bench import cost, energy, planning
 from bench.cost import LiveTensors, Subject
 from bench.engine.train import Options, assemble, count_flops
 from bench.store import Store
@@ -61,6 +62,15 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
     new = cost.missing(grid.cells, [each for each in measured if each.label != "tfd"], measured[0].machine)
     assert {cell.label for cell in new if cell.student["type"] == "resnet8"} == {"none", "kd", "tfd", "ft(prepare_epochs=1)"}
     assert all(cell.student["type"] == "resnet8" for cell in new)  # with what it is compared to, and no more
+
+
+def test_the_estimate_has_the_preparation_on_the_bill(tiny):
+    grid = tiny(methods=[{"ft": {"prepare_epochs": 3}}], pairs=[{"student": "resnet8", "teacher": "resnet14"}])
+    ft = grid.cells[-1]
+    probed = synthetic.cost(ft, step_ms=360_000.0)
+    probed = probed.model_copy(update={"prepare_step": synthetic.timing(3_600_000.0)})
+    # 40 images in batches of 16 are 3 steps an epoch: 2 epochs of 0.1 h a step, and 3 of 1 h
+    assert "9:36:00 one after the other" in planning.estimate([ft], grid.shapes, [probed])
 
 
 def test_a_machine_that_only_submits_jobs_is_not_measured(tmp_path, capsys):
