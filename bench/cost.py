@@ -194,10 +194,12 @@ class Subject:
                 self.spans[name].append(self._timed(partial(network, images)))
         self.trainee.train()
 
-    def energy_j_per_step(self) -> float | None:
-        """Over about a second of steps; None where the machine does not tell."""
-        steps = max(1, round(1000 * ENERGY_SPAN_S / statistics.median(self.spans["step"])))
-        energy_j = joules(lambda: self._steps(steps, preparing=False), self.bench.device)
+    def energy_j_per_step(self, name: str = "step") -> float | None:
+        """Over about a second of such steps; None where the machine does not tell, or nothing is prepared."""
+        if name not in self.spans:
+            return None
+        steps = max(1, round(1000 * ENERGY_SPAN_S / statistics.median(self.spans[name])))
+        energy_j = joules(lambda: self._steps(steps, preparing=name == "prepare_step"), self.bench.device)
         return None if energy_j is None else energy_j / steps
 
     def peak_mib(self) -> float:
@@ -262,6 +264,7 @@ class Subject:
             peak_mib=self.peak_mib(),
             host_peak_mib=self.host_peak_mib(),
             energy_j_per_step=self.energy_j_per_step(),
+            energy_j_per_prepare_step=self.energy_j_per_step("prepare_step"),
             busy_percent=busy_percent,
             threads=torch.get_num_threads(),
             machine=facts,

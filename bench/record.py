@@ -151,6 +151,7 @@ class Cost(Frozen):
     set where it lies in main memory, and on a CPU the tensors of all methods of the session. For planning; it hides what
     tells methods apart."""
     energy_j_per_step: float | None  # None: not measured
+    energy_j_per_prepare_step: float | None = None  # likewise, or nothing to prepare
     busy_percent: Percent  # share of the CPU cores that other processes used during the session
     threads: int
     machine: Machine

@@ -57,9 +57,9 @@ COLUMNS = {
     "amortised_s": "train_s with the teacher's training divided by `users`",
     "peak_mib": "most device memory that tensors hold during a step",
     "host_peak_mib": "most main memory of the probing process during a step, the program and the data included",
-    "energy_kj": "training: steps x measured energy of a step; empty where not measured",
+    "energy_kj": "training: steps x energy of a step, preparation included, the teacher's not; empty where not measured",
     "latency_ms": "deployed network, one image",
-    "images_per_s": "deployed network, one large batch",
+    "images_per_s": "deployed network, a batch of the training's size",
 }
 """What each column of the tidy frame means. Accuracies in %, differences in points, times in seconds unless named otherwise."""
 
@@ -304,7 +304,9 @@ def bill(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = None) -
     frame["amortised_s"] = frame["train_s"] + frame["teacher_s"] / frame["users"].clip(lower=1)
     frame["peak_mib"] = of(lambda cost: cost.peak_mib)
     frame["host_peak_mib"] = of(lambda cost: cost.host_peak_mib)
-    frame["energy_kj"] = of(lambda cost: cost.energy_j_per_step) * frame["steps"] / 1000
+    prepare_j = frame["prepare_steps"] * of(lambda cost: cost.energy_j_per_prepare_step)
+    energy_j = frame["steps"] * of(lambda cost: cost.energy_j_per_step) + prepare_j.where(frame["prepare_steps"] > 0, 0.0)
+    frame["energy_kj"] = energy_j / 1000
     frame["latency_ms"] = of(lambda cost: cost.latency.median_ms if cost.latency else nan)
     frame["images_per_s"] = of(lambda cost: cost.inference_batch / cost.inference.median_ms * 1000 if cost.inference else nan)
     return frame[[*COLUMNS]]

@@ -422,7 +422,7 @@ RESOURCES = (
     Column("train_only", "Train-only parameters", count, "trained beside the student and dropped"),
     Column("parameters", "Deployed parameters", count),
     Column("latency_ms", "Latency, ms", number(2), "deployed network, one image"),
-    Column("images_per_s", "Images/s", number(0), "deployed network, large batch"),
+    Column("images_per_s", "Images/s", number(0), "deployed network, a batch of the training's size"),
 )
 
 

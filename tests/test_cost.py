@@ -23,6 +23,8 @@ CPU = Options(device="cpu", threads=1)
 def quick_probe(monkeypatch):
     monkeypatch.setattr(cost, "TURNS", 3)
     monkeypatch.setattr(cost, "SPAN_S", 0.001)
+    monkeypatch.setattr(cost, "ENERGY_SPAN_S", 0.001)
+    monkeypatch.setattr(cost, "joules", lambda steps, device: steps() or 6.0)
 
 
 def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
@@ -41,6 +43,8 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
         assert set(each.parts) == set(cost.PARTS)
         assert 0 < each.step.low_ms <= each.step.median_ms <= each.step.high_ms
         assert (each.prepare_step is not None) == (each.label.startswith("ft"))
+        assert 0 < each.energy_j_per_step <= 6
+        assert (each.energy_j_per_prepare_step is not None) == (each.label.startswith("ft"))
         assert each.inference is not None
         assert each.latency is not None
         assert 0 < each.peak_mib < each.host_peak_mib

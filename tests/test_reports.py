@@ -77,9 +77,15 @@ def test_the_bill_is_steps_times_the_probes_step_with_the_teacher_three_ways(rec
 def test_a_preparation_phase_is_on_the_bill():
     cell = synthetic.cell("ls", 0)
     cost = synthetic.cost(cell)
-    cost = cost.model_copy(update={"prepare_step": synthetic.timing(4.0)})
+    cost = cost.model_copy(update={"prepare_step": synthetic.timing(4.0), "energy_j_per_step": 3.0})
     record = synthetic.record(cell, 60, steps=1000, prepare_steps=500)
-    assert make([record], [cost])["train_s"].item() == pytest.approx(1000 * 0.010 + 500 * 0.004)
+    row = make([record], [cost]).iloc[0]
+    assert row["train_s"] == pytest.approx(1000 * 0.010 + 500 * 0.004)
+    assert math.isnan(row["energy_kj"])  # that of the preparation was not measured
+    measured = cost.model_copy(update={"energy_j_per_prepare_step": 2.0})
+    assert make([record], [measured])["energy_kj"].item() == pytest.approx((1000 * 3 + 500 * 2) / 1000)
+    plain = synthetic.record(cell, 60, steps=1000)
+    assert make([plain], [cost])["energy_kj"].item() == pytest.approx(3.0)
 
 
 def test_a_teacher_brought_by_the_user_has_an_unknown_cost():
