@@ -32,7 +32,7 @@ from bench.cell import Cell
 from bench.data import Dataset, Stream
 from bench.energy import joules
 from bench.engine.device import autocast, machine
-from bench.engine.loop import Clock
+from bench.engine.loop import Clock, total
 from bench.engine.train import Bench, Options, assemble, build_network
 from bench.engine.trainee import Optimiser, Trainee
 from bench.models import Network
@@ -133,7 +133,7 @@ class Subject:
         batch = next(self.batches)
         with self.optimiser.optim_context(self.trainee):
             terms = self.trainee(batch, preparing)
-        self.optimiser.update_params(sum(terms.values()))
+        self.optimiser.update_params(total(terms))
         if self.trainee.average and not preparing:
             self.trainee.average.update_parameters(self.trainee.core)
 
@@ -167,7 +167,7 @@ class Subject:
         self.trainee.networks = Networks(Timed(plain.student, clock, "student"), teacher)
         try:
             with clock.measure("forward"), self.optimiser.optim_context(self.trainee):
-                loss = sum(self.trainee(batch).values())
+                loss = total(self.trainee(batch))
         finally:
             self.trainee.networks = plain
         with clock.measure("backward"):

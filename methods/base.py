@@ -125,7 +125,8 @@ class Method(nn.Module):
     def cross_entropy(self, student: Output, batch: Batch) -> Tensor:
         """`ce_weight` times the cross-entropy with the labels, or with the mixed targets where there are any."""
         target = batch.target if batch.soft is None else batch.soft
-        return self.ce_weight * F.cross_entropy(student.logits, target)
+        cross_entropy = F.cross_entropy(student.logits, target)
+        return cross_entropy if self.ce_weight == 1.0 else self.ce_weight * cross_entropy  # saves two operations a step
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         """Named, weighted, scalar terms, which the engine sums. "ce" is the term of the labels.

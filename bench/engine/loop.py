@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -23,6 +25,11 @@ HOOK_INTERVAL_STEPS = 50  # hooks of single steps run this often: they cost more
 
 class DivergedError(ArithmeticError):
     """A loss became NaN or infinite."""
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """The loss. Python's `sum` would begin with an addition to 0."""
+    return reduce(add, terms.values())
 
 
 class Group(nn.Module):
@@ -44,7 +51,7 @@ class Group(nn.Module):
                 terms = self.wrapped[cell_id](batch, preparing)
             if weight != 1:
                 terms = {name: weight * term for name, term in terms.items()}
-            optimiser.update_params(sum(terms.values()))
+            optimiser.update_params(total(terms))
             if trainee.average and not preparing:
                 trainee.average.update_parameters(trainee.core)
             self.terms.setdefault(cell_id, []).append({name: term.detach() for name, term in terms.items()})
