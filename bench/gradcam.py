@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.cell import Cell, digest
+from bench.cell import Cell
 from bench.data import Dataset, Split, evaluation_batches, load
 from bench.errors import UserError
 from bench.models import MODELS, Network
@@ -64,7 +64,7 @@ def look(cells: list[tuple[str, str]], positions: list[int], store: Store, data_
             raise UserError(f"{cell_id} is not finished")
     first, *others = [record.cell for record in records if record]
     for other in others:
-        if digest(other.data | {"path": None}) != digest(first.data | {"path": None}):
+        if other.identity["data"] != first.identity["data"]:
             raise UserError(f"{cells[0][1]} and {other.id} were trained on different data")
     dataset, images, targets = _images(first, positions, data_root)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))

@@ -60,6 +60,24 @@ def test_a_map_is_the_papers_formula(trained):
     np.testing.assert_allclose(corners, by_hand[[0, 0, -1, -1], [0, -1, 0, -1]], atol=1e-3)
 
 
+def test_networks_of_other_data_are_refused_and_of_another_name_of_the_same_are_not(trained, monkeypatch):
+    pytest.importorskip("pytorch_grad_cam")
+    from bench.gradcam import look
+
+    store, ids = trained
+    plain, record = Store.record, store.record("tiny", ids[1])
+
+    def trained_on(**changes):
+        data = {**record.cell.data, **changes}
+        other = record.model_copy(update={"cell": record.cell.model_copy(update={"data": data})})
+        monkeypatch.setattr(Store, "record", lambda self, grid, name: other if name == ids[1] else plain(self, grid, name))
+        return look([("tiny", name) for name in ids], [0], store)
+
+    assert len(trained_on(name="mine", path="elsewhere").networks) == 2
+    with pytest.raises(UserError, match="trained on different data"):
+        trained_on(train_images=30)
+
+
 @pytest.mark.parametrize(("image", "told"), [("400", "no test image 400; there are 0 to 39"), ("-1", "no test image -1")])
 def test_an_image_that_is_not_there_is_refused(trained, image, told, capsys):
     pytest.importorskip("pytorch_grad_cam")
