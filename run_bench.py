@@ -287,6 +287,7 @@ def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespac
     from bench import cost
     from bench.engine.device import machine, resolve_device
     from bench.engine.train import Options
+    from bench.record import BUSY_PERCENT
 
     threads = options.threads if options.verb == "cost" else 0
     known, _ = store.costs(grid)
@@ -297,7 +298,7 @@ def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespac
         return
     busy = cost.neighbours_percent()
     console.print("measuring costs; leave the machine alone meanwhile", highlight=False)
-    if busy > cost.BUSY_PERCENT:
+    if busy > BUSY_PERCENT:
         console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")
     settings = Options(device=options.device, threads=threads, data_root=options.data_root)
     for measured in cost.measure(wanted, store, grid, settings):

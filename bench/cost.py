@@ -46,7 +46,6 @@ WARM_UP_STEPS = 3
 ENERGY_SPAN_S = 1.0  # energy meters are read some ten times a second
 SPAN_S = 0.04  # a measurement of whole steps takes at least this long
 PARTS = ("data", "student", "teacher", "method", "backward", "optimiser")
-BUSY_PERCENT = 10  # other processes' share of the cores above which the probe says that it is not alone
 
 
 class OtherWork:

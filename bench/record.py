@@ -14,6 +14,8 @@ from bench.cell import Cell, Frozen, digest
 
 SCHEMA = 1
 
+BUSY_PERCENT = 10  # share of the cores that other work uses, above which timings deserve a warning
+
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seconds = Annotated[float, Field(ge=0)]
 

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
+from bench.record import BUSY_PERCENT
 from reports import stats
 from reports.frame import PAIR_COLUMNS
 from reports.tables import NOTHING, number, p_value, points, times
 
-BUSY_PERCENT = 10  # of other work, above which times deserve a warning
 two = number(2)
 
 
