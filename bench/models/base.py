@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,11 +22,6 @@ def build_model(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> Network
 
 
 MODELS = Registry("model", build_func=build_model, locations=["bench.models"])
-
-
-def about(key: str) -> str:
-    """One line on a registered network: the first of its docstring."""
-    return (inspect.getdoc(MODELS.get(key)) or "").partition("\n")[0]
 
 
 class Stage(nn.Module):
