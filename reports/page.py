@@ -82,10 +82,10 @@ def write(store: Store, grid: str, folder: Path, compare: str | Path | None = No
     Raises:
         UserError: the grid has no manifest.
     """
+    manifest = store.manifest(grid)
     for name in ("tables", "figures"):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
-    manifest = store.manifest(grid)
     records, problems = frames.read(store, grid)
     costs, cost_problems = store.costs(grid)
     curves, curve_problems = frames.read_curves(store, grid, records)

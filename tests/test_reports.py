@@ -17,6 +17,7 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 import reports
+from bench.errors import UserError
 from bench.record import Timing
 from reports import frame as frames
 from reports import page, plots, stats, tables, verdicts
@@ -512,6 +513,13 @@ def test_costs_are_shown_before_anything_is_trained(tmp_path, records):
     assert "No student has been trained yet" in html
     table = pd.read_csv(tmp_path / "out" / "tables" / "steps-2-resnet20.csv").set_index("method")
     assert table["ratio"].dropna().to_dict() == pytest.approx({"ls": 1.0, "tfd": 1.03, "tffd": 1.05, "kd": 1.8, "fitnets": 1.8})
+
+
+def test_a_grid_that_is_not_there_leaves_nothing_behind(tmp_path, records):
+    store = synthetic.fill(tmp_path, GRID, records[:1])
+    with pytest.raises(UserError, match=r"unknown results 'dem'; did you mean 'demo'\?"):
+        page.write(store, "dem", store.report_folder("dem"))
+    assert [path.name for path in tmp_path.iterdir()] == [GRID]
 
 
 def test_an_empty_grid_still_has_a_page(tmp_path):
