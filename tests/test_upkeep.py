@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 import synthetic
 
+import run_bench
 from bench import upkeep
 from bench.store import Store
 
@@ -112,6 +114,27 @@ def test_verify_names_each_kind_of_harm(store, harm, where, why):
     assert problems
     assert all(where in problem.path and why in problem.reason for problem in problems)
     assert len(problems) == (2 if harm is _lost_teacher else 1)  # two students miss the teacher
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["report", GRID, "--results", "FILE"],
+        ["verify", GRID, "--results", "FILE"],
+        ["export", "kd-s0", "--results", "OURS", "--to", "FILE/x"],
+        ["export", "kd-s0", "--results", "OURS", "--to", "OURS"],
+    ],
+)
+def test_a_place_that_cannot_be_one_is_named(store, tmp_path, verb, capsys):
+    (tmp_path / "file").touch()
+    for cell in store.folder(GRID).glob("*-kd-s0-*"):
+        body = store.read_json(cell / "record.json")
+        store.write_json(cell / "record.json", body | {"weights_sha256": store.write(cell / "weights.safetensors", b"weights")})
+    places = {"FILE": str(tmp_path / "file"), "OURS": str(store.root)}
+    arguments = [re.sub("FILE|OURS", lambda name: places[name[0]], word) for word in verb]
+    assert run_bench.main(arguments) == 2
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*/(file|ours)(/\S+)?: (Not a directory|Is a directory|File exists)\n", told)
 
 
 def test_merge_takes_what_is_missing_and_names_contradictions(store, tmp_path):
