@@ -27,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
 
     def verb(name: str, about: str, *groups: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=about, description=about)
-        sub.add_argument("--results", default="results", metavar="DIR", help="the results folder (default: results)")
+        if name != "list":
+            sub.add_argument("--results", default="results", metavar="DIR", help="the results folder (default: results)")
         for group in groups:
             group(sub)
         return sub
@@ -59,14 +60,17 @@ def parser() -> argparse.ArgumentParser:
     show = verb("show", "Show a method's card, a model, data set, grid or recipe, or a finished cell", plugins)
     show.add_argument("name")
 
-    def jobs(sub: argparse.ArgumentParser) -> None:
-        group = sub.add_argument_group("where jobs run")
-        group.add_argument(
+    def cluster(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
             "--cluster",
             default="local",
             metavar="KIND|FILE",
             help="local (processes of this machine), debug (this process), slurm, or a cluster file",
         )
+        sub.add_argument("--gpus", type=int, metavar="N", help="slurm: GPUs of a process, 0 or 1 (default: 1)")
+
+    def jobs(sub: argparse.ArgumentParser) -> None:
+        group = sub.add_argument_group("how jobs run")
         group.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: one a GPU, or one a core)")
         group.add_argument(
             "--threads", type=int, metavar="N", help="CPU threads of a process (default: cores / jobs; slurm: 4)"
@@ -75,11 +79,10 @@ def parser() -> argparse.ArgumentParser:
         group.add_argument("--partition", help="slurm, as all below")
         group.add_argument("--account")
         group.add_argument("--minutes", type=int, metavar="N", help="time limit of a job (default: 240)")
-        group.add_argument("--gpus", type=int, metavar="N", help="GPUs of a process, 0 or 1 (default: 1)")
         group.add_argument("--memory-gib", type=float, metavar="N", help="memory of a process (default: the cluster's)")
 
-    verb("plan", "Tell what a grid consists of, what is done, and what the rest will cost", grid, plugins, jobs)
-    run = verb("run", "Train what is missing of a grid, measure costs, write the report", grid, plugins, jobs)
+    verb("plan", "Tell what a grid consists of, what is done, and what the rest will cost", grid, plugins, cluster)
+    run = verb("run", "Train what is missing of a grid, measure costs, write the report", grid, plugins, cluster, jobs)
     run.add_argument("--wait", action="store_true", help="on a cluster: stay until all is done")
     run.add_argument(
         "--together", action="store_true", help="train methods of one seed in lock-step: one teacher forward for all"
@@ -167,7 +170,7 @@ def _cluster(options: argparse.Namespace) -> Any:
     from bench import cluster
 
     keys = ("jobs", "threads", "per_gpu", "partition", "account", "minutes", "gpus", "memory_gib")
-    return cluster.read(options.cluster, {key: getattr(options, key) for key in keys})
+    return cluster.read(options.cluster, {key: getattr(options, key, None) for key in keys})
 
 
 def plan(options: argparse.Namespace) -> int:
