@@ -171,7 +171,7 @@ def timed(step: Callable[[], object], count: int, device: torch.device) -> float
 def switch_off(cell: Cell, bench: Bench) -> dict[str, Spread]:
     """How many times longer a step takes without each piece, all others in place."""
     variants: dict[str, Callable[[], None]] = {"everything": Subject.of(cell, bench).step}
-    variants["bf16"] = _variant(cell.model_copy(update={"precision": "fp32"}), bench).step
+    variants["bf16"] = _variant(cell, bench, precision="fp32").step
     contiguous = _variant(cell, bench)
     contiguous.trainee.to(memory_format=torch.contiguous_format)
     contiguous.batches = map(_contiguous, contiguous.batches)
@@ -195,14 +195,15 @@ def switch_off(cell: Cell, bench: Bench) -> dict[str, Spread]:
     return {name: Spread.of([a / b for a, b in zip(values, whole, strict=True)]) for name, values in turns.items()}
 
 
-def _variant(cell: Cell, bench: Bench, fold: bool = True) -> Subject:
+def _variant(cell: Cell, bench: Bench, precision: str | None = None, fold: bool = True) -> Subject:
     """A subject that may be altered; unless `fold`, its teacher answers as it was trained."""
     trainee = bench.trainees[cell.id]
+    altered = cell.model_copy(update={"precision": precision or cell.precision})
     teacher = trainee.networks.teacher
-    if teacher and (not fold or cell.precision != bench.first.precision):
-        teacher = Teacher(teacher.network, bench.sample() if fold else None, cell.precision)
+    if teacher and (not fold or altered.precision != cell.precision):
+        teacher = Teacher(teacher.network, bench.sample() if fold else None, altered.precision)
     variant = Trainee(trainee.student, trainee.method, teacher, cell.recipe)
-    return Subject.of(cell, replace(bench, trainees={cell.id: variant}))
+    return Subject.of(altered, replace(bench, trainees={altered.id: variant}))
 
 
 def _contiguous(batch: Batch) -> Batch:
@@ -320,3 +321,35 @@ def tables(report: Report) -> list[Any]:
 
 def as_json(report: Report) -> dict[str, Any]:
     return {**asdict(report), "machine": report.machine.model_dump(mode="json")}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The tables of a report, as `as_json` gives it, for the README: medians, quartiles in brackets."""
+
+    def spread(value: dict[str, float]) -> str:
+        return f"{value['median']:.2f} ({value['low']:.2f}–{value['high']:.2f})"
+
+    machine, limits = report["machine"], report["limits"]
+    peaks = ", ".join(f"{value:,.0f} GFLOP/s in {name}" for name, value in limits["matrix_gflops_per_s"].items())
+    lines = [
+        f"{machine['cpu']}, {report['threads']} threads, torch {machine['versions']['torch']}, batch {report['batch_size']}. "
+        f"The machine's measured limits: {peaks}, {limits['memory_gb_per_s']:.0f} GB/s.",
+        "",
+        "| student | teacher | method | images/s | usual loop | times as fast | of the matrix peak |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for row in report["rows"]:
+        speeds = f"{row['images_per_s']['median']:,.0f} | {row['usual_images_per_s']['median']:,.0f}"
+        names = f"{row['student']} | {row['teacher'] or '–'} | {row['method']}"
+        lines.append(f"| {names} | {speeds} | {spread(row['ratio'])} | {100 * row['peak_share']:.0f} % |")
+    pieces = list(dict.fromkeys(piece for case in report["ablations"].values() for piece in case))
+    if pieces:
+        lines += ["", "How many times as long a step takes with one piece switched off, all others in place:", ""]
+        lines += [f"| without | {' | '.join(report['ablations'])} |", "|---" * (1 + len(report["ablations"])) + "|"]
+        for piece in pieces:
+            cells = [spread(case[piece]) if piece in case else "–" for case in report["ablations"].values()]
+            lines.append(f"| {piece} | {' | '.join(cells)} |")
+    lines += ["", f"The engine's overhead over a bare loop is {report['overhead_us']['median']:.0f} µs a step."]
+    for case, share in report["together"].items():
+        lines.append(f"In lock-step, {case} together take {spread(share)} of the time they take apart.")
+    return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ import torch
 import run_bench
 from bench import speed
 from bench.data import load
+from bench.engine.device import has_bf16
 from bench.engine.train import Options, assemble, build_network
 from bench.reference import UsualLoop
 from bench.store import Store
@@ -23,9 +24,12 @@ def quick_turns(monkeypatch):
     monkeypatch.setattr(speed, "measure_limits", lambda device: speed.Limits({"fp32": 100.0, "bf16": 200.0}, 10.0))
 
 
-def test_speed_reports_every_case(tmp_path, capsys, quick_turns):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_speed_reports_every_case(precision, tmp_path, capsys, quick_turns):
+    if precision == "bf16" and not has_bf16(torch.device("cpu")):
+        pytest.skip("this CPU has no bf16")
     arguments = ["--set", "data={type: digits, train_images: 200}", "--set", "recipe.batch_size=16", "--device", "cpu"]
-    pairs = ["--set", "pairs=[{student: resnet8, teacher: resnet14}]", "--set", "precision=fp32"]
+    pairs = ["--set", "pairs=[{student: resnet8, teacher: resnet14}]", "--set", f"precision={precision}"]
     common = ["speed", *arguments, *pairs, "--results", str(tmp_path), "--ablate", "--threads", "1"]
     assert run_bench.main([*common, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -36,13 +40,16 @@ def test_speed_reports_every_case(tmp_path, capsys, quick_turns):
     ]
     for row in found["rows"]:
         assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
-        assert row["peak_share"] == pytest.approx(row["gflops_per_s"] / 100)
+        assert row["peak_share"] == pytest.approx(row["gflops_per_s"] / {"fp32": 100, "bf16": 200}[precision])
     assert set(found["ablations"]["resnet8 kd"]) == {
         "bf16", "channels_last", "fused optimiser", "data on the device", "folded teacher",
     }  # fmt: skip
     assert "folded teacher" not in found["ablations"]["resnet8 tfd"]
     assert list(found["together"]) == ["resnet8: none, tfd, kd"]
     assert not list(tmp_path.iterdir())  # nothing is trained
+    page = speed.markdown(found)
+    assert all(f"| resnet8 | {teacher} | {method} |" in page for teacher, method in (("–", "tfd"), ("resnet14", "kd")))
+    assert "| folded teacher | – | – |" in page
 
 
 def test_limits_are_measured():
