@@ -16,6 +16,7 @@ from scipy import stats as scipy_stats
 
 LEVEL = 0.95  # of every interval
 ALPHA = 1 - LEVEL  # family-wise error of a table
+MARGIN = 0.5  # points within which two accuracies count as the same, in a test of equivalence
 POWER = 0.8  # of the smallest detectable gain
 BASELINES = ("none", "kd")
 BOOTSTRAP_FROM = 10  # pairs of runs; below, resampling a handful of values says nothing that t does not
@@ -34,6 +35,22 @@ def half_interval(values: pd.Series | np.ndarray) -> float:
     values = values[~np.isnan(values)]
     n = len(values)
     return t_quantile(n - 1) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+
+
+def equivalence_p(differences: pd.Series | np.ndarray, margin: float = MARGIN) -> float:
+    """Whether paired differences are shown to be small: the p-value of two one-sided t-tests against +/- `margin` points.
+
+    Below 5 % the mean difference lies within the margin; a large value shows nothing. NaN below two values.
+    """
+    values = np.asarray(differences, float)
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return math.nan
+    if values.std() == 0:  # a t-test of constants has no answer
+        return 0.0 if abs(values[0]) < margin else 1.0
+    above = scipy_stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+    below = scipy_stats.ttest_1samp(values, margin, alternative="less").pvalue
+    return float(max(above, below))
 
 
 def gains(accuracies: pd.DataFrame, baselines: Sequence[str] = BASELINES) -> pd.DataFrame:

@@ -694,9 +694,10 @@ def compared(ours: pd.DataFrame, other: pd.DataFrame) -> Table:
             dict(zip(key, group, strict=True))
             | {"top1_a": part["top1_a"].mean(), "top1_b": part["top1_b"].mean()}
             | change[["n", "gain", "low", "high", "p"]].to_dict()
+            | {"p_equivalent": stats.equivalence_p(part["top1_b"] - part["top1_a"])}
             | {"time": (part["train_s_b"] / part["train_s_a"]).mean() if same else math.nan}
         )
-    keys = [*key, "top1_a", "top1_b", "n", "gain", "low", "high", "p", "time"]
+    keys = [*key, "top1_a", "top1_b", "n", "gain", "low", "high", "p", "p_equivalent", "time"]
     frame = pd.DataFrame(found, columns=keys)
     frame["p_holm"] = stats.holm(frame["p"].to_numpy(float))
     frame["verdict"] = [stats.verdict(*values) for values in zip(frame["gain"], frame["p_holm"], strict=True)]
@@ -710,6 +711,7 @@ def compared(ours: pd.DataFrame, other: pd.DataFrame) -> Table:
         Column("gain", "B − A", points, "95 % t-interval, paired by seed", low_high=("low", "high")),
         Column("p_holm", "p", p_value, "Holm-corrected over this table"),
         Column("verdict", "B is"),
+        Column("p_equivalent", f"p, within ±{stats.MARGIN}", p_value, "two one-sided t-tests: below .05 both are equivalent"),
         Column("time", "Time, B ÷ A", times, "only where both were timed on the same hardware"),
     )
     return Table("compared", "Two result folders", columns, frame)

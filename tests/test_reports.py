@@ -560,3 +560,15 @@ def test_ten_thousand_records_within_fifteen_seconds_and_one_gibibyte(tmp_path):
     print(f"{len(records)} records: {seconds:.1f} s, of which {on_cpu:.1f} s computing, {mebibytes:.0f} MiB")
     assert on_cpu < 45  # measured: 9 to 10; a slow machine does not fail, a cost that grows with the square would
     assert mebibytes < 1024
+
+
+def test_equivalence_is_shown_by_small_differences_alone():
+    # by hand: mean .1, standard error .05, so t = .4 / .05 = 8 against +.5, with 3 degrees of freedom
+    differences = np.array([0.0, 0.1, 0.1, 0.2]) + 0.0
+    standard_error = differences.std(ddof=1) / 2
+    expected = 1 - scipy_stats.t.cdf(0.4 / standard_error, 3)
+    assert stats.equivalence_p(differences) == pytest.approx(expected)
+    assert stats.equivalence_p(differences + 0.4) == pytest.approx(0.5)  # the mean on the margin
+    assert stats.equivalence_p(np.array([-3.0, 3.0, -2.0, 2.0])) > 0.05  # no difference, but nothing shown
+    assert stats.equivalence_p(np.zeros(3)) == 0.0
+    assert math.isnan(stats.equivalence_p(np.array([0.1])))
