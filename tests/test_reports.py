@@ -444,6 +444,8 @@ def test_report_of_a_grid_with_everything_wrong(tmp_path, records):
     assert html.count('role="img"') == html.count("<svg ") == 5
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
+    links = set(re.findall('href="#([^"]+)"', html))
+    assert set(re.findall('<section id="([^"]+)"', html)) <= links <= set(ids)
     for kind in ("png", "svg", "pdf"):
         assert len(list((tmp_path / "out" / "figures").glob(f"*.{kind}"))) == 5
     assert "\\toprule" in (tmp_path / "out" / "tables" / "summary.tex").read_text()
