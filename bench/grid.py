@@ -27,6 +27,7 @@ from methods import METHODS
 from methods.base import Method
 
 SHIPPED = Path(__file__).parent / "grids"
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # as NumPy's generators, which mmengine seeds, take it
 COMMON_DATA = {"train_images": 0, "test_images": 0}  # size of a fixed, stratified subset; 0: all
 
 
@@ -49,7 +50,7 @@ class GridFile(BaseModel):
     recipe: str | dict[str, Any] = "crd"
     teacher_recipe: str | dict[str, Any] | None = None  # None: as the students', with the teacher's own learning rate
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     teacher_seeds: Literal["first", "each"] = "first"  # one teacher for all students, or one for each seed
     pairs: list[Pair] = Field(min_length=1)
     methods: list[str | dict[str, Any]] = Field(min_length=1)
