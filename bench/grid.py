@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -380,10 +380,17 @@ def _method(short: dict[str, Any], student: _Side, teacher: _Side | None, where:
     pair = f"{model_name(teacher.model)}/{model_name(student.model)}" if teacher else None
     short = pair_presets(short, pair, where)
     full = complete(METHODS, "method", short, where)
+    told = label(short, full)
     try:
-        return full, label(short, full), METHODS.build(full)
+        method = METHODS.build(full)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from None
+    if method.prepare_epochs < 0:
+        raise UserError(f"{where}: {told}: prepare_epochs is 0 or more, not {method.prepare_epochs}")
+    if not 0 < method.teacher_epochs_fraction <= 1:
+        allowed = "above 0, at most 1"
+        raise UserError(f"{where}: {told}: teacher_epochs_fraction is {allowed}, not {method.teacher_epochs_fraction}")
+    return full, told, method
 
 
 def _misfit(method: Method, student: _Side, teacher: _Side | None, brought: Teacher | None) -> str | None:

@@ -308,6 +308,11 @@ def test_an_argument_added_later_leaves_ids_alone_within_parts_too(tiny, monkeyp
         ({"methods": [{"tffd": {"preset": "redame"}}]}, r"methods\[0\]\.preset: .*'redame'; did you mean 'readme'"),
         ({"methods": [{"dkd": {"preset": "pair"}}]}, r"dkd has none for resnet8/resnet8; it has: .*resnet56/resnet20"),
         ({"methods": [{"dkd": {"preset": "vgg13/vgg8"}}]}, r"dkd has none for resnet8/resnet8; it has: .*vgg13/vgg8"),
+        ({"methods": [{"ab": {"prepare_epochs": -1}}]}, r"methods\[0\]: ab\(prepare_epochs=-1\): prepare_epochs is 0 or more"),
+        (
+            {"methods": [{"eskd": {"teacher_epochs_fraction": 0}}]},
+            r"methods\[0\]: .*teacher_epochs_fraction is above 0, at most 1",
+        ),
         ({"methods": ["kd+ls"]}, "only one part of a sum may change the cross-entropy, but kd and ls do"),
         ({"methods": [{"kd": 4}]}, r"methods\[0\]: write \{name: \{argument: value\}\}"),
         ({"methods": ["kd", {"kd": {"temperature": 4}}]}, r"methods\[1\]: kd stands twice"),
