@@ -54,9 +54,11 @@ def recipe_for(spec: Mapping[str, Any], student: str, where: str) -> Recipe:
     name = overrides.pop("name", "crd")
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES, where)
-    for field in overrides:
+    for field, value in overrides.items():
         if field not in Recipe.model_fields:
             raise unknown("key", field, Recipe.model_fields, f"{where}.{field}")
+        if isinstance(value, bool) and Recipe.model_fields[field].annotation in (int, float):
+            raise UserError(f"{where}.{field}: a number, not {value} (YAML reads yes, no, on and off as true and false)")
     values = dict(RECIPES[name][1])
     if name in ("crd", "tfd_code") and student.startswith(SMALL_LR):
         values["lr"] = 0.01

@@ -335,6 +335,8 @@ def test_an_argument_added_later_leaves_ids_alone_within_parts_too(tiny, monkeyp
         ({"recipe": "crdd"}, "recipe: unknown recipe 'crdd'; did you mean 'crd'"),
         ({"recipe": {"name": "crd", "epoch": 3}}, r"recipe\.epoch: unknown key 'epoch'; did you mean 'epochs'"),
         ({"recipe": {"name": "crd", "epochs": 0}}, r"recipe\.epochs: .*greater than or equal to 1, not 0"),
+        ({"recipe": {"name": "crd", "epochs": True}}, r"recipe\.epochs: a number, not True \(YAML"),
+        ({"recipe": {"name": "crd", "dropout": True}}, r"recipe\.dropout: a number, not True \(YAML"),
         ({"recipe": {"schedule": "one_cycle", "warmup_epochs": 2}}, "warmup_epochs has no effect beside schedule one_cycle"),
         ({"seeds": [0, 0]}, "seeds: 0 stands twice"),
         ({"seeds": [-1]}, r"seeds\.0: .*greater than or equal to 0, not -1"),
