@@ -130,7 +130,8 @@ class Timing(Frozen):
 class Cost(Frozen):
     """What a step costs on an otherwise idle machine; one for all seeds of a (pair, method, recipe), see `Cell.cost_key`.
 
-    `step` is measured whole. The parts are measured apart and need not add up to it.
+    `step` is measured whole. The parts are measured apart and need not add up to it. All is measured in one process, which
+    takes whole batches, even where a recipe shares them out among several.
     """
 
     schema_version: int = SCHEMA
