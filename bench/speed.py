@@ -5,6 +5,7 @@ Whatever is compared is timed in turn in one process, many times over; what coun
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -132,6 +133,7 @@ def compare(cell: Cell, bench: Bench, limits: Limits) -> Row:
 
 def usual_loop(cell: Cell, bench: Bench) -> UsualLoop:
     """The same student, teacher and method in single precision and contiguous layout."""
+    gc.collect()  # loaders of before end here, lest the new one's processes inherit them
     trainee = bench.trainees[cell.id].rehearsal()
     student = build_network(cell.student, bench.dataset).to(bench.device)
     teacher = trainee.networks.teacher

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 FLOORS = ("methods", "bench", "reports")
 WITHOUT_TORCH = ("bench.cell", "bench.errors", "bench.progress", "bench.record", "bench.store", "bench.upkeep", "reports")
-TABLE = re.compile(r"(<!-- methods: .*? -->\n)(.*?)(<!-- /methods -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- (methods|speed): .*? -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
 
 
 # Who imports whom
@@ -216,11 +216,22 @@ def methods_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_the_readmes_table_of_methods_is_true():
-    written = TABLE.search(README.read_text(encoding="utf-8"))
-    assert written is not None
-    told = fresh("import sys; sys.path.append('tests'); import test_house; print(test_house.methods_table(), end='')")
-    assert written[2] == told, "run `make readme`"  # in a fresh interpreter, without what other tests register
+def speed_tables() -> str:
+    """From the record of `run_bench.py speed --ablate --json`."""
+    from bench import speed
+
+    return speed.markdown(json.loads((ROOT / "results/reference/speed_cpu.json").read_text()))
+
+
+TABLES = {"methods": methods_table, "speed": speed_tables}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_readmes_tables_are_true(name):
+    written = {match[2]: match[3] for match in TABLE.finditer(README.read_text(encoding="utf-8"))}
+    # in a fresh interpreter, without what other tests register
+    told = fresh(f"import sys; sys.path.append('tests'); import test_house; print(test_house.TABLES[{name!r}](), end='')")
+    assert written[name] == told, "run `make readme`"
 
 
 def test_the_readme_tells_every_verb():
@@ -279,4 +290,4 @@ def test_the_readmes_commands_and_examples_run(tmp_path):
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     before = README.read_text(encoding="utf-8")
-    README.write_text(TABLE.sub(lambda match: match[1] + methods_table() + match[3], before), encoding="utf-8")
+    README.write_text(TABLE.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}<!-- /{match[2]} -->", before), encoding="utf-8")
