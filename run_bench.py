@@ -232,6 +232,8 @@ def _run(options: argparse.Namespace, cluster: Any) -> int:
             load(todo[0].data, options.data_root)  # fails, or downloads, before any worker starts
         except (OSError, ValueError, KeyError) as error:
             raise UserError(str(error)) from None
+        if options.together and cluster.kind == "slurm" and cluster.cells_per_job == 1:
+            raise UserError("--together: a job of one cell has no company; set cells_per_job in the cluster file")
         if options.together:
             _tell_who_trains_alone(todo, console)
         parts = todo, store, grid.name, _worker_options(options), cluster

@@ -78,7 +78,9 @@ class Teacher(Frozen):
     cell: str | None = None  # its id
     model: Spec
     weights_sha256: str | None = None  # of the user's file; at most one of `cell` and this is set
-    weights: str | None = None  # where that file lies; not part of the identity
+    weights: str | None = None  # where that file lies; not part of the identity, nor is what follows
+    train_s: float | None = Field(None, ge=0)  # what training it took, as the user tells who brings it
+    train_flops: float | None = Field(None, ge=0)
 
     @property
     def identity(self) -> Any:
@@ -100,6 +102,12 @@ class Cell(Frozen):
     needs: Literal["none", "teacher", "self"] = "none"  # of the method; follows from it, hence not part of the identity
     label: str = ""  # the method as reports name it; likewise
     added_later: dict[str, Any] = {}  # newer arguments ("gamma", of a part "parts.0.gamma") with their defaults; likewise
+
+    @model_validator(mode="after")
+    def _no_idle_teacher(self) -> Cell:
+        if self.teacher and self.needs == "none":
+            raise ValueError(f"{method_name(self.method)} needs no teacher, and none would be asked")
+        return self
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -151,7 +151,9 @@ class Subject:
         for _ in range(WARM_UP_STEPS):
             self.step()
         one_ms = self._timed(self.step)
-        self.steps_a_span = max(1, round(1000 * SPAN_S / max(one_ms, 0.01)))
+        steps = max(1, round(1000 * SPAN_S / max(one_ms, 0.01)))
+        together = self.bench.stream(self.trainee).batches_at_once  # so that every span holds its share of the augmentation
+        self.steps_a_span = -(-steps // together) * together
 
     def time_parts(self) -> None:
         """One step, its parts timed apart; each waits for the device, so that they sum to more than a whole step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -34,7 +35,8 @@ COMMON_DATA = {"train_images": 0, "test_images": 0}  # size of a fixed, stratifi
 class Pair(BaseModel):
     model_config = ConfigDict(extra="forbid")
     student: str | dict[str, Any]
-    teacher: str | dict[str, Any] | None = None  # beside its model: "weights", a file that makes its training unnecessary
+    teacher: str | dict[str, Any] | None = None  # beside its model: "weights", a file that makes its training
+    # unnecessary; and, of a teacher that is brought, what its training took: "train_s", seconds, and "train_flops"
 
 
 class GridFile(BaseModel):
@@ -273,12 +275,17 @@ class _Expansion:
                 continue
             spec = named(pair.teacher, "type")
             weights_file = spec.pop("weights", None)
+            bill = {name: told_number(spec.pop(name, None), f"{at}.teacher.{name}") for name in ("train_s", "train_flops")}
             model = _model(spec, f"{at}.teacher")
             source = file.recipe if file.teacher_recipe is None else file.teacher_recipe
             recipe = recipe_for(named(source, "name"), model_name(model), f"{where}, teacher_recipe")
             teacher = _Side(data, student.shape, model, recipe, precision)
             _check_buildable(teacher, f"{at}.teacher")
             brought = self._brought(teacher, weights_file, f"{at}.teacher.weights")
+            if brought:
+                brought = brought.model_copy(update=bill)
+            elif any(value is not None for value in bill.values()):
+                raise UserError(f"{at}.teacher: what its training takes is measured here; tell it of a teacher that is brought")
             self._add_pair(file, student, teacher, brought, entries)
 
     def _shape(self, data: dict[str, Any], where: str) -> Shape:
@@ -436,3 +443,20 @@ def _unique(values: list[Any], where: str) -> None:
     for value in values:
         if values.count(value) > 1:
             raise UserError(f"{where}: {value!r} stands twice; remove one")
+
+
+def told_number(value: Any, where: str) -> float | None:
+    """A number of 0 or more that a user may tell.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if value is None:
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise UserError(f"{where}: a number of 0 or more, not {value!r}")
+    return number

@@ -42,7 +42,7 @@ class Clocks(Frozen):
     evaluate_s: Seconds = 0.0
     checkpoint_s: Seconds = 0.0
     log_s: Seconds = 0.0
-    compile_s: Seconds = 0.0
+    compile_s: Seconds = 0.0  # of networks; this engine runs them as they are on every device, so far
     redone_s: Seconds = 0.0  # spent before an interruption, after the last checkpoint, and therefore spent again
 
 

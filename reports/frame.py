@@ -43,6 +43,7 @@ COLUMNS = {
     "train_only": "parameters trained beside it and dropped",
     "flops": "training: steps x FLOPs of a step, preparation included, the teacher's forward passes included, its training not",
     "teacher_flops": "of the teacher's own training; 0 without a teacher, empty where unknown",
+    "told_s": "seconds that a teacher's training took which the user brought, as told; empty otherwise",
     "users": "cells that learned from this teacher",
     "wall_train_s": "seconds of the real run; it may have shared its machine, never compare",
     "run_on": "hardware of the real run",
@@ -177,8 +178,12 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     )  # one seed, several trainings of the teacher
     frame.loc[twice, "method"] += " (taught by " + frame["teacher_id"].str[-12:] + ")"
     frame["users"] = frame["teacher_id"].map(frame["teacher_id"].value_counts()).where(frame["teacher_id"] != "", 0).astype(int)
+    brought = frame["_weights"] + frame["_teacher"].map(lambda spec: json.dumps(spec, sort_keys=True) if spec else "")
+    of_brought = brought.map(brought.value_counts())
+    frame["users"] = frame["users"].where((frame["teacher_id"] != "") | (brought == ""), of_brought).astype(int)
     by_id = frame.drop_duplicates("id").set_index("id")
-    frame["teacher_flops"] = frame["teacher_id"].map(by_id["flops"]).astype(float).where(frame["needs"] != "none", 0.0)
+    measured = frame["teacher_id"].map(by_id["flops"]).astype(float)
+    frame["teacher_flops"] = measured.fillna(frame["_told_flops"].astype(float)).where(frame["needs"] != "none", 0.0)
     only_taught = frame["id"].isin(set(frame["teacher_id"])).groupby([frame["setting"], frame["student"]]).transform("all")
     frame["role"] = only_taught.map({True: "teacher", False: "student"})
     return frame.drop(columns=list(_SPECS))
@@ -189,7 +194,7 @@ def _architecture(spec: dict[str, Any]) -> str:
     return str(spec.get("name") or spec["type"])
 
 
-_SPECS = ("_data", "_recipe", "_precision", "_student", "_teacher", "_weights", "_method")
+_SPECS = ("_data", "_recipe", "_precision", "_student", "_teacher", "_weights", "_told_flops", "_method")
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -224,6 +229,8 @@ def _row(record: Record) -> dict[str, Any]:
         "_student": cell.student,
         "_teacher": taught.model if taught else {},
         "_weights": (taught.weights_sha256 if taught else None) or "",
+        "_told_flops": taught.train_flops if taught and taught.train_flops is not None else math.nan,
+        "told_s": taught.train_s if taught and taught.train_s is not None else math.nan,
         "_method": cell.method | {"version": cell.method_version, "label": cell.label or str(cell.method["type"])},
     }
 
@@ -299,7 +306,7 @@ def bill(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = None) -
         frame[column] = ms / 1000
     frame["step_ms"] = of(lambda cost: cost.step.median_ms)
     of_teacher = frame["teacher_id"].map(frame.drop_duplicates("id").set_index("id")["train_s"])
-    frame["teacher_s"] = of_teacher.astype(float).where(frame["needs"] != "none", 0.0)
+    frame["teacher_s"] = of_teacher.astype(float).fillna(frame["told_s"]).where(frame["needs"] != "none", 0.0)
     frame["whole_s"] = frame["train_s"] + frame["teacher_s"]
     frame["amortised_s"] = frame["train_s"] + frame["teacher_s"] / frame["users"].clip(lower=1)
     frame["peak_mib"] = of(lambda cost: cost.peak_mib)

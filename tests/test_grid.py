@@ -175,6 +175,21 @@ def test_a_teacher_from_a_file_teaches(tiny, tmp_path, weights):
         train([cell.model_copy(update={"seed": 1})], Store(tmp_path), "g", Options(device="cpu", threads=1))
 
 
+def test_the_cost_of_a_teacher_that_is_brought_may_be_told(tiny, tmp_path, weights):
+    torch.save(weights, tmp_path / "t.pt")
+    teacher = {"type": "resnet8", "weights": str(tmp_path / "t.pt")}
+    [silent] = tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": teacher}]).cells
+    told = {**teacher, "train_s": "3.6e3", "train_flops": 1e15}
+    [cell] = tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": told}]).cells
+    assert (cell.teacher.train_s, cell.teacher.train_flops) == (3600.0, 1e15)
+    assert cell.id == silent.id
+    for wrong in ("long", True, -1, float("nan")):
+        with pytest.raises(UserError, match=r"pairs\[0\].teacher.train_s: a number of 0 or more"):
+            tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": {**teacher, "train_s": wrong}}])
+    with pytest.raises(UserError, match="is measured here"):
+        tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": {"type": "resnet8", "train_s": 1}}])
+
+
 class Opaque:
     pass
 

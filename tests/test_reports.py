@@ -17,6 +17,7 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 import reports
+from bench.cell import Teacher
 from bench.errors import UserError
 from bench.record import Timing
 from reports import frame as frames
@@ -574,3 +575,22 @@ def test_equivalence_is_shown_by_small_differences_alone():
     assert stats.equivalence_p(np.array([-3.0, 3.0, -2.0, 2.0])) > 0.05  # no difference, but nothing shown
     assert stats.equivalence_p(np.zeros(3)) == 0.0
     assert math.isnan(stats.equivalence_p(np.array([0.1])))
+
+
+@pytest.mark.parametrize(("told_s", "told_flops"), [(None, None), (500.0, 1e6)])
+def test_a_teacher_that_was_brought_costs_what_its_user_told(tmp_path, told_s, told_flops):
+    brought = Teacher(model={"type": "resnet110"}, weights_sha256="a" * 64, train_s=told_s, train_flops=told_flops)
+    cells = [synthetic.cell("none", seed) for seed in range(2)]
+    cells += [synthetic.cell("kd", seed, teacher="resnet110").model_copy(update={"teacher": brought}) for seed in range(2)]
+    synthetic.fill(tmp_path, GRID, [synthetic.record(cell, 70.0) for cell in cells])
+    frame = reports.load(tmp_path, GRID).set_index("method")
+    taught = frame.loc["kd"]
+    assert (frame.loc["none", "teacher_s"] == 0).all()
+    assert (taught["users"] == 2).all()
+    if told_s is None:
+        assert taught[["teacher_s", "teacher_flops", "whole_s", "amortised_s"]].isna().all(axis=None)
+    else:
+        assert (taught["teacher_s"] == told_s).all()
+        assert (taught["teacher_flops"] == told_flops).all()
+        np.testing.assert_allclose(taught["whole_s"], taught["train_s"] + 500)
+        np.testing.assert_allclose(taught["amortised_s"], taught["train_s"] + 250)

@@ -65,6 +65,7 @@ class Stream:
             batches = -(-2048 // recipe.batch_size)
         elif recipe.augment != "none":
             batches = -(-512 // recipe.batch_size)
+        self.batches_at_once = batches
         self.crops = _crops(train.images, recipe, device, batches * recipe.batch_size)
         self.shape = self.crops.shape
         self.policy = None
