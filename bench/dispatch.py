@@ -19,6 +19,7 @@ import psutil
 
 from bench.cell import Cell
 from bench.cluster import Cluster
+from bench.cores import usable_cores
 from bench.errors import UserError
 from bench.store import Store
 from bench.worker import ATTEMPTS, POLL_S, Job, Worker, fail
@@ -102,7 +103,7 @@ def _local(job: Job, cells: int, cluster: Cluster, watch: Callable[[], None]) ->
     import submitit
 
     gpus, device = _gpus(job.options.get("device", "auto"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     each = job.processes
     if gpus and each > len(gpus):
         raise UserError(f"recipe.processes is {each}, and there are {len(gpus)} GPUs: use a cluster, or --device cpu")

@@ -42,6 +42,7 @@ COLUMNS = {
     "parameters": "in the network that is used after training",
     "train_only": "parameters trained beside it and dropped",
     "flops": "training: steps x FLOPs of a step, preparation included, the teacher's forward passes included, its training not",
+    "prepare_flops": "the preparation's part of it",
     "teacher_flops": "of the teacher's own training; 0 without a teacher, empty where unknown",
     "told_s": "seconds that a teacher's training took which the user brought, as told; empty otherwise",
     "users": "cells that learned from this teacher",
@@ -51,6 +52,7 @@ COLUMNS = {
     "where": "hardware of the exclusive probe that the columns below come from",
     "step_ms": "median step of the exclusive probe",
     "train_s": "training: steps x step_ms, preparation included, the teacher's training not",
+    "prepare_s": "the preparation's part of it",
     "train_s_low": "likewise with the lower quartile of the step",
     "train_s_high": "likewise with the upper quartile",
     "teacher_s": "seconds of the teacher's own training; 0 without a teacher, empty where unknown",
@@ -218,6 +220,7 @@ def _row(record: Record) -> dict[str, Any]:
         "parameters": record.parameters.deployed,
         "train_only": record.parameters.train_only,
         "flops": float(record.steps * record.flops.step + record.prepare_steps * record.flops.prepare_step),
+        "prepare_flops": float(record.prepare_steps * record.flops.prepare_step),
         "wall_train_s": record.clocks.train_s,
         "deviations": _deviations(cell.recipe),
         "techniques": techniques(cell.recipe),
@@ -302,8 +305,10 @@ def bill(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = None) -
     for column, name in {"train_s": "median_ms", "train_s_low": "low_ms", "train_s_high": "high_ms"}.items():
         step = of(lambda cost, name=name: getattr(cost.step, name))  # type: ignore[misc]
         prepare = of(lambda cost, name=name: getattr(cost.prepare_step, name) if cost.prepare_step else nan)  # type: ignore[misc]
-        ms = frame["steps"] * step + (frame["prepare_steps"] * prepare).where(frame["prepare_steps"] > 0, 0.0)
-        frame[column] = ms / 1000
+        prepare_ms = (frame["prepare_steps"] * prepare).where(frame["prepare_steps"] > 0, 0.0)
+        frame[column] = (frame["steps"] * step + prepare_ms) / 1000
+        if column == "train_s":
+            frame["prepare_s"] = prepare_ms / 1000
     frame["step_ms"] = of(lambda cost: cost.step.median_ms)
     of_teacher = frame["teacher_id"].map(frame.drop_duplicates("id").set_index("id")["train_s"])
     frame["teacher_s"] = of_teacher.astype(float).fillna(frame["told_s"]).where(frame["needs"] != "none", 0.0)

@@ -516,7 +516,7 @@ def time_to(rows: pd.DataFrame, curves: Mapping[str, Curve], goals: list[float],
     rows = rows[rows["id"].isin(curves.keys())]
     unit = "train_s" if rows["train_s"].notna().any() else "flops"
     found = []
-    for row in rows[["id", "method", "steps", "prepare_steps", unit]].to_dict("records"):
+    for row in rows[["id", "method", "prepare_s", "prepare_flops", unit]].to_dict("records"):
         top1 = curves[row["id"]].top1
         prepared, per_epoch = _spent(row, unit, len(top1))
         reached = [(top1 >= goal - 1e-9) for goal in goals]
@@ -538,7 +538,7 @@ def equal_cost(rows: pd.DataFrame, curves: Mapping[str, Curve], name: str, title
     teacher = "teacher_s" if unit == "train_s" else "teacher_flops"
     budget = rows.loc[rows["method"] == "none", unit].mean()
     found = []
-    for row in rows[["id", "method", "steps", "prepare_steps", "users", unit, teacher]].to_dict("records"):
+    for row in rows[["id", "method", "prepare_s", "prepare_flops", "users", unit, teacher]].to_dict("records"):
         top1 = curves[row["id"]].top1
         prepared, per_epoch = _spent(row, unit, len(top1))
         values = []
@@ -561,9 +561,8 @@ def equal_cost(rows: pd.DataFrame, curves: Mapping[str, Curve], name: str, title
 
 
 def _spent(row: dict[str, Any], unit: str, epochs: int) -> tuple[float, float]:
-    """Cost of the preparation, and of one epoch after it; the two phases' steps are taken to cost alike."""
-    total = row["steps"] + row["prepare_steps"]
-    prepared = row[unit] * row["prepare_steps"] / total if row["prepare_steps"] else 0.0
+    """Cost of the preparation, and of one epoch after it."""
+    prepared = row["prepare_s" if unit == "train_s" else "prepare_flops"]
     return prepared, (row[unit] - prepared) / epochs
 
 

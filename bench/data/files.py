@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bench.cores import usable_cores
 from bench.data.augment import draw_boxes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
@@ -81,11 +82,6 @@ def centre(image: Image.Image, shorter: int, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def decode(files: Files, size: int) -> Tensor:
     """All images, (N, 3, size, size) uint8, centre-cropped; in threads, since decoding leaves the interpreter free."""
     pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
@@ -93,7 +89,7 @@ def decode(files: Files, size: int) -> Tensor:
     def fill(position: int) -> None:
         pixels[position] = np.asarray(centre(files.open(position), size, size))
 
-    with ThreadPoolExecutor(processors()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(fill, range(len(files))))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
@@ -130,7 +126,7 @@ class Crops:
             self,  # type: ignore[arg-type]
             batch_size,
             sampler=order.tolist(),
-            num_workers=min(processors(), 16, -(-len(order) // batch_size)),
+            num_workers=min(usable_cores(), 16, -(-len(order) // batch_size)),
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # of its own: otherwise each epoch would draw from the global one
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 from functools import cache
 from importlib import metadata
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from bench.cores import usable_cores
 from bench.errors import UserError
 from bench.record import Machine
 
@@ -77,7 +77,7 @@ def machine(device: torch.device) -> Machine:
         host=platform.node(),
         device="cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
         cpu=_cpu_name(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         memory_mib=psutil.virtual_memory().total // 2**20,
         platform=platform.platform(),
         versions=versions,
