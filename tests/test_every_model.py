@@ -1,0 +1,31 @@
+"""Every model trains with the plain loss, with a teacher, and with terms on its own stages."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.engine.train import Options, train
+from bench.models import MODELS
+from bench.store import Store
+
+BY_NAME = {"torchvision": "resnet18", "timm": "resnet18"}  # adapters to a library's networks
+
+
+@pytest.mark.parametrize("key", sorted(MODELS.module_dict))
+def test_every_model_with_none_kd_and_tfd(key, tiny, tmp_path):
+    if key in BY_NAME:
+        pytest.importorskip(key)
+    student = {"type": key, "name": BY_NAME[key]} if key in BY_NAME else key
+    data = {"type": "digits", "train_images": 16, "test_images": 20}
+    recipe = {"name": "digits", "epochs": 1, "batch_size": 8}
+    if key in BY_NAME:  # for images of ImageNet's size
+        recipe |= {"crop": "resized", "image_size": 64}
+    methods = ["none", "kd", {"tfd": {"weight": 1.0, "ramp_epochs": 0}}]  # two steps of the published weight leave no mark
+    grid = tiny(data=data, recipe=recipe, methods=methods, pairs=[{"student": student, "teacher": "resnet8"}])
+    assert grid.skipped == []
+    store, options = Store(tmp_path), Options(device="cpu", threads=1)
+    trained = [train([cell], store, grid.name, options)[0] for cell in grid.cells]  # the teacher first; resnet8 teaches itself
+    records = [record for record in trained if record.cell.student["type"] == key]
+    assert [record.cell.label for record in records] == ["none", "kd", "tfd(weight=1.0, ramp_epochs=0)"]
+    assert len({record.weights_sha256 for record in records}) == 3  # each method leaves its mark
+    assert len({record.parameters.deployed for record in records}) == 1
