@@ -356,8 +356,10 @@ class Store:
         hits = [hit for hit in every if hit[1].startswith(prefix)] or [hit for hit in every if prefix in hit[1]]
         if not hits:
             raise unknown("cell", prefix, {cell_id for _, cell_id in every}, str(self.root))
-        if len({cell_id for _, cell_id in hits}) > 1:
-            raise UserError(f"'{prefix}' names {len(hits)} cells: {', '.join(hit[1] for hit in hits[:8])}, ...")
+        names = sorted({cell_id for _, cell_id in hits})
+        if len(names) > 1:
+            rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            raise UserError(f"'{prefix}' names {len(names)} cells: {', '.join(names[:8])}{rest}")
         return hits[0]
 
     def adopt(self, grid: str, cell_id: str, with_weights: bool) -> bool:
