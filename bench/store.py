@@ -112,10 +112,10 @@ class Store:
         try:
             with FileLock(folder / ".lock", timeout=5) as lock:
                 if isinstance(lock, SoftFileLock):  # a mere marker file, which would outlive a holder that is killed
-                    raise NotImplementedError("no flock")
+                    raise OSError("no flock")
         except TimeoutError:
             pass  # another run looks at the same moment: locks work
-        except (OSError, NotImplementedError) as error:
+        except (OSError, NotImplementedError) as error:  # the second is what filelock raises where flock is missing
             raise UserError(
                 f"{folder}: its file system cannot lock files ({error}); mount it with locks, or choose another folder"
             ) from None
@@ -285,14 +285,7 @@ class Store:
         Raises:
             DamagedError: the file is missing or not the one that the record names.
         """
-        path = self.cell(grid, record.id) / "curves.csv"
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
-            raise DamagedError("curves.csv is missing") from None
-        if hashlib.sha256(raw).hexdigest() != record.curves_sha256:
-            raise DamagedError("curves.csv is not the one that the record names")
-        return raw.decode()
+        return self._named_by_record(grid, record, "curves.csv", record.curves_sha256).decode()
 
     def weights(self, grid: str, record: Record) -> bytes:
         """The deployed network's weights, as safetensors wrote them.
@@ -300,13 +293,15 @@ class Store:
         Raises:
             DamagedError: the file is missing or not the one that the record names.
         """
-        path = self.cell(grid, record.id) / "weights.safetensors"
+        return self._named_by_record(grid, record, "weights.safetensors", record.weights_sha256)
+
+    def _named_by_record(self, grid: str, record: Record, name: str, sha256: str) -> bytes:
         try:
-            raw = path.read_bytes()
+            raw = (self.cell(grid, record.id) / name).read_bytes()
         except FileNotFoundError:
-            raise DamagedError("weights.safetensors is missing") from None
-        if hashlib.sha256(raw).hexdigest() != record.weights_sha256:
-            raise DamagedError("weights.safetensors is not the file that the record names")
+            raise DamagedError(f"{name} is missing") from None
+        if hashlib.sha256(raw).hexdigest() != sha256:
+            raise DamagedError(f"{name} is not the one that the record names")
         return raw
 
     def write_checkpoint(self, grid: str, cell_id: str, raw: bytes) -> None:

@@ -99,7 +99,7 @@ def test_nothing_is_wrong_with_sound_results(store):
         (_other_identity, "record.json", "its contents say"),
         (_other_curves, "curves.csv", "not the one"),
         (_no_curves, "curves.csv", "missing"),
-        (_other_weights, "weights.safetensors", "not the file"),
+        (_other_weights, "weights.safetensors", "not the one"),
         (_lost_teacher, "record.json", "its teacher"),
         (_edited_cost, "cost/", "edited by hand"),
         (_edited_manifest, "manifest.json", "edited by hand"),
