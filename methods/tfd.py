@@ -29,6 +29,7 @@ class TeacherFreeDistillation(Method):
         direction: which side has its gradient stopped: the deep one ("top_down", the method), the shallow one ("bottom_up") or
             neither ("both", whose gradient is the sum of the other two). The last two are the paper's ablations.
         stages: which stages take part, counted from 1; None for all.
+        before_activation: compare the stages before their last activation; published: after it.
 
     Raises:
         ValueError: in `setup`, where `stages` names one that the network does not have, or leaves fewer than two.
@@ -44,6 +45,8 @@ class TeacherFreeDistillation(Method):
         "channels, it is cropped.",
     )
 
+    added_later = ("before_activation",)
+
     def __init__(
         self,
         weight: float = 0.005,
@@ -51,10 +54,12 @@ class TeacherFreeDistillation(Method):
         reduction: Literal["mean", "sum"] = "mean",
         direction: Literal["top_down", "bottom_up", "both"] = "top_down",
         stages: list[int] | None = None,
+        before_activation: bool = False,
     ) -> None:
         super().__init__()
         self.weight, self.ramp_epochs, self.reduction, self.direction = weight, ramp_epochs, reduction, direction
         self.stages = None if stages is None else sorted(set(stages))
+        self.before_activation = before_activation
 
     def setup(
         self,
@@ -73,7 +78,8 @@ class TeacherFreeDistillation(Method):
             raise ValueError(f"tfd needs at least two stages to pair, not {self.stages or list(range(1, count + 1))}")
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        features = [student.stages[stage - 1] for stage in self.stages] if self.stages else student.stages
+        tapped = student.preact if self.before_activation else student.stages
+        features = [tapped[stage - 1] for stage in self.stages] if self.stages else tapped
         terms = []
         for shallow, deep in stage_pairs(features):
             if self.direction == "top_down":

@@ -97,9 +97,11 @@ def test_tfd(channels: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     mean = build(spec, student).loss(student, None, batch())["tfd"].item()
     total = build({**spec, "reduction": "sum"}, student).loss(student, None, batch())["tfd"].item()
     two = build({**spec, "stages": [1, 3]}, student).loss(student, None, batch())["tfd"].item()
+    before = build({**spec, "before_activation": True}, student).loss(student, None, batch())["tfd"].item()
     assert mean == pytest.approx(tfd_by_hand(stages, np.mean), rel=1e-12)
     assert total == pytest.approx(tfd_by_hand(stages, lambda d: d.sum() / B), rel=1e-12)
     assert two == pytest.approx(tfd_by_hand([stages[0], stages[2]], np.mean), rel=1e-12)
+    assert before == pytest.approx(tfd_by_hand([array(feature) for feature in student.preact], np.mean), rel=1e-12)
 
 
 def test_tfd_stops_the_gradient_of_the_guide_and_both_is_their_sum() -> None:
