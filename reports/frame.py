@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from bench.store import Problem, Store
 
 COLUMNS = {
     "id": "of the cell",
-    "setting": "data set, recipe and, where they differ, precision; only equal settings are ever compared",
+    "setting": "data set, training images, recipe and, where they differ, precision; only equal settings are ever compared",
     "data": "data set",
     "recipe": "how the networks were trained: epochs, and what else differs between the cells",
     "deviations": "of the recipe from the CIFAR-100 protocol that most papers train by, learning rate and techniques aside",
@@ -26,6 +26,7 @@ COLUMNS = {
     "teacher": "architecture that it distilled from, its own for a method that needs a copy of itself; empty without a teacher",
     "teacher_id": "cell that trained this teacher; empty without one, or where the user brought the weights",
     "method": "label",
+    "arguments": 'of the method, all of them, as JSON; those of a part under its name, as in {"tfd.weight": 0.005}',
     "needs": "what the method needs: none, teacher or self",
     "seed": "of initialisation, order and augmentation",
     "role": "student, or teacher for cells that were trained only to be one",
@@ -165,7 +166,7 @@ def tidy(records: Sequence[Record]) -> pd.DataFrame:
     frame = pd.DataFrame([_row(record) for record in records], columns=known + list(_SPECS))
     frame["data"] = data = _named(frame["_data"], lambda spec: str(spec.get("name") or spec["type"]))
     frame["recipe"] = _named(frame["_recipe"], lambda spec: f"{spec['epochs']} epochs")
-    frame["setting"] = frame["data"] + ", " + frame["recipe"]
+    frame["setting"] = frame["data"] + frame["train_samples"].map(", {:,} images, ".format) + frame["recipe"]
     if frame["_precision"].nunique() > 1:
         frame["setting"] += ", " + frame["_precision"]
     frame["student"] = _named(frame["_student"], _architecture, within=data)
@@ -234,8 +235,21 @@ def _row(record: Record) -> dict[str, Any]:
         "_weights": (taught.weights_sha256 if taught else None) or "",
         "_told_flops": taught.train_flops if taught and taught.train_flops is not None else math.nan,
         "told_s": taught.train_s if taught and taught.train_s is not None else math.nan,
+        "arguments": json.dumps(arguments(cell.method)),
         "_method": cell.method | {"version": cell.method_version, "label": cell.label or str(cell.method["type"])},
     }
+
+
+def arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a method and of those within it, by "<registry key>.<argument>"."""
+    found: dict[str, Any] = {}
+    for name, value in spec.items():
+        inner = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict) and "type" in item]
+        for part in inner:
+            found |= arguments(part)
+        if not inner and name != "type":
+            found[f"{spec['type']}.{name}"] = value
+    return found
 
 
 def _deviations(recipe: Any) -> str:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from bench.record import Cost, Record
 from bench.store import Problem, Store
 from reports import frame as frames
-from reports import plots, stats, tables, verdicts
+from reports import plots, stats, sweeps, tables, verdicts
 from reports.frame import PAIR_COLUMNS, Curve
 from reports.plots import Figure
 from reports.published import read as read_published
@@ -163,12 +163,11 @@ def _body(
     of_summary = dict(list(summary.groupby(PAIR_COLUMNS, sort=False)))
     by_key = {cost.key: cost for cost in costs if places and frames.place(cost) == places[0]}
     drawn = len(keys) if len(keys) <= ALL_FIGURES_UP_TO else FIRST_FIGURES
-    several = keys["setting"].nunique() > 1
     sections = []
     for index, key in enumerate(keys.itertuples(index=False, name=None)):
         part, runs = of_summary[key], of_rows[key]
         title = part["pair"].iloc[0]
-        full = f"{title}, {key[0]}" if several else title
+        full = f"{title}, {key[0]}"  # a table or figure is often shown alone: it must say what it is
         name = f"{index + 1:02d}-{slug(title)}"
         section = Section(f"pair-{index + 1}", title, key[0], verdicts.of_pair(part))
         section.tables = [
@@ -197,6 +196,12 @@ def _body(
                 plots.forest(part, f"{name}-gains", f"{full}: gains over none", figures),
                 plots.step_split(part, timed, f"{name}-step", f"{full}: where a step's time goes", figures),
                 plots.learning_curves(runs, curves, part["method"], f"{name}-curves", f"{full}: learning curves", figures),
+                *(
+                    plots.sweep(
+                        swept, part, f"{name}-{slug(swept.argument)}", f"{full}: what hangs on {swept.argument}", figures
+                    )
+                    for swept in sweeps.find(runs)
+                ),
             ]
             section.figures = [drawing for drawing in drawings if drawing]
         files += section.tables + section.folded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from bench.record import Cost
 from reports import stats
 from reports.frame import Curve
+from reports.sweeps import Sweep
 
 # Colours that people with any colour vision tell apart (Okabe and Ito), and the page's variables that take their place.
 INK, MUTED, RULE, PAPER = "#1c1c1a", "#6b6b66", "#deded8", "#fefefd"
@@ -66,7 +68,8 @@ class Figure:
     def inline(self) -> str:
         """The SVG for the page: its colours are the page's, its ids are its own."""
         svg = self.svg[self.svg.index("<svg") :]
-        svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+        unwanted = r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|<g id="title">.*?</g>'
+        svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
         svg = re.sub(r'\bid="', f'id="{self.name}.', svg)
         svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{self.name}.", svg)
         svg = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', svg)
@@ -93,9 +96,12 @@ def _finish(figure: Canvas, name: str, title: str, alt: str, folder: Path | None
     return Figure(name, title, alt, buffer.getvalue())
 
 
-def _canvas(height: float, width: float = 5.2) -> tuple[Canvas, Axes]:
-    figure = Canvas(figsize=(width, height), layout="constrained")
+def _canvas(height: float, title: str, width: float = 5.2) -> tuple[Canvas, Axes]:
+    """An empty drawing that says what it is about, also where it stands alone; the page strips that for its own caption."""
+    lines = textwrap.wrap(title, int(17 * width))
+    figure = Canvas(figsize=(width, height + 0.16 * len(lines)), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=8.5, color=MUTED, gid="title")
     return figure, figure.add_subplot()
 
 
@@ -115,7 +121,7 @@ def accuracy_cost(part: pd.DataFrame, name: str, title: str, folder: Path | None
     size, unit = next((size, unit) for size, unit in units if most >= 2 * size or size == 1)
     own, whole, top1 = (part[key].to_numpy() / scale for key, scale in ((keys[0], size), (keys[1], size), ("top1", 1)))
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(3.7)
+        figure, axes = _canvas(3.7, title)
         log = whole.max() > 4 * own.min() > 0
         if log:
             axes.set_xscale("log")
@@ -207,7 +213,7 @@ def step_split(part: pd.DataFrame, costs: Mapping[str, Cost], name: str, title: 
     if not methods:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(1.2 + 0.26 * len(methods))
+        figure, axes = _canvas(1.2 + 0.26 * len(methods), title)
         left = np.zeros(len(methods))
         known = [*PARTS, *sorted({key for method in methods for key in costs[method].parts} - set(PARTS))]
         for key in known:
@@ -262,7 +268,7 @@ def learning_curves(
     if not shown:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(3.4)
+        figure, axes = _canvas(3.4, title)
         ends = []
         for index, method in enumerate(shown):
             length = min(len(curves[i].top1) for i in ids[method])
@@ -291,7 +297,7 @@ def forest(part: pd.DataFrame, name: str, title: str, folder: Path | None) -> Fi
     if part.empty:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(1.2 + 0.26 * len(part))
+        figure, axes = _canvas(1.2 + 0.26 * len(part), title)
         axes.axvline(0, color=INK, lw=1)
         said = []
         for at, row in enumerate(part.itertuples()):
@@ -312,13 +318,40 @@ def forest(part: pd.DataFrame, name: str, title: str, folder: Path | None) -> Fi
     return _finish(figure, name, title, f"Forest plot of gains over none in points: {'; '.join(reversed(said))}.", folder)
 
 
+def sweep(found: Sweep, part: pd.DataFrame, name: str, title: str, folder: Path | None) -> Figure:
+    """Accuracy along one hyper-parameter with 95 % intervals, above or below the plain student's band."""
+    rows = part.set_index("method")
+    values = [value for line in found.lines for value, _ in line.points]
+    said = []
+    with mpl.rc_context(STYLE):
+        figure, axes = _canvas(3.2, title)
+        if min(values) > 0 and max(values) >= 20 * min(values):
+            axes.set_xscale("log")
+        if "none" in rows.index:
+            plain, half = rows.loc["none", "top1"], rows.loc["none", "half"]
+            axes.axhline(plain, color=PLAIN, lw=1.2, ls="dashed", label="none")
+            if not math.isnan(half):
+                axes.axhspan(plain - half, plain + half, color=PLAIN, alpha=0.15, lw=0)
+            said.append(f"none {plain:.2f} %")
+        for index, line in enumerate(found.lines):
+            x, methods = zip(*line.points, strict=True)
+            top1, half = rows.loc[list(methods), "top1"], rows.loc[list(methods), "half"].fillna(0)
+            colour, marker = CYCLE[index % len(CYCLE)], "os^Dv"[index % 5]
+            label = line.label or found.argument
+            axes.errorbar(x, top1, half, color=colour, marker=marker, ms=6, lw=1.4, capsize=2, label=label)
+            said += [f"{line.label} {value:g}: {mean:.2f} %".strip() for value, mean in zip(x, top1, strict=True)]
+        axes.set(xlabel=found.argument.replace(".", ": ", 1), ylabel="Top-1 accuracy, %")
+        figure.legend(loc="outside lower left", ncols=3, fontsize=8.5)
+    return _finish(figure, name, title, f"Accuracy along {found.argument}: {'; '.join(said)}.", folder)
+
+
 def beside_published(table: pd.DataFrame, name: str, title: str, folder: Path | None, most: int = 40) -> Figure | None:
     """Published numbers (diamonds) and ours under the same rule (dots)."""
     table = table[table["ours_their_rule"].notna()].drop_duplicates(["pair", "method", "published"]).head(most).iloc[::-1]
     if table.empty:
         return None
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(1.2 + 0.24 * len(table), width=6.2)
+        figure, axes = _canvas(1.2 + 0.24 * len(table), title, width=6.2)
         at = np.arange(len(table))
         axes.hlines(at, table["published"], table["ours_their_rule"], color=RULE, lw=2.5)
         axes.plot(table["published"], at, "D", color=TAUGHT, mfc=PAPER, ms=6, label="published")
@@ -345,7 +378,7 @@ def critical_difference(mean_rank: pd.Series, difference: float, name: str, titl
             groups.append((start, end))
     below = 0.5 * len(groups) + 0.6
     with mpl.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = _canvas(1.0 + 0.26 * (half + below))
+        figure, axes = _canvas(1.0 + 0.26 * (half + below), title)
         low, high = math.floor(values.min()), max(math.ceil(values.max()), math.floor(values.min()) + 1)
         axes.set(xlim=(low, high), ylim=(-below - half, 0))
         axes.spines[["left", "right", "bottom"]].set_visible(False)

@@ -21,7 +21,7 @@ from bench.cell import Teacher
 from bench.errors import UserError
 from bench.record import Timing
 from reports import frame as frames
-from reports import page, plots, stats, tables, verdicts
+from reports import page, plots, stats, sweeps, tables, verdicts
 from reports.published import read as read_published
 
 TRUTH = {"none": 0.0, "ls": 0.0, "tfd": 0.0, "tffd": 0.0, "kd": 1.5, "fitnets": 0.0}
@@ -123,6 +123,29 @@ def test_names_tell_apart_what_differs_and_nothing_else():
 
     assert named([variant(0.005, 0), variant(0.005, 1)]) == ["tfd"]
     assert named([variant(0.005, 0), variant(0.01, 0)]) == ["tfd (weight=0.005)", "tfd (weight=0.01)"]
+
+
+def test_a_sweep_is_one_argument_varied_and_all_else_equal(tmp_path):
+    def variant(weight, reduction="mean", **more):
+        cell = synthetic.cell("tfd", 0)
+        arguments = {"type": "tfd", "weight": weight, "reduction": reduction, **more}
+        cell = cell.model_copy(update={"method": arguments, "label": f"{weight} {reduction} {more}"})
+        return synthetic.record(cell, 60 + weight, id=cell.id)
+
+    varied = [variant(w) for w in (0.1, 0.01, 0.001)] + [variant(w, "sum") for w in (1, 0.1, 0.01)]
+    alone = [variant(0.1, stages=[1, 2]), variant(0.2, "sum", ramp=2), variant(0.3, "sum", ramp=2)]  # too few of a kind
+    rows = make([*varied, *alone, synthetic.record(synthetic.cell("none", 0), 60)])
+    [found] = sweeps.find(rows)
+    assert found.argument == "tfd.weight"
+    assert [(line.label, [value for value, _ in line.points]) for line in found.lines] == [
+        ("reduction mean", [0.001, 0.01, 0.1]),
+        ("reduction sum", [0.01, 0.1, 1]),
+    ]
+    assert found.lines[0].points[0][1] == "0.001 mean {}"
+    figure = plots.sweep(found, tables.summary(rows), "s", "Along the weight", tmp_path)
+    assert "reduction sum 1: 61.00 %" in figure.alt
+    assert "Along the weight" in (tmp_path / "s.svg").read_text(encoding="utf-8")
+    assert "Along the weight" not in figure.inline()  # the page has captions of its own
 
 
 # Statistics
@@ -347,7 +370,7 @@ def test_published_techniques_meet_recipes_that_have_them():
     frame = make([variant(**recipe) for recipe in recipes])
     found = tables.published(frame, read_published()).frame
     met = found.groupby(["method", "differs"])["setting"].unique().map(list).to_dict()
-    plain = "cifar100, 240 epochs (augment=none, cutout=0, dropout=0.0, mixup=0.0)"
+    plain = "cifar100, 50,000 images, 240 epochs (augment=none, cutout=0, dropout=0.0, mixup=0.0)"
     assert met[("tfd", "")] == [plain]
     assert set(met) == {("tfd", ""), *((f"tfd ({name})", "") for name in ("dropout", "cutout", "auto_augment"))} | {
         ("tfd (cutout)", "mixup=1.0")
@@ -461,7 +484,7 @@ def test_the_terminal_gets_what_the_report_left(tmp_path, records):
     tables.print_summary(store, GRID, console)
     printed = console.file.getvalue()
     assert printed.startswith("No student has been trained yet")
-    for words in ("resnet110 → resnet20, cifar100, 240 epochs", "[red]x[/red]", "1.80×", "2.7 min"):
+    for words in ("resnet110 → resnet20, cifar100, 50,000 images, 240 epochs", "[red]x[/red]", "1.80×", "2.7 min"):
         assert words in printed
 
 
