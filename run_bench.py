@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 
     def verb(name: str, about: str, *groups: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=about, description=about)
-        if name != "list":
+        if name not in ("list", "speed"):
             sub.add_argument("--results", default="results", metavar="DIR", help="the results folder (default: results)")
         for group in groups:
             group(sub)
@@ -104,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     speed = verb(
         "speed", "Measure this engine against the field's usual training loop, and what each of its pieces gains", grid
     )
-    speed.set_defaults(grid="speed", imports=[])
+    speed.set_defaults(grid="speed", imports=[], results="results")
     speed.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
     speed.add_argument("--ablate", action="store_true", help="also switch off each piece in turn")
     speed.add_argument("--json", action="store_true", help="for programs")

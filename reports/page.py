@@ -272,7 +272,7 @@ def _missing(
         if cell_id in bad:
             reason = "its record cannot be used, see the problems"
         elif failure:
-            reason = "failed: " + str(failure.get("error") or failure.get("reason") or next(iter(failure.values()), ""))[:300]
+            reason = "failed: " + str(failure.get("error", ""))[:300]
         else:
             reason = "in training" if store.locked(grid, cell_id) else "not trained yet"
         found.append(Missing(cell_id, str(cell.get("label", "")), reason))
