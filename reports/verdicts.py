@@ -26,9 +26,7 @@ def of_pair(part: pd.DataFrame) -> list[Sentence]:
     said = []
     judged = part[part["verdict"].notna()]
     for row in judged[judged["verdict"].isin(["better", "worse"])].to_dict("records"):
-        verb = "gains" if row["gain"] > 0 else "loses"
-        text = f"{row['method']} {verb} {two(abs(row['gain']))} points over none ({_evidence(row)}){_bill(row)}."
-        said.append(Sentence(row["verdict"], text))
+        said.append(Sentence(row["verdict"], against_none(row) + "."))
     unsure = judged[judged["verdict"] == "no difference shown"]
     if len(unsure):
         low, high = unsure["detectable"].min(), unsure["detectable"].max()
@@ -48,6 +46,13 @@ def of_pair(part: pd.DataFrame) -> list[Sentence]:
     if len(even):
         said.append(Sentence("open", f"No difference from kd is shown for {listed(even['method'])}, without a teacher."))
     return said + _sharing(part)
+
+
+def against_none(row: dict) -> str:
+    """What one tested row of the summary shows against `none`, and at what cost."""
+    shown = {"better": "gains {} points over none", "worse": "loses {} points over none"}
+    what = shown.get(row["verdict"], "shows no difference from none").format(two(abs(row["gain"])))
+    return f"{row['method']} {what} ({_evidence(row)}){_bill(row)}"
 
 
 def _evidence(row: dict, suffix: str = "") -> str:
