@@ -7,12 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.base import METHODS, Batch, Card, Method, Output
-from methods.parts import common_stages, pool_to_smaller, widened
-
-
-def attention(feature: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, H W): mean over channels of the squares, flattened, of L2 norm 1."""
-    return F.normalize(widened(feature).square().mean(1).flatten(1), dim=1)
+from methods.parts import attention, common_stages, pool_to_smaller
 
 
 @METHODS.register_module("at")

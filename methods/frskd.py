@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.base import METHODS, Batch, Card, Method, Networks, Output
-from methods.parts import pool_to, softened_kl, widened
+from methods.parts import attention, pool_to, softened_kl, widened
 
 
 @METHODS.register_module("frskd")
@@ -81,11 +81,6 @@ class FeatureRefinement(Method):
             "kd": self.weight * softened_kl(student.logits, logits.detach(), self.temperature),
             "at": self.attention_weight * torch.stack(distances).sum(),
         }
-
-
-def attention(feature: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, H W): mean over channels of the squares, of L2 norm 1."""
-    return F.normalize(widened(feature).square().mean(1).flatten(1), dim=1)
 
 
 class SelfTeacher(nn.Module):

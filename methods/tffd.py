@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from methods.base import METHODS, Batch, Card, Method, Networks, Output
@@ -15,10 +14,13 @@ def channel_halves(feature: Tensor) -> tuple[Tensor, Tensor]:
 
     Strength is the mean over batch and positions of the feature divided, per image and channel, by its L2 norm over positions.
     """
-    half = feature.shape[1] // 2
-    strength = F.normalize(widened(feature.detach()).flatten(2), dim=2).mean((0, 2))
+    channels = feature.shape[1]
+    maps = widened(feature.detach()).flatten(2)
+    strength = (maps.mean(2) / maps.norm(dim=2).clamp_min(1e-12)).mean(0)
     order = strength.argsort(descending=True)
-    return feature.index_select(1, order[:half]), feature.index_select(1, order[len(order) - half :])
+    ends = torch.cat([order[: channels // 2], order[channels - channels // 2 :]])
+    strong, weak = feature.index_select(1, ends).chunk(2, dim=1)
+    return strong, weak
 
 
 @METHODS.register_module("tffd")
