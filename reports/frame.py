@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,6 +202,7 @@ _SPECS = ("_data", "_recipe", "_precision", "_student", "_teacher", "_weights", 
 
 def _row(record: Record) -> dict[str, Any]:
     cell, accuracies = record.cell, record.accuracies
+    method = cell.identity["method"]  # without arguments that are newer than some records and at their default
     taught = cell.teacher if cell.needs != "none" else None
     return {
         "id": record.id,
@@ -235,21 +236,35 @@ def _row(record: Record) -> dict[str, Any]:
         "_weights": (taught.weights_sha256 if taught else None) or "",
         "_told_flops": taught.train_flops if taught and taught.train_flops is not None else math.nan,
         "told_s": taught.train_s if taught and taught.train_s is not None else math.nan,
-        "arguments": json.dumps(arguments(cell.method)),
-        "_method": cell.method | {"version": cell.method_version, "label": cell.label or str(cell.method["type"])},
+        "arguments": json.dumps(arguments(method)),
+        "_method": method | {"version": cell.method_version, "label": cell.label or str(cell.method["type"])},
     }
 
 
 def arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a method and of those within it, by "<registry key>.<argument>"."""
+    """All arguments of a method and of those within it, by "<registry key>.<argument>"; of a key's second use "kd2.weight"."""
     found: dict[str, Any] = {}
-    for name, value in spec.items():
-        inner = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict) and "type" in item]
-        for part in inner:
-            found |= arguments(part)
-        if not inner and name != "type":
-            found[f"{spec['type']}.{name}"] = value
+    for count, part in _numbered(nested(spec)):
+        own = {name: value for name, value in part.items() if name != "type" and not _methods_in(value)}
+        found |= {f"{part['type']}{count}.{name}": value for name, value in own.items()}
     return found
+
+
+def nested(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A method's spec and those of all methods within it."""
+    return [spec, *(inner for value in spec.values() for part in _methods_in(value) for inner in nested(part))]
+
+
+def _methods_in(value: Any) -> list[dict[str, Any]]:
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict) and "type" in item]
+
+
+def _numbered(specs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """("", spec) for a registry key's first use, ("2", spec) for its second."""
+    used: dict[str, int] = defaultdict(int)
+    for spec in specs:
+        used[spec["type"]] += 1
+        yield (str(used[spec["type"]]) if used[spec["type"]] > 1 else ""), spec
 
 
 def _deviations(recipe: Any) -> str:

@@ -168,7 +168,7 @@ def _body(
         part, runs = of_summary[key], of_rows[key]
         title = part["pair"].iloc[0]
         full = f"{title}, {key[0]}"  # a table or figure is often shown alone: it must say what it is
-        name = f"{index + 1:02d}-{slug(title)}"
+        name = file_name(index, title)
         section = Section(f"pair-{index + 1}", title, key[0], verdicts.of_pair(part))
         section.tables = [
             tables.accuracy(part, f"{name}-accuracy", f"{full}: accuracy"),
@@ -192,16 +192,11 @@ def _body(
         section.folded = [table for table in section.folded if table]
         if index < drawn:
             drawings = [
-                plots.accuracy_cost(part, f"{name}-accuracy-cost", f"{full}: what accuracy costs", figures),
+                plots.accuracy_cost(part, name, full, figures),
                 plots.forest(part, f"{name}-gains", f"{full}: gains over none", figures),
                 plots.step_split(part, timed, f"{name}-step", f"{full}: where a step's time goes", figures),
                 plots.learning_curves(runs, curves, part["method"], f"{name}-curves", f"{full}: learning curves", figures),
-                *(
-                    plots.sweep(
-                        swept, part, f"{name}-{slug(swept.argument)}", f"{full}: what hangs on {swept.argument}", figures
-                    )
-                    for swept in sweeps.find(runs)
-                ),
+                *(plots.sweep(swept, part, name, full, figures) for swept in sweeps.find(runs)),
             ]
             section.figures = [drawing for drawing in drawings if drawing]
         files += section.tables + section.folded
@@ -295,11 +290,11 @@ def _facts(records: Sequence[Record], costs: Sequence[Cost]) -> dict[str, Any]:
         methods.setdefault(
             json.dumps([cell.label, cell.method], sort_keys=True),
             {"label": cell.label, "needs": cell.needs, "version": cell.method_version, "spec": cell.method}
-            | {"types": list(dict.fromkeys(_types(cell.method)))},
+            | {"types": list(dict.fromkeys(part["type"] for part in frames.nested(cell.method)))},
         )
         recipe = cell.recipe.model_dump(mode="json")
         recipes.setdefault(json.dumps(recipe, sort_keys=True), recipe)
-    commits = sorted({record.commit[:12] for record in records if record.commit})
+    commits = sorted({record.commit for record in records if record.commit})
     return {
         "machines": list(machines.values()),
         "busy_percent": max((cost.busy_percent for cost in costs), default=0.0),
@@ -315,12 +310,6 @@ def _facts(records: Sequence[Record], costs: Sequence[Cost]) -> dict[str, Any]:
         else [],
         "precisions": sorted({record.cell.precision for record in records}),
     }
-
-
-def _types(spec: dict[str, Any]) -> list[str]:
-    """Registry keys of a method and of those within it."""
-    inner = [item for value in spec.values() for item in (value if isinstance(value, list) else [value])]
-    return [spec["type"], *(key for item in inner if isinstance(item, dict) and "type" in item for key in _types(item))]
 
 
 def _compared(frame: pd.DataFrame, folder: Path, grid: str, context: dict[str, Any]) -> Table:
@@ -342,7 +331,7 @@ def _markdown(context: dict[str, Any], files: Sequence[Table]) -> str:
     lines = [f"# {tables.markdown_text(context['grid'])}", "", tables.markdown_text(context["about"]), ""]
     for section in context.get("sections", []):
         lines += [
-            f"## {tables.markdown_text(section.title)}",
+            f"## {tables.markdown_text(f'{section.title}, {section.setting}')}",
             "",
             *(f"- {tables.markdown_text(s.text)}" for s in section.sentences),
             "",
@@ -358,6 +347,11 @@ def _markdown(context: dict[str, Any], files: Sequence[Table]) -> str:
         if items:
             lines += [f"### {title}", "", *(f"- {tables.markdown_text(item)}" for item in items), ""]
     return "\n".join(lines)
+
+
+def file_name(index: int, pair: str) -> str:
+    """Of the tables and figures of the pair at this place in the report, from 0."""
+    return f"{index + 1:02d}-{slug(pair)}"
 
 
 def slug(name: str) -> str:

@@ -105,8 +105,9 @@ def _canvas(height: float, title: str, width: float = 5.2) -> tuple[Canvas, Axes
     return figure, figure.add_subplot()
 
 
-def accuracy_cost(part: pd.DataFrame, name: str, title: str, folder: Path | None) -> Figure | None:
+def accuracy_cost(part: pd.DataFrame, pair: str, setting: str, folder: Path | None) -> Figure | None:
     """Accuracy against training cost, with the teacher's training and (hollow) without it, and the former's Pareto frontier."""
+    name, title = f"{pair}-accuracy-cost", f"{setting}: what accuracy costs"
     timed = part["whole_s"].notna().any()
     keys = ["train_s", "whole_s"] if timed else ["flops", "whole_flops"]
     part = part[part[keys[1]].notna()]
@@ -318,31 +319,41 @@ def forest(part: pd.DataFrame, name: str, title: str, folder: Path | None) -> Fi
     return _finish(figure, name, title, f"Forest plot of gains over none in points: {'; '.join(reversed(said))}.", folder)
 
 
-def sweep(found: Sweep, part: pd.DataFrame, name: str, title: str, folder: Path | None) -> Figure:
-    """Accuracy along one hyper-parameter with 95 % intervals, above or below the plain student's band."""
+def sweep(found: Sweep, part: pd.DataFrame, pair: str, setting: str, folder: Path | None) -> Figure:
+    """Accuracy along one hyper-parameter with 95 % intervals, and the plain student's as a band."""
+    name = f"{pair}-{re.sub(r'[^a-z0-9]+', '-', found.argument.lower())}"
+    title = f"{setting}: accuracy along {found.argument}"
     rows = part.set_index("method")
-    values = [value for line in found.lines for value, _ in line.points]
+    values = sorted(value for line in found.lines for value, _ in line.points)
+    spread = values[-1] >= 20 * abs(values[0])
     said = []
     with mpl.rc_context(STYLE):
         figure, axes = _canvas(3.2, title)
-        if min(values) > 0 and max(values) >= 20 * min(values):
+        if spread and values[0] > 0:
             axes.set_xscale("log")
+        elif spread and values[0] == 0:
+            axes.set_xscale("symlog", linthresh=min(value for value in values if value > 0))
         if "none" in rows.index:
             plain, half = rows.loc["none", "top1"], rows.loc["none", "half"]
             axes.axhline(plain, color=PLAIN, lw=1.2, ls="dashed", label="none")
             if not math.isnan(half):
                 axes.axhspan(plain - half, plain + half, color=PLAIN, alpha=0.15, lw=0)
-            said.append(f"none {plain:.2f} %")
+            said.append(f"none {_plus_minus(plain, half)} %")
         for index, line in enumerate(found.lines):
             x, methods = zip(*line.points, strict=True)
-            top1, half = rows.loc[list(methods), "top1"], rows.loc[list(methods), "half"].fillna(0)
+            of = rows.loc[list(methods)]
             colour, marker = CYCLE[index % len(CYCLE)], "os^Dv"[index % 5]
             label = line.label or found.argument
-            axes.errorbar(x, top1, half, color=colour, marker=marker, ms=6, lw=1.4, capsize=2, label=label)
-            said += [f"{line.label} {value:g}: {mean:.2f} %".strip() for value, mean in zip(x, top1, strict=True)]
+            axes.errorbar(x, of["top1"], of["half"], color=colour, marker=marker, ms=6, lw=1.4, capsize=2, label=label)
+            halves = zip(x, of["top1"], of["half"], strict=True)
+            said += [f"{line.label} {value:g}: {_plus_minus(mean, half)} %".strip() for value, mean, half in halves]
         axes.set(xlabel=found.argument.replace(".", ": ", 1), ylabel="Top-1 accuracy, %")
         figure.legend(loc="outside lower left", ncols=3, fontsize=8.5)
     return _finish(figure, name, title, f"Accuracy along {found.argument}: {'; '.join(said)}.", folder)
+
+
+def _plus_minus(mean: float, half: float) -> str:
+    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} ± {half:.2f}"
 
 
 def beside_published(table: pd.DataFrame, name: str, title: str, folder: Path | None, most: int = 40) -> Figure | None:
@@ -357,12 +368,15 @@ def beside_published(table: pd.DataFrame, name: str, title: str, folder: Path | 
         axes.plot(table["published"], at, "D", color=TAUGHT, mfc=PAPER, ms=6, label="published")
         axes.plot(table["ours_their_rule"], at, "o", color=FREE, ms=6, label="ours, under its rule")
         axes.plot(table["ours"], at, "|", color=FREE, ms=10, mew=1.6, label="ours, last epoch, mean")
-        axes.set_yticks(at, [short(f"{row.pair}, {row.method}", 44) for row in table.itertuples()])
+        names = [f"{row.pair}, {row.method}" + f" (ours: {row.differs})" * bool(row.differs) for row in table.itertuples()]
+        axes.set_yticks(at, [short(name, 60) for name in names])
         axes.set(xlabel="Top-1 accuracy, %", ylim=(-0.7, len(table) - 0.3))
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower left", ncols=3, fontsize=8.5)
     said = "; ".join(
-        f"{r.pair} {r.method} published {r.published:.2f}, ours {r.ours_their_rule:.2f}" for r in table.iloc[::-1].itertuples()
+        f"{r.pair} {r.method} published {r.published:.2f}, ours {r.ours_their_rule:.2f}"
+        + f" with {r.differs}" * bool(r.differs)
+        for r in table.iloc[::-1].itertuples()
     )
     return _finish(figure, name, title, f"Published and own accuracies: {said}.", folder)
 

@@ -43,17 +43,15 @@ def _lines(name: str, of: dict[str, dict[str, Any]]) -> tuple[Line, ...]:
         if _is_number(arguments.get(name)):
             others = {key: value for key, value in arguments.items() if key != name}
             groups[json.dumps(others, sort_keys=True)].append((arguments[name], method))
-    swept = {text: sorted(points) for text, points in groups.items() if len(points) >= LEAST}
+    swept = {text: sorted(points) for text, points in groups.items() if len(dict(points)) >= LEAST}
     others = {text: json.loads(text) for text in swept}
     differing = sorted(
         key
         for key in set().union(*others.values())
         if len({json.dumps(each.get(key), sort_keys=True) for each in others.values()}) > 1
     )
-    return tuple(
-        Line(", ".join(f"{key.partition('.')[2]} {others[text].get(key)}" for key in differing), tuple(points))
-        for text, points in swept.items()
-    )
+    labels = {text: ", ".join(f"{key} {each[key]}" for key in differing if key in each) for text, each in others.items()}
+    return tuple(Line(labels[text], tuple(points)) for text, points in swept.items())
 
 
 def _is_number(value: object) -> bool:

@@ -127,13 +127,15 @@ class Table:
         return self.frame.to_csv(index=False, lineterminator="\n")
 
     def markdown(self) -> str:
+        note = ["", markdown_text(self.note)] if self.note else []
+        return "\n".join([f"### {markdown_text(self.title)}", "", *self.markdown_lines(), *note, ""])
+
+    def markdown_lines(self) -> list[str]:
+        """The table alone."""
         head = [column.title for column in self.columns]
         rule = ["---:" if column.numeric else "---" for column in self.columns]
         lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in [head, *self.rows()]]
-        lines.insert(1, "| " + " | ".join(rule) + " |")
-        return "\n".join(
-            [f"### {markdown_text(self.title)}", "", *lines, *(["", markdown_text(self.note)] if self.note else []), ""]
-        )
+        return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
 
     def latex(self) -> str:
         """A booktabs table, ready for a paper."""
@@ -310,6 +312,7 @@ def all_gains(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str], pd.DataFra
 
 
 SUMMARY = (
+    Column("setting", "Setting"),
     Column("pair", "Pair"),
     Column("method", "Method"),
     Column("n", "n", number(0)),
@@ -330,7 +333,7 @@ TERMINAL = tuple(
     replace(column, title="", write=lambda verdict: SIGNS.get(verdict, ""))
     if column.key.endswith("verdict")
     else replace(column, low_high=None)
-    for column in SUMMARY[1:-1]  # what fits in 80 columns
+    for column in SUMMARY[2:-1]  # what fits in 80 columns
 )
 
 
@@ -582,10 +585,18 @@ def teachers(frame: pd.DataFrame) -> Table:
     return Table("teachers", "Teachers", columns, rows.sort_values(["setting", "student", "seed"]))
 
 
+def family(method: str) -> str:
+    """'tfd+kd' of 'tfd(ramp_epochs=1)+kd': the method without its arguments and presets, as published tables name it."""
+    before = None
+    while before != method:
+        before, method = method, re.sub(r" ?\([^()]*\)|\[[^\]]*\]", "", method)
+    return method
+
+
 def search(frame: pd.DataFrame, curves: Mapping[str, Curve]) -> Table:
     """Where a method ran with several values of a hyper-parameter: what the validation split chooses, and what that cost."""
     rows = by_pair(frame)
-    rows["family"] = rows["method"].str.replace(r" ?\([^()]*\)|\[[^\]]*\]", "", regex=True)
+    rows["family"] = rows["method"].map(family)
     rows = rows[rows.groupby([*PAIR_COLUMNS, "family"])["method"].transform("nunique") > 1].copy()
     rows["validation"] = [
         float(np.nanmax(c.validation)) if (c := curves.get(i)) and np.isfinite(c.validation).any() else math.nan

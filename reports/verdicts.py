@@ -11,7 +11,7 @@ import pandas as pd
 from bench.record import BUSY_PERCENT
 from reports import stats
 from reports.frame import PAIR_COLUMNS
-from reports.tables import NOTHING, number, p_value, points, times
+from reports.tables import NOTHING, family, number, p_value, points, times
 
 two = number(2)
 
@@ -26,7 +26,9 @@ def of_pair(part: pd.DataFrame) -> list[Sentence]:
     said = []
     judged = part[part["verdict"].notna()]
     for row in judged[judged["verdict"].isin(["better", "worse"])].to_dict("records"):
-        said.append(Sentence(row["verdict"], against_none(row) + "."))
+        verb = "gains" if row["gain"] > 0 else "loses"
+        text = f"{row['method']} {verb} {two(abs(row['gain']))} points over none ({_evidence(row)}){_bill(row)}."
+        said.append(Sentence(row["verdict"], text))
     unsure = judged[judged["verdict"] == "no difference shown"]
     if len(unsure):
         low, high = unsure["detectable"].min(), unsure["detectable"].max()
@@ -48,11 +50,36 @@ def of_pair(part: pd.DataFrame) -> list[Sentence]:
     return said + _sharing(part)
 
 
-def against_none(row: dict) -> str:
-    """What one tested row of the summary shows against `none`, and at what cost."""
-    shown = {"better": "gains {} points over none", "worse": "loses {} points over none"}
-    what = shown.get(row["verdict"], "shows no difference from none").format(two(abs(row["gain"])))
-    return f"{row['method']} {what} ({_evidence(row)}){_bill(row)}"
+def in_short(part: pd.DataFrame) -> str:
+    """One pair in one sentence: who is shown to differ from `none`, who is not, and what tfd and kd cost.
+
+    Raises:
+        ValueError: the plain student is missing.
+    """
+    if "none" not in set(part["method"]):
+        raise ValueError("without the plain student nothing can be said")
+    said = []
+    for verdict, verb in (("better", "gain over none"), ("worse", "lose to none")):
+        rows = part[part["verdict"] == verdict].to_dict("records")
+        if rows:
+            names = listed(f"{row['method']} ({points(row['gain'])})" for row in rows)
+            said.append(f"{names} {'is' if len(rows) == 1 else 'are'} shown to {verb}")
+    unsure = part[part["verdict"] == "no difference shown"]
+    if len(unsure):
+        low, high = two(unsure["detectable"].min()), two(unsure["detectable"].max())
+        size = low if low == high else f"{low} to {high}"
+        said.append(
+            f"no difference from none is shown for {listed(unsure['method'])} (a gain of {size} points would have been found "
+            "with 80 % probability)"
+        )
+    untested = part[part["verdict"] == "not tested"]["method"]
+    if len(untested):
+        said.append(f"{listed(untested)}: not tested, for want of seeds")
+    for row in part.to_dict("records"):
+        if family(row["method"]) in ("tfd", "kd") and not math.isnan(row["ratio"]):
+            whole = f", {_times(row['whole_ratio'])} with the teacher's" if row["needs"] == "teacher" else ""
+            said.append(f"{row['method']} costs {_times(row['ratio'])} none's training{whole}")
+    return "; ".join(said) + "."
 
 
 def _evidence(row: dict, suffix: str = "") -> str:

@@ -138,14 +138,36 @@ def test_a_sweep_is_one_argument_varied_and_all_else_equal(tmp_path):
     [found] = sweeps.find(rows)
     assert found.argument == "tfd.weight"
     assert [(line.label, [value for value, _ in line.points]) for line in found.lines] == [
-        ("reduction mean", [0.001, 0.01, 0.1]),
-        ("reduction sum", [0.01, 0.1, 1]),
+        ("tfd.reduction mean", [0.001, 0.01, 0.1]),
+        ("tfd.reduction sum", [0.01, 0.1, 1]),
     ]
     assert found.lines[0].points[0][1] == "0.001 mean {}"
-    figure = plots.sweep(found, tables.summary(rows), "s", "Along the weight", tmp_path)
-    assert "reduction sum 1: 61.00 %" in figure.alt
-    assert "Along the weight" in (tmp_path / "s.svg").read_text(encoding="utf-8")
-    assert "Along the weight" not in figure.inline()  # the page has captions of its own
+    figure = plots.sweep(found, tables.summary(rows), "s", "One seed", tmp_path)
+    assert "tfd.reduction sum 1: 61.00 %" in figure.alt
+    assert "One seed" in (tmp_path / "s-tfd-weight.svg").read_text(encoding="utf-8")
+    assert "One seed" not in figure.inline()  # the page has captions of its own
+
+
+def test_a_newer_argument_at_its_default_splits_no_method():
+    def of(seed, later):
+        cell = synthetic.cell("tfd", seed)
+        method = {"type": "tfd", "weight": 0.005} | later
+        return cell.model_copy(update={"method": method, "added_later": dict.fromkeys(later, False)})
+
+    old, new, other = of(0, {}), of(1, {"before_activation": False}), of(2, {"before_activation": True})
+    frame = frames.tidy([synthetic.record(cell, 60, id=cell.id) for cell in (old, new)])
+    assert frame["method"].unique().tolist() == ["tfd"]
+    assert frame["arguments"].nunique() == 1
+    different = frames.tidy([synthetic.record(cell, 60, id=cell.id) for cell in (old, new, other)])
+    assert different["method"].nunique() == 2
+
+
+def test_arguments_of_parts_go_by_their_methods():
+    kd = {"type": "kd", "temperature": 4.0}
+    assert frames.arguments({"type": "sum", "parts": [kd, {"type": "logit_std", "method": {**kd, "temperature": 2.0}}]}) == {
+        "kd.temperature": 4.0,
+        "kd2.temperature": 2.0,
+    }
 
 
 # Statistics

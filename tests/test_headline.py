@@ -1,0 +1,84 @@
+"""What the README shows of finished grids, from records whose numbers are worked out here."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import synthetic
+
+from bench.cell import Teacher
+from bench.store import Store
+from reports import headline, published, verdicts
+
+NONE = [60.0, 61.0, 62.0, 63.0, 64.0]
+GAINS = {
+    "none": [0.0] * 5,
+    "kd": [2.0, 2.1, 1.9, 2.0, 2.0],
+    "tfd": [0.5, -0.5, 0.1, -0.1, 0.0],
+    "ls": [-3.0, -3.1, -2.9, -3, -3],
+}
+
+
+def store(tmp_path, gains=GAINS, **changes) -> Store:
+    teacher = synthetic.teacher_cell()
+    records = [synthetic.record(teacher, 74.3, synthetic.curves(240, 74.3))]
+    for method, by_seed in gains.items():
+        for seed, gain in enumerate(by_seed):
+            cell = synthetic.cell(method, seed, teacher="resnet110" if method == "kd" else None)
+            if method == "kd":
+                cell = cell.model_copy(update={"teacher": Teacher(cell=teacher.id, model={"type": "resnet110"})})
+            top1 = NONE[seed] + gain
+            records.append(synthetic.record(cell, top1, synthetic.curves(240, top1), **changes))
+    return synthetic.fill(tmp_path / "results" / "reference", "demo", records)
+
+
+def rows(markdown: str) -> dict[str, list[str]]:
+    """First cell of every line of a table to the others."""
+    lines = [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("| ")]
+    return {name: values for name, *values in lines}
+
+
+def known() -> pd.DataFrame:
+    table = published.read()
+    return table[(table["source"] == "Li et al. 2022 (TFD)") & (table["table"] == "2") & (table["student"] == "resnet20")]
+
+
+def test_the_answer_holds_means_gains_costs_and_the_published_numbers(tmp_path):
+    told = headline.answer(store(tmp_path), "demo", known())
+    found = rows(told)
+    assert found["none"][:3] == ["5", "62.00 ± 1.96", "–"]  # t(.975, 4) sqrt(2.5 / 5) = 2.776 x .7071
+    seeds, top1, gain, p, cost, whole, theirs, rule, their_gain = found["kd"]
+    assert (seeds, top1) == ("5", "64.00 ± 1.95")  # 2.776 x sqrt((4 + .81 + .01 + 1 + 4) / 4 / 5)
+    assert gain == r"+2.00 \[+1.91, +2.09\]"  # 2.776 x sqrt(.005 / 5) = .0878
+    assert p == "&lt; .001"
+    # steps of 18 and 10 ms; the teacher's 2,400 steps of 50 ms on top of 2,400 of the student's
+    assert (cost, whole) == (r"1.80× \[1.80×, 1.80×\]", "6.80×")
+    assert (theirs, rule, their_gain) == ("70.67", "last epoch, mean", "+1.61")
+    assert found["tfd"][6:] == ["70.56", "best epoch, best of 3 runs", "–"]  # its gain would set one rule against another
+    assert found["ls"][6:] == ["–", "–", "–"]
+    assert "resnet110 → resnet20, cifar100, 50,000 images, 240 epochs, 5 seeds: kd (+2.00) is shown to gain over none" in told
+    assert "ls (−3.00) is shown to lose to none; no difference from none is shown for tfd (a gain of" in told
+    assert "kd costs 1.80 times none's training, 6.80 times with the teacher's" in told
+    assert "](results/reference/demo/report/figures/01-resnet110-resnet20-accuracy-cost.png)" in told
+
+
+def test_one_seed_is_not_called_a_null_result(tmp_path):
+    told = headline.answer(store(tmp_path, {name: gains[:1] for name, gains in GAINS.items()}), "demo", known())
+    assert "no difference" not in told.partition("\n\n|")[0]
+    assert "not tested, for want of seeds" in told
+
+
+def test_without_the_plain_student_or_costs_nothing_is_summed_up(tmp_path):
+    with pytest.raises(ValueError, match="plain student"):
+        verdicts.in_short(pd.DataFrame({"method": ["kd"]}))
+    untimed = store(tmp_path)
+    for path in untimed.root.glob("demo/cost/*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="costs measured"):
+        headline.answer(untimed, "demo", known())
+
+
+def test_what_it_took_is_the_time_in_which_something_ran(tmp_path):
+    at = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:10:00+00:00"}  # all at once, ten minutes
+    found = rows(headline.repeating(store(tmp_path, **at), ["demo"]))
+    assert found["run demo"][:2] == ["21", "10.0 min"]
