@@ -39,8 +39,22 @@ def pool_to(feature: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     if (h_in, w_in) == (h_out, w_out):
         return feature
     if whole_factors(feature, size):  # same values as the adaptive kind, whose gradient on CUDA is not deterministic
-        return F.avg_pool2d(feature, (h_in // h_out, w_in // w_out))
+        return _MeanPool.apply(feature, (h_in // h_out, w_in // w_out))
     return F.adaptive_avg_pool2d(feature, (h_out, w_out))
+
+
+class _MeanPool(torch.autograd.Function):
+    """`avg_pool2d` by whole factors. Its gradient is the same too, but upsampling spreads it faster than `avg_pool2d` does."""
+
+    @staticmethod
+    def forward(ctx: Any, feature: Tensor, factors: tuple[int, int]) -> Tensor:
+        ctx.factors = factors
+        return F.avg_pool2d(feature, factors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        height, width = ctx.factors
+        return F.interpolate(gradient / (height * width), scale_factor=(height, width), mode="nearest"), None
 
 
 def pool_to_smaller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from methods import METHODS, Batch, Method, Networks, Output
+from methods.parts import pool_to, widened
 
 CLASSES, SAMPLES = 5, 4
 
@@ -400,3 +402,29 @@ def test_ab_is_a_preparation() -> None:
 def test_ab_refuses_maps_that_no_regressor_leads_to() -> None:
     with pytest.raises(ValueError, match="no regressor from the student's 8x8 map to the teacher's 32x32"):
         build("ab", *pair([3, 4, 5, 6], [32, 32, 16, 8]))
+
+
+# Gradients of our own
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_pooling_and_widening_have_torchs_gradients_in_the_features_layout(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    feature = torch.randn(2, 5, 12, 6, generator=torch.manual_seed(0)).to(dtype).to(memory_format=layout).requires_grad_()
+    answer = torch.randn(2, 5, 4, 3, generator=torch.manual_seed(1)).to(memory_format=torch.contiguous_format)
+    ours = widened(pool_to(widened(feature), (4, 3)))
+    theirs = F.avg_pool2d(feature.double(), (3, 2))
+    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.allclose(ours.double(), theirs, rtol=1e-6, atol=1e-6)
+    (gradient,) = torch.autograd.grad(ours, feature, answer.to(ours.dtype))
+    (expected,) = torch.autograd.grad(theirs, feature, answer.double())
+    assert gradient.dtype == dtype
+    assert gradient.is_contiguous(memory_format=layout)
+    assert torch.allclose(gradient, expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-12)
+
+
+def test_second_derivatives_pass_through_pooling_and_widening() -> None:
+    feature = torch.randn(1, 2, 4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: pool_to(widened(x), (2, 2)).square(), feature)
