@@ -115,7 +115,10 @@ def write(store: Store, grid: str, folder: Path, compare: str | Path | None = No
     if (frame["role"] == "student").any():
         context |= _body(frame, costs, curves, folder / "figures", files)
         counts = len(missing), len(problems)
-        context["caveats"] = verdicts.caveats(context["summary"], *counts, context["places"], context["busy_percent"])
+        processes = max(record.cell.recipe.processes for record in records)
+        context["caveats"] = verdicts.caveats(
+            context["summary"], *counts, context["places"], context["busy_percent"], processes
+        )
     context["steps"] = _steps(costs, frame, {cell["id"] for cell in manifest["cells"]})
     files += context["steps"]
     if compare is not None:

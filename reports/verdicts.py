@@ -143,9 +143,19 @@ def of_methods(summary: pd.DataFrame) -> list[Sentence]:
 
 
 def caveats(
-    summary: pd.DataFrame, missing: int, problems: int, hardware: Iterable[str], busy_percent: float = 0.0
+    summary: pd.DataFrame,
+    missing: int,
+    problems: int,
+    hardware: Iterable[str],
+    busy_percent: float = 0.0,
+    processes: int = 1,
 ) -> list[str]:
-    """What a reader must know before believing the sentences. `busy_percent`: of other work while steps were timed."""
+    """What a reader must know before believing the sentences.
+
+    Args:
+        busy_percent: of other work while steps were timed.
+        processes: at most so many shared out a batch in training.
+    """
     said = []
     n = summary["n"]
     seeds = f"{n.min():.0f}" if n.min() == n.max() else f"{n.min():.0f} to {n.max():.0f}"
@@ -171,6 +181,8 @@ def caveats(
             f"Other work used up to {busy_percent:.0f} % of the processor while steps were timed, which makes times longer "
             "and ratios, though taken in turn, less certain; run the cost probe again on an idle machine."
         )
+    if processes > 1 and places:
+        said.append(f"Up to {processes} processes shared out a batch; costs are those of steps that one process takes alone.")
     if (summary["cost_verdict"] == "not timed in turn").any():
         said.append("Some costs were not timed in turn with what they are compared to; probe the grid's costs anew.")
     if summary.groupby(PAIR_COLUMNS).size().max() > 2:

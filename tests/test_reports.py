@@ -336,6 +336,15 @@ def test_a_busy_machine_is_a_caveat(records):
     assert warned == [False, True]
 
 
+def test_costs_of_trainings_on_several_processes_are_marked(tmp_path):
+    cells = [synthetic.cell("none", seed) for seed in range(2)]
+    shared = [cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"processes": 4})}) for cell in cells]
+    for grid, some in (("alone", cells), ("shared", shared)):
+        store = synthetic.fill(tmp_path, grid, [synthetic.record(cell, 70) for cell in some])
+        told = page.write(store, grid, store.report_folder(grid)).read_text(encoding="utf-8")
+        assert ("Up to 4 processes shared out a batch" in told) == (grid == "shared")
+
+
 def test_a_preparation_phase_is_in_the_ratio():
     none, ft = synthetic.cell("none", 0), synthetic.cell("ft", 0)
     costs = [synthetic.cost(none), synthetic.cost(ft, step_ms=20.0).model_copy(update={"prepare_step": synthetic.timing(5.0)})]
