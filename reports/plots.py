@@ -46,6 +46,7 @@ KIND = {
     "self": ("^", "#009e73", "with a copy of itself"),
 }
 
+DPI = 150
 STYLE: dict[Any, Any] = {
     "font.size": 9.5, "font.family": "sans-serif", "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "reports",
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
@@ -91,7 +92,7 @@ def _finish(figure: Canvas, name: str, title: str, alt: str, folder: Path | None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}.svg").write_text(buffer.getvalue(), encoding="utf-8")
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            figure.savefig(folder / f"{name}.png", dpi=DPI)
             figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
     return Figure(name, title, alt, buffer.getvalue())
 
@@ -99,7 +100,7 @@ def _finish(figure: Canvas, name: str, title: str, alt: str, folder: Path | None
 def _canvas(height: float, title: str, width: float = 5.2) -> tuple[Canvas, Axes]:
     """An empty drawing that says what it is about, also where it stands alone; the page strips that for its own caption."""
     lines = textwrap.wrap(title, int(17 * width))
-    figure = Canvas(figsize=(width, height + 0.16 * len(lines)), layout="constrained")
+    figure = Canvas(figsize=(width, height + 0.16 * len(lines)), dpi=DPI, layout="constrained")  # text is as wide as in the PNG
     FigureCanvasAgg(figure)
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=8.5, color=MUTED, gid="title")
     return figure, figure.add_subplot()
@@ -121,6 +122,9 @@ def accuracy_cost(part: pd.DataFrame, pair: str, setting: str, folder: Path | No
     )
     size, unit = next((size, unit) for size, unit in units if most >= 2 * size or size == 1)
     own, whole, top1 = (part[key].to_numpy() / scale for key, scale in ((keys[0], size), (keys[1], size), ("top1", 1)))
+    floor = _floor(top1)
+    low = top1 < floor  # off the scale; an arrow says so, a label how far
+    shown = np.maximum(top1, floor)
     with mpl.rc_context(STYLE):
         figure, axes = _canvas(3.7, title)
         log = whole.max() > 4 * own.min() > 0
@@ -130,11 +134,16 @@ def accuracy_cost(part: pd.DataFrame, pair: str, setting: str, folder: Path | No
             some = (part["needs"] == kind).to_numpy()
             if not some.any():
                 continue
-            half = part["half"].fillna(0).to_numpy()[some]
-            axes.errorbar(whole[some], top1[some], half, fmt=marker, color=colour, ms=6, lw=1, capsize=2, label=label, zorder=3)
+            half = np.where(low, 0, part["half"].fillna(0))[some]
+            axes.errorbar(
+                whole[some], shown[some], half, fmt=marker, color=colour, ms=6, lw=1, capsize=2, label=label, zorder=3
+            )
             moved = some & (own < whole)
-            axes.hlines(top1[moved], own[moved], whole[moved], color=colour, lw=1, linestyles="dotted", zorder=2)
-            axes.plot(own[moved], top1[moved], marker, color=colour, mfc=PAPER, ms=6, zorder=3)
+            axes.hlines(shown[moved], own[moved], whole[moved], color=colour, lw=1, linestyles="dotted", zorder=2)
+            axes.plot(own[moved], shown[moved], marker, color=colour, mfc=PAPER, ms=6, zorder=3)
+        for x in whole[low]:
+            down = {"arrowstyle": "<-", "color": MUTED}
+            axes.annotate("", (x, floor), xytext=(0, -14), textcoords="offset points", arrowprops=down)
         if (own < whole).any():
             axes.plot([], [], "s", color=TAUGHT, mfc=PAPER, ms=6, label="the same, its teacher's training not counted")
         best = frontier(whole, top1)
@@ -145,10 +154,20 @@ def accuracy_cost(part: pd.DataFrame, pair: str, setting: str, folder: Path | No
         axes.xaxis.set_minor_formatter(NullFormatter())
         _fit_ticks(axes, log)
         figure.legend(loc="outside lower left", ncols=2, fontsize=8.5)
-        _labels(figure, axes, whole, top1, list(part["method"]))
+        names = [
+            short(name) + f" ({value:.1f} %)" * bool(below)
+            for name, value, below in zip(part["method"], top1, low, strict=True)
+        ]
+        _labels(figure, axes, whole, shown, names)
     said = "; ".join(f"{m} {a:.2f} % at {c:.3g}" for m, a, c in zip(part["method"], top1, whole, strict=True))
     alt = f"Scatter plot of accuracy against training cost in {unit}, the teacher's included: {said}. On the Pareto frontier: "
     return _finish(figure, name, title, alt + ", ".join(part["method"].to_numpy()[best]) + ".", folder)
+
+
+def _floor(top1: np.ndarray) -> float:
+    """Lowest accuracy on the scale: where one falls far behind, the others are still told apart."""
+    middle = float(np.median(top1))
+    return middle - max(2 * (float(top1.max()) - middle), 1.0)
 
 
 def short(name: str, most: int = 28) -> str:
@@ -184,7 +203,7 @@ def _labels(figure: Canvas, axes: Axes, x: np.ndarray, y: np.ndarray, names: lis
     dpi = figure.dpi / 72
     taken = [(px - 5 * dpi, py - 5 * dpi, px + 5 * dpi, py + 5 * dpi) for px, py in places]
     for index in np.argsort(-y):
-        (px, py), name = places[index], short(names[index])
+        (px, py), name = places[index], names[index]
         width, height = 5.6 * len(name) * dpi, 10 * dpi
         choices = [(dx, dy) for dy in (0, 9, -9, 18, -18, 27, -27, 36, -36) for dx in (8, -8)]
         for dx, dy in choices:
@@ -205,6 +224,7 @@ def _labels(figure: Canvas, axes: Axes, x: np.ndarray, y: np.ndarray, names: lis
             va="center",
             fontsize=8.5,
             arrowprops=thread,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
 
 
