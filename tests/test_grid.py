@@ -61,6 +61,7 @@ def test_a_full_spec_holds_every_argument(tiny):
                 "reduction": "mean",
                 "direction": "top_down",
                 "stages": None,
+                "before_activation": False,
             },
             {"type": "kd", "temperature": 4.0, "weight": 0.9, "ce_weight": 0.1},
         ],

@@ -25,12 +25,13 @@ def quick_turns(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_speed_reports_every_case(precision, tmp_path, capsys, quick_turns):
+def test_speed_reports_every_case(precision, tmp_path, monkeypatch, capsys, quick_turns):
+    monkeypatch.chdir(tmp_path)
     if precision == "bf16" and not has_bf16(torch.device("cpu")):
         pytest.skip("this CPU has no bf16")
     arguments = ["--set", "data={type: digits, train_images: 200}", "--set", "recipe.batch_size=16", "--device", "cpu"]
     pairs = ["--set", "pairs=[{student: resnet8, teacher: resnet14}]", "--set", f"precision={precision}"]
-    common = ["speed", *arguments, *pairs, "--results", str(tmp_path), "--ablate", "--threads", "1"]
+    common = ["speed", *arguments, *pairs, "--ablate", "--threads", "1"]
     assert run_bench.main([*common, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(row["student"], row["teacher"], row["method"]) for row in found["rows"]] == [
