@@ -35,7 +35,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-readme: $(VENV)/.installed-dev  # writes the table of methods from their cards
+readme: $(VENV)/.installed-dev  # writes the tables of the README from cards and records
 	$(BIN)/python tests/test_house.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt

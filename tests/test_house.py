@@ -1,6 +1,6 @@
 """The house keeps its own rules: who imports whom, what starts fast, what the README says.
 
-`python tests/test_house.py` (make readme) writes the README's table of methods.
+`python tests/test_house.py` (make readme) writes the README's tables and draws its figures again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,12 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 FLOORS = ("methods", "bench", "reports")
-WITHOUT_TORCH = ("bench.cell", "bench.errors", "bench.progress", "bench.record", "bench.store", "bench.upkeep", "reports")
-TABLE = re.compile(r"(<!-- (methods|speed): .*? -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
+WITHOUT_TORCH = (
+    *("bench.cell", "bench.cluster", "bench.dispatch", "bench.errors", "bench.progress", "bench.recipes", "bench.record"),
+    *("bench.slurm", "bench.store", "bench.upkeep", "bench.worker", "reports", "reports.headline"),
+)
+REFERENCE = ROOT / "results" / "reference"
+REFERENCE_GRIDS = ("cifar100_short", "tfd_sensitivity")
+TABLE = re.compile(r"(<!-- (\w+): .*? -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
 
 
 # Who imports whom
@@ -151,6 +158,43 @@ def test_what_reads_results_works_without_torch(tmp_path):
     assert "taken over" in fresh(VERB, "merge", str(tmp_path), "--results", str(tmp_path / "second"))
 
 
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in REFERENCE.glob("*/manifest.json")), ids=lambda path: path.name
+)
+def test_the_reference_records_are_sound_and_make_the_report_again_without_torch(folder, tmp_path):
+    """What stands in the repository as read by people comes from what stands there for programs."""
+    copy = tmp_path / "results" / "reference" / folder.name
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("report"))
+    assert "0 problems" in fresh(VERB, "verify", str(copy))
+    fresh(VERB, "report", str(copy))
+    assert (copy / "report/report.md").read_text(encoding="utf-8") == (folder / "report/report.md").read_text(encoding="utf-8")
+    drawn = re.findall(rf"results/reference/{name}/report/figures/(\S+\.png)", README.read_text(encoding="utf-8"))
+    assert drawn
+    for figure in drawn:
+        ours, again = (imread(place / "report/figures" / figure) for place in (folder, copy))
+        assert ours.shape == again.shape
+        assert abs(ours - again).mean() < 0.01  # of 1: fonts may be drawn a little differently
+
+
+@pytest.mark.parametrize("name", REFERENCE_GRIDS)
+def test_the_reference_records_are_those_of_the_shipped_grid(name):
+    from bench import grid
+
+    made = json.loads((REFERENCE / name / "manifest.json").read_text(encoding="utf-8"))["grid"]
+    _, shipped = grid.read(name)
+    data = shipped.pop("data")
+    used = made.pop("data")
+    assert made == shipped
+    assert {key: value for key, value in used.items() if key not in ("type", "path", "name")} == (
+        {key: value for key, value in data.items() if key != "type"} if isinstance(data, dict) else {}
+    )
+
+
+def test_no_weights_and_no_scratch_are_among_the_reference_records():
+    kept = re.compile(r"manifest\.json|speed_cpu\.json|record\.json|curves\.csv|report\.md|.*\.png|[0-9a-f-]+.*\.json")
+    assert not [path for path in tracked() if REFERENCE in path.parents and not kept.fullmatch(path.name)]
+
+
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_module_imports_without_torch(module):
     fresh(BLOCKED + f"import {module}")
@@ -223,14 +267,51 @@ def speed_tables() -> str:
     return speed.markdown(json.loads((ROOT / "results/reference/speed_cpu.json").read_text()))
 
 
-TABLES = {"methods": methods_table, "speed": speed_tables}
+def results() -> str:
+    """From the records of `cifar100_short`."""
+    from bench.store import Store
+    from reports import headline, published
+
+    known = published.read()
+    tfd = known[
+        (known["source"] == "Li et al. 2022 (TFD)") & known["table"].isin(["1", "2"]) & (known["student"] == "resnet20")
+    ]
+    return headline.answer(Store(REFERENCE), "cifar100_short", tfd.drop_duplicates("method"))
+
+
+def sensitivity() -> str:
+    """From the records of `tfd_sensitivity`."""
+    from bench.store import Store
+    from reports import headline
+
+    return headline.along(Store(REFERENCE), "tfd_sensitivity")
+
+
+def repeating() -> str:
+    """From the records of all reference grids."""
+    from bench.store import Store
+    from reports import headline
+
+    return headline.repeating(Store(REFERENCE), REFERENCE_GRIDS)
+
+
+TABLES = {
+    "methods": methods_table,
+    "speed": speed_tables,
+    "results": results,
+    "sensitivity": sensitivity,
+    "repeating": repeating,
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_readmes_tables_are_true(name):
     written = {match[2]: match[3] for match in TABLE.finditer(README.read_text(encoding="utf-8"))}
     # in a fresh interpreter, without what other tests register
-    told = fresh(f"import sys; sys.path.append('tests'); import test_house; print(test_house.TABLES[{name!r}](), end='')")
+    told = fresh(
+        (BLOCKED if name in ("results", "sensitivity", "repeating") else "import sys\n")
+        + f"sys.path.append('tests'); import test_house; print(test_house.TABLES[{name!r}](), end='')"
+    )
     assert written[name] == told, "run `make readme`"
 
 
@@ -255,6 +336,7 @@ def test_the_readmes_commands_and_examples_run(tmp_path):
             assert language in ("python", "yaml"), name
             (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "run_bench.py").symlink_to(ROOT / "run_bench.py")
+    shutil.copytree(REFERENCE, tmp_path / "results" / "reference")
     short = ["--set", "recipe.epochs=1", "--set", "seeds=[0]", "--set", "methods=[none]", "--no-cost"]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -289,5 +371,10 @@ def test_the_readmes_commands_and_examples_run(tmp_path):
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
+    from bench.store import Store
+    from reports import page
+
+    for name in REFERENCE_GRIDS:  # the figures that the README shows
+        page.write(Store(REFERENCE), name, Store(REFERENCE).report_folder(name))
     before = README.read_text(encoding="utf-8")
     README.write_text(TABLE.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}<!-- /{match[2]} -->", before), encoding="utf-8")
