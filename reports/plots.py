@@ -367,6 +367,8 @@ def sweep(found: Sweep, part: pd.DataFrame, pair: str, setting: str, folder: Pat
             axes.errorbar(x, of["top1"], of["half"], color=colour, marker=marker, ms=6, lw=1.4, capsize=2, label=label)
             halves = zip(x, of["top1"], of["half"], strict=True)
             said += [f"{line.label} {value:g}: {_plus_minus(mean, half)} %".strip() for value, mean, half in halves]
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=found.argument.replace(".", ": ", 1), ylabel="Top-1 accuracy, %")
         figure.legend(loc="outside lower left", ncols=3, fontsize=8.5)
     return _finish(figure, name, title, f"Accuracy along {found.argument}: {'; '.join(said)}.", folder)

@@ -59,11 +59,17 @@ def in_short(part: pd.DataFrame) -> str:
     if "none" not in set(part["method"]):
         raise ValueError("without the plain student nothing can be said")
     said = []
-    for verdict, verb in (("better", "gain over none"), ("worse", "lose to none")):
-        rows = part[part["verdict"] == verdict].to_dict("records")
-        if rows:
-            names = listed(f"{row['method']} ({points(row['gain'])})" for row in rows)
-            said.append(f"{names} {'is' if len(rows) == 1 else 'are'} shown to {verb}")
+    untaught = part[part["needs"] != "teacher"]
+    for rows, verdict, gain, verb in (
+        (part, "better", "", "gain over none"),
+        (part, "worse", "", "lose to none"),
+        (untaught, "better", "_kd", "gain over kd, which has a teacher"),
+        (untaught, "worse", "_kd", "lose to kd, which has a teacher"),
+    ):
+        shown = rows[rows["verdict" + gain].eq(verdict) & (rows["method"] != "none")].to_dict("records")
+        if shown:
+            names = listed(f"{row['method']} ({points(row['gain' + gain])})" for row in shown)
+            said.append(f"{names} {'is' if len(shown) == 1 else 'are'} shown to {verb}")
     unsure = part[part["verdict"] == "no difference shown"]
     if len(unsure):
         low, high = two(unsure["detectable"].min()), two(unsure["detectable"].max())

@@ -57,7 +57,10 @@ def test_the_answer_holds_means_gains_costs_and_the_published_numbers(tmp_path):
     assert found["tfd"][6:] == ["70.56", "best epoch, best of 3 runs", "–"]  # its gain would set one rule against another
     assert found["ls"][6:] == ["–", "–", "–"]
     assert "resnet110 → resnet20, cifar100, 50,000 images, 240 epochs, 5 seeds: kd (+2.00) is shown to gain over none" in told
-    assert "ls (−3.00) is shown to lose to none; no difference from none is shown for tfd (a gain of" in told
+    assert (
+        "ls (−3.00) is shown to lose to none; tfd (−2.00) and ls (−5.00) are shown to lose to kd, which has a teacher;" in told
+    )
+    assert "; no difference from none is shown for tfd (a gain of" in told
     assert "kd costs 1.80 times none's training, 6.80 times with the teacher's" in told
     assert "](results/reference/demo/report/figures/01-resnet110-resnet20-accuracy-cost.png)" in told
 
