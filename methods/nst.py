@@ -9,15 +9,34 @@ from torch import Tensor
 from methods.base import METHODS, Batch, Card, Method, Output
 from methods.parts import common_stages, gram, pool_to_smaller, widened
 
-
-def channel_maps(feature: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, H W), every channel's map of L2 norm 1."""
-    return F.normalize(widened(feature).flatten(2), dim=2)
+SMALLEST_NORM = 1e-12  # of a map, as it is divided by it; `F.normalize`'s value
 
 
-def kernel_mean(first: Tensor, second: Tensor) -> Tensor:
-    """Mean of k(x, y) = (x . y)^2 over samples and over pairs of channels."""
-    return gram(first, second).square().mean()
+def discrepancy(feature_s: Tensor, feature_t: Tensor) -> Tensor:
+    """Squared MMD between the channel maps of (B, C_s, H, W) and of (B, C_t, H, W), mean over the batch."""
+    maps_s, maps_t = widened(feature_s).flatten(2), widened(feature_t).flatten(2)
+    if maps_s.shape[2] < min(maps_s.shape[1], maps_t.shape[1]):
+        # With rows of norm 1, the sum of (x . y)^2 over all rows x of X and y of Y is the inner product of X^T X and Y^T Y:
+        # where there are fewer positions than channels, these are the smaller matrices.
+        return (mean_outer_product(maps_s) - mean_outer_product(maps_t)).square().sum((1, 2)).mean()
+    products = gram(maps_s, maps_s), gram(maps_t, maps_t)
+    scale_s, scale_t = (each.diagonal(dim1=1, dim2=2).clamp(min=SMALLEST_NORM**2).rsqrt() for each in products)
+    return (
+        kernel_mean(products[1], scale_t, scale_t)
+        + kernel_mean(products[0], scale_s, scale_s)
+        - 2 * kernel_mean(gram(maps_s, maps_t), scale_s, scale_t)
+    )
+
+
+def kernel_mean(products: Tensor, scale_rows: Tensor, scale_columns: Tensor) -> Tensor:
+    """Mean of (x . y)^2 for inner products (B, N, M) of maps that have yet to be scaled to norm 1, by (B, N) and (B, M)."""
+    return (products * scale_rows.unsqueeze(2) * scale_columns.unsqueeze(1)).square().mean()
+
+
+def mean_outer_product(maps: Tensor) -> Tensor:
+    """(B, C, P) to (B, P, P): mean over channels of the outer product of a map of norm 1 with itself."""
+    rows = F.normalize(maps, dim=2, eps=SMALLEST_NORM).mT
+    return gram(rows, rows) / maps.shape[1]
 
 
 @METHODS.register_module("nst")
@@ -49,6 +68,5 @@ class NeuronSelectivityTransfer(Method):
         terms = []
         for pair in common_stages(student.stages, teacher.stages):
             feature_s, feature_t = pool_to_smaller(*pair)
-            maps_s, maps_t = channel_maps(feature_s), channel_maps(feature_t).detach()
-            terms.append(kernel_mean(maps_t, maps_t) + kernel_mean(maps_s, maps_s) - 2 * kernel_mean(maps_s, maps_t))
+            terms.append(discrepancy(feature_s, feature_t.detach()))
         return {"ce": self.cross_entropy(student, batch), "nst": self.weight * torch.stack(terms).sum()}

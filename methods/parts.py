@@ -119,7 +119,21 @@ class _Widened(torch.autograd.Function):
 
 def attention(feature: Tensor) -> Tensor:
     """(B, C, H, W) to (B, H W): mean over channels of the squares, flattened, of L2 norm 1."""
-    return F.normalize(widened(feature).square().mean(1).flatten(1), dim=1)
+    return F.normalize(_MeanSquare.apply(feature).flatten(1), dim=1)
+
+
+class _MeanSquare(torch.autograd.Function):
+    """Mean over channels of the squares, (B, H, W), never in half precision, with its gradient in one product."""
+
+    @staticmethod
+    def forward(ctx: Any, feature: Tensor) -> Tensor:
+        ctx.save_for_backward(feature)
+        return widened(feature).square().mean(1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (feature,) = ctx.saved_tensors
+        return (feature * (gradient * (2 / feature.shape[1])).unsqueeze(1)).to(feature.dtype)
 
 
 def gram(first: Tensor, second: Tensor) -> Tensor:

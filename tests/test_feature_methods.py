@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from math import erf, exp, pi, sqrt
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods import METHODS, Batch, Method, Networks, Output
-from methods.parts import pool_to, widened
+from methods.parts import attention, pool_to, widened
 
 CLASSES, SAMPLES = 5, 4
 
@@ -157,8 +158,11 @@ def test_sp() -> None:
     check(build("sp", student, teacher), "sp", student, teacher, ((grams[0] - grams[1]) ** 2).sum() / SAMPLES**2)
 
 
-def test_nst() -> None:
-    student, teacher = pair([3, 4, 5, 6], [16, 16, 8, 4])
+@pytest.mark.parametrize("deepest", [4, 9], ids=["at least as many positions as channels", "fewer"])
+def test_nst(deepest: int) -> None:
+    student, teacher = output([2, 2, 3, deepest], [8, 8, 4, 2], 1), output([3, 4, 5, deepest + 2], [16, 16, 8, 4], 2)
+    alive = (torch.arange(deepest) > 0)[:, None, None]  # all channels of the last stage but one
+    student = student._replace(stages=(*student.stages[:-1], student.stages[-1] * alive))
     expected = 0.0
     for feature_s, feature_t in zip(student.stages, teacher.stages, strict=True):
         size = feature_s.shape[-1]
@@ -425,6 +429,22 @@ def test_pooling_and_widening_have_torchs_gradients_in_the_features_layout(
     assert torch.allclose(gradient, expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-12)
 
 
-def test_second_derivatives_pass_through_pooling_and_widening() -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_attention_has_torchs_gradient_in_the_features_layout(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    feature = torch.randn(2, 5, 4, 3, generator=torch.manual_seed(0)).to(dtype).to(memory_format=layout).requires_grad_()
+    ours, theirs = attention(feature), F.normalize(feature.double().square().mean(1).flatten(1), dim=1)
+    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.allclose(ours.double(), theirs, rtol=1e-6, atol=1e-6)
+    answer = torch.randn(2, 12, generator=torch.manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(ours, feature, answer.to(ours.dtype))
+    (expected,) = torch.autograd.grad(theirs, feature, answer)
+    assert gradient.dtype == dtype
+    assert gradient.is_contiguous(memory_format=layout)
+    assert torch.allclose(gradient, expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-12)
+
+
+@pytest.mark.parametrize("function", [lambda x: pool_to(widened(x), (2, 2)).square(), attention], ids=["pooling", "attention"])
+def test_second_derivatives_pass_through(function: Callable[[Tensor], Tensor]) -> None:
     feature = torch.randn(1, 2, 4, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(lambda x: pool_to(widened(x), (2, 2)).square(), feature)
+    assert torch.autograd.gradgradcheck(function, feature)
