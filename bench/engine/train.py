@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.cell import Cell, seed_from
 from bench.data import Dataset, Split, Stream, evaluation_batches, hold_out, load
-from bench.engine.device import autocast, machine, resolve_device, resolve_precision
+from bench.engine.device import autocast, keep_freed_memory, machine, resolve_device, resolve_precision
 from bench.engine.distributed import ALONE, Team
 from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, VisualiseHook, unpack
 from bench.engine.loop import Clock, Group, TrainLoop
@@ -132,6 +132,8 @@ def assemble(
     cell = cells[0]
     device = resolve_device(options.device)
     resolve_precision(cell.precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     dataset = load(cell.data, options.data_root)
     train, held = dataset.train, {"test": dataset.test}
     if cell.recipe.validation:
