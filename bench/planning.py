@@ -54,8 +54,11 @@ def show(grid: Grid, store: Store, console: Console) -> None:
 
 
 def _settings(cells: dict[str, Cell]) -> dict[str, str]:
-    """By id: in what a cell's data and recipe differ from most cells'; empty where in nothing."""
-    facts = {name: {"data": describe(cell.data)} | cell.recipe.model_dump(mode="json") for name, cell in cells.items()}
+    """By id: in what a cell's data, precision and recipe differ from most cells'; empty where in nothing."""
+    facts = {
+        name: {"data": describe(cell.data), "precision": cell.precision} | cell.recipe.model_dump(mode="json")
+        for name, cell in cells.items()
+    }
     usual = {key: Counter(str(fact[key]) for fact in facts.values()).most_common(1)[0][0] for key in next(iter(facts.values()))}
     return {
         name: ", ".join(f"{key}={value}" for key, value in fact.items() if str(value) != usual[key])
