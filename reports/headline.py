@@ -89,6 +89,18 @@ def along(store: Store, grid: str) -> str:
     return "\n".join([*lines, LEGEND]) + "\n"
 
 
+def precisions(store: Store, grid: str) -> str:
+    """Markdown: what a grid that trains in fp32 and in bf16 found in both, paired by seed.
+
+    Raises:
+        ValueError: nothing was trained in both.
+    """
+    table = tables.precisions(frames.read(store, grid)[0], store.costs(grid)[0])
+    if table is None:
+        raise ValueError(f"{grid}: nothing was trained in both precisions")
+    return "\n".join(table.markdown_lines()) + "\n"
+
+
 def repeating(store: Store, grids: Sequence[str]) -> str:
     """Markdown: for each grid its command, what it took on which hardware, and the checksum of its data."""
     found = []

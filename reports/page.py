@@ -121,6 +121,9 @@ def write(store: Store, grid: str, folder: Path, compare: str | Path | None = No
         )
     context["steps"] = _steps(costs, frame, {cell["id"] for cell in manifest["cells"]})
     files += context["steps"]
+    context["precisions_compared"] = tables.precisions(records, costs)
+    if context["precisions_compared"]:
+        files.append(context["precisions_compared"])
     if compare is not None:
         context["compared"] = _compared(frame, Path(compare), grid, context)
         files.append(context["compared"])
@@ -322,7 +325,8 @@ def _compared(frame: pd.DataFrame, folder: Path, grid: str, context: dict[str, A
     records, problems = frames.read(store, grid)
     context["problems"] += [Problem(f"B: {problem.path}", problem.reason) for problem in problems]
     context["other"] = f"{store.root.name}/{grid}"
-    return tables.compared(frame, frames.bill(frames.tidy(records), store.costs(grid)[0]))
+    other = frames.bill(frames.tidy(records), store.costs(grid)[0])
+    return tables.compared({"A": frame, "B": other}, "compared", "Two result folders")
 
 
 def _write_table(table: Table, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from bench.record import Cost, Timing
+from bench.record import Cost, Record, Timing
 from bench.store import Store
 from reports import stats
-from reports.frame import PAIR_COLUMNS, Curve, by_pair, place
+from reports.frame import PAIR_COLUMNS, Curve, bill, by_pair, place, tidy
 from reports.published import COLUMNS as PUBLISHED_COLUMNS
 
 PUBLISHED_IMAGES = {"cifar100": 50_000, "imagenet": 1_281_167}  # that the published numbers were trained on
@@ -545,8 +545,8 @@ def equal_cost(rows: pd.DataFrame, curves: Mapping[str, Curve], name: str, title
         top1 = curves[row["id"]].top1
         prepared, per_epoch = _spent(row, unit, len(top1))
         values = []
-        for bill in (0.0, row[teacher] / max(row["users"], 1), row[teacher]):
-            left = (budget - bill - prepared) / per_epoch
+        for bought in (0.0, row[teacher] / max(row["users"], 1), row[teacher]):
+            left = (budget - bought - prepared) / per_epoch
             epoch = 0 if math.isnan(left) else min(int(left + 1e-9), len(top1))
             values.append(top1[epoch - 1] if epoch > 0 else math.nan)
         found.append([row["method"], *values])
@@ -689,11 +689,21 @@ def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
     return Table("published", "Ours beside published", columns, pd.DataFrame(found, columns=keys), note)
 
 
-def compared(ours: pd.DataFrame, other: pd.DataFrame) -> Table:
-    """Two result folders: every method of a pair in both, paired by seed; one family of comparisons."""
-    a, b = by_pair(ours), by_pair(other)
+def precisions(records: Sequence[Record], costs: Sequence[Cost]) -> Table | None:
+    """What was trained in fp32 and in bf16, paired by seed; None where nothing was."""
+    halves = {
+        precision: bill(tidy([record for record in records if record.cell.precision == precision]), costs)
+        for precision in ("fp32", "bf16")
+    }
+    table = compared(halves, "precisions", "Both precisions")
+    return None if table.frame.empty else table
+
+
+def compared(sides: dict[str, pd.DataFrame], name: str, title: str) -> Table:
+    """Two tidy frames by what they are called: every method of a pair in both, paired by seed; one family of comparisons."""
+    (a, ours), (b, other) = sides.items()
     key = [*PAIR_COLUMNS, "pair", "method"]
-    both = a.merge(b, on=[*key, "seed"], suffixes=("_a", "_b"))
+    both = by_pair(ours).merge(by_pair(other), on=[*key, "seed"], suffixes=("_a", "_b"))
     found = []
     for group, part in both.groupby(key, sort=False):
         change = stats.gains(pd.DataFrame({"none": part["top1_a"].to_numpy(), "b": part["top1_b"].to_numpy()}), ("none",)).iloc[
@@ -716,12 +726,12 @@ def compared(ours: pd.DataFrame, other: pd.DataFrame) -> Table:
         Column("pair", "Pair"),
         Column("method", "Method"),
         Column("n", "n", number(0), "seeds in both"),
-        Column("top1_a", "A, %", number(2)),
-        Column("top1_b", "B, %", number(2)),
-        Column("gain", "B − A", points, "95 % t-interval, paired by seed", low_high=("low", "high")),
+        Column("top1_a", f"{a}, %", number(2)),
+        Column("top1_b", f"{b}, %", number(2)),
+        Column("gain", f"{b} − {a}", points, "95 % t-interval, paired by seed", low_high=("low", "high")),
         Column("p_holm", "p", p_value, "Holm-corrected over this table"),
-        Column("verdict", "B is"),
+        Column("verdict", f"{b} is"),
         Column("p_equivalent", f"p, within ±{stats.MARGIN}", p_value, "two one-sided t-tests: below .05 both are equivalent"),
-        Column("time", "Time, B ÷ A", times, "only where both were timed on the same hardware"),
+        Column("time", f"Time, {b} ÷ {a}", times, "only where both were timed on the same hardware"),
     )
-    return Table("compared", "Two result folders", columns, frame)
+    return Table(name, title, columns, frame)

@@ -562,6 +562,24 @@ def test_compare_two_folders(tmp_path, records):
     assert "Beside another results folder" in html
 
 
+def test_trainings_in_both_precisions_are_set_beside_each_other(tmp_path):
+    shifts = [0.1, -0.2, 0.3, 0.0, -0.1, 0.1]
+    cells = [synthetic.cell("none", seed) for seed in range(len(shifts))]
+    fp32 = [synthetic.record(cell, 60 + cell.seed) for cell in cells]
+    bf16 = [
+        synthetic.record(cell.model_copy(update={"precision": "bf16"}), 60 + cell.seed + shift)
+        for cell, shift in zip(cells, shifts, strict=True)
+    ]
+    html = page.write(synthetic.fill(tmp_path, GRID, fp32 + bf16), GRID, tmp_path / "out").read_text()
+    [row] = pd.read_csv(tmp_path / "out/tables/precisions.csv").to_dict("records")
+    assert (row["n"], row["verdict"]) == (6, "no difference shown")
+    assert row["gain"] == pytest.approx(0.2 / 6)
+    assert row["p_equivalent"] == pytest.approx(scipy_stats.ttest_1samp(shifts, 0.5, alternative="less").pvalue)
+    assert "The same trainings in both precisions" in html
+    page.write(synthetic.fill(tmp_path, "one", fp32), "one", tmp_path / "single")
+    assert not (tmp_path / "single/tables/precisions.csv").exists()
+
+
 def test_costs_are_shown_before_anything_is_trained(tmp_path, records):
     store = synthetic.fill(tmp_path, GRID, records)
     for record in records:
