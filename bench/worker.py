@@ -29,6 +29,8 @@ from bench.store import DamagedError, Store
 ATTEMPTS = 3  # workers that a cell may lose before it has saved anything new
 POLL_S = 0.5
 OF_THE_PLACE = (OSError, MemoryError, DamagedError)  # not the cell's own doing: `run` tries again without being asked
+# The same of errors of a GPU, which have no types of their own without torch, or share theirs with everything else
+OF_THE_GPU = ("OutOfMemoryError", "AcceleratorError", "out of memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,9 @@ def _try(group: list[Cell], store: Store, grid: str, options: Any, team: Any) ->
             if len(group) == 1:
                 log.exception("failed")
                 _blame(store, grid, group[0], error, team)
-                if team.size > 1:  # the others may be anywhere in a step: a new team goes on
+                # Another worker goes on: the rest of a team may be anywhere in a step, and after an error of CUDA itself
+                # nothing works any more in this process.
+                if team.size > 1 or type(error).__name__ == "AcceleratorError":
                     raise
                 return
             log.warning("%d cells in lock-step failed (%s: %s); now one by one", len(group), type(error).__name__, error)
@@ -225,7 +229,7 @@ def _try(group: list[Cell], store: Store, grid: str, options: Any, team: Any) ->
 def _blame(store: Store, grid: str, cell: Cell, error: Exception, team: Any) -> None:
     if team.size > 1 and store.scratch(grid, cell.id, "failure.json"):
         return  # of several processes the first has met the cause, the others its absence
-    again = isinstance(error, OF_THE_PLACE) or type(error).__name__ == "OutOfMemoryError"
+    again = isinstance(error, OF_THE_PLACE) or any(word in f"{type(error).__name__}: {error}" for word in OF_THE_GPU)
     fail(store, grid, cell.id, f"{type(error).__name__}: {error}", traceback.format_exc(), again)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from fault_campaign import Campaign
 from small import results, trainings, write_grid
 
@@ -124,6 +126,26 @@ def test_read_only_folder_is_named(
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert main(["run", write_grid(tmp_path), *here]) == 2
     assert "cannot write results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_want_of_memory_on_a_gpu_is_not_the_cells_own_fault(
+    error: Exception, again: bool, tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bench.engine.train.train", fails)
+    assert main(["run", write_grid(tmp_path, methods=["none"]), *here]) == 1
+    (failure,) = (tmp_path / "results").glob("small/*/failure.json")
+    assert json.loads(failure.read_text())["again"] is again
 
 
 def test_a_cell_that_kills_its_workers_is_named_and_does_not_stop_the_others(tmp_path: Path) -> None:
