@@ -6,6 +6,7 @@ methods of one seed see the same images, on every device, and a resumed run sees
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
@@ -60,13 +61,8 @@ class Stream:
         rest = len(train.targets) % recipe.batch_size
         short = rest < 2 * recipe.processes  # batch norm cannot train on a single image, hence not on such a last batch
         self.samples = len(train.targets) - rest * short
-        batches = 1  # that are augmented together: on a GPU, and under a policy, to launch fewer kernels
-        if device.type != "cpu":
-            batches = -(-2048 // recipe.batch_size)
-        elif recipe.augment != "none":
-            batches = -(-512 // recipe.batch_size)
-        self.batches_at_once = batches
-        self.crops = _crops(train.images, recipe, device, batches * recipe.batch_size)
+        self.batches_at_once = _batches_at_once(train.images, recipe, device)
+        self.crops = _crops(train.images, recipe, device, self.batches_at_once * recipe.batch_size)
         self.shape = self.crops.shape
         self.policy = None
         if recipe.augment != "none":
@@ -154,14 +150,14 @@ def evaluation_batches(
     Args:
         image_size: the recipe's. Images of another size are resized, the shorter side to 256/224 of it, and centre-cropped.
     """
-    targets = split.targets.to(device).split(batch_size)
+    targets = send(split.targets, device).split(batch_size)
     if isinstance(split.images, Files):
         size = image_size or STREAMED_SIZE
         order = torch.arange(len(split.images))
         batches = Crops(split.images, size, None).batches(order, batch_size, device)
     else:
         size = image_size or split.images.shape[3]
-        batches = (_central(images.to(device), image_size) for images in split.images.split(batch_size))
+        batches = (_central(send(images, device), image_size) for images in split.images.split(batch_size))
     normalise = Normalise(data, size, device, dtype, memory_format)
     for images, target in zip(batches, targets, strict=True):
         yield normalise(images), target
@@ -213,6 +209,15 @@ class _Crops(Protocol):
 
     def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
         """(B, C, H, W) uint8 on the device, channels last in memory; `key` names the draws."""
+
+
+def _batches_at_once(images: Tensor | Files, recipe: Recipe, device: torch.device) -> int:
+    """That are augmented together: several on a GPU, and under a policy, to launch fewer kernels; fewer of large images."""
+    if isinstance(images, Files):
+        return 1
+    wanted = 2048 if device.type != "cpu" else 512 if recipe.augment != "none" else 1  # images of 32x32
+    enlarged = (recipe.image_size or max(images.shape[2:])) ** 2 / 32**2
+    return math.ceil(wanted / max(1, enlarged) / recipe.batch_size)
 
 
 def _crops(images: Tensor | Files, recipe: Recipe, device: torch.device, count: int) -> _Crops:
