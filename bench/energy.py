@@ -18,8 +18,11 @@ def joules(action: Callable[[], object], device: torch.device) -> float | None:
     except ImportError:
         return None
     logging.getLogger("zeus").setLevel(logging.ERROR)
-    monitor = ZeusMonitor(gpu_indices=[device.index or 0] if device.type == "cuda" else [])
-    monitor.begin_window("action")
+    try:
+        monitor = ZeusMonitor(gpu_indices=[device.index or 0] if device.type == "cuda" else [])
+        monitor.begin_window("action")
+    except Exception:  # a slice of a GPU, a virtual one, or one named by its UUID: each fails in its own way
+        return None
     action()
     measured = monitor.end_window("action")
     meters = [measured.gpu_energy, measured.cpu_energy, measured.dram_energy]
