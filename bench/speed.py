@@ -179,9 +179,9 @@ def switch_off(cell: Cell, bench: Bench) -> dict[str, Spread]:
     contiguous.batches = map(_contiguous, contiguous.batches)
     variants["channels_last"] = contiguous.step
     unfused = _variant(cell, bench)
-    unfused.optimiser.optimizer.defaults["fused"] = False
+    unfused.optimiser.optimizer.defaults["fused"] = None  # as torch chooses
     for group in unfused.optimiser.param_groups:
-        group["fused"] = False
+        group["fused"] = None
     variants["fused optimiser"] = unfused.step
     loader = usual_loop(cell, bench)
     loaded = _variant(cell, bench)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import platform
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -43,7 +44,7 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "meta":
         return True  # as every GPU since 2020; a job on an older one fails and says so
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
 
 
@@ -66,6 +67,11 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
+def _libc(function: str) -> Callable[..., int] | None:
+    """A function of glibc's allocator; None where the C library is another."""
+    return getattr(ctypes.CDLL(None), function, None) if platform.system() == "Linux" else None
+
+
 def keep_freed_memory(keep: bool = True) -> None:
     """Have glibc's allocator keep for the next step what this one frees. Where the C library is another, nothing happens.
 
@@ -76,7 +82,7 @@ def keep_freed_memory(keep: bool = True) -> None:
     Args:
         keep: False for what the default comes to once large blocks have been freed; for comparison.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
+    set_option = _libc("mallopt")
     if set_option is None:
         return
     trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # names of malloc.h
@@ -86,6 +92,12 @@ def keep_freed_memory(keep: bool = True) -> None:
         options = {mmap_max: 65536, mmap_threshold: 32 * 2**20, trim_threshold: 64 * 2**20}
     for name, value in options.items():
         set_option(name, value)
+
+
+def hand_back_freed_memory() -> None:
+    """Once, what `keep_freed_memory` has kept."""
+    if trim := _libc("malloc_trim"):
+        trim(0)
 
 
 def machine(device: torch.device) -> Machine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import subprocess
 import tempfile
@@ -262,6 +263,8 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options, team: Te
     threads = checkpoints[0]["threads"] if checkpoints else options.threads
     if threads:
         torch.set_num_threads(threads)
+    gc.collect()  # mmengine's runner and its loop hold each other, and with them what the last training had on the device
+    torch.cuda.empty_cache()
     bench = assemble(cells, store, grid, options)
     for cell_id, trainee in bench.trainees.items():
         if team.size > 1 and trainee.method.memory_by_sample:
