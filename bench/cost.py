@@ -8,6 +8,7 @@ are not trained for this: one that has learned nothing answers as fast as one th
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import statistics
@@ -31,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 from bench.cell import Cell
 from bench.data import Dataset, Stream
 from bench.energy import joules
-from bench.engine.device import autocast, machine
+from bench.engine.device import autocast, hand_back_freed_memory, machine
 from bench.engine.loop import Clock, total
 from bench.engine.train import Bench, Options, assemble, build_network
 from bench.engine.trainee import Optimiser, Trainee
@@ -133,8 +134,8 @@ class Subject:
         with self.optimiser.optim_context(self.trainee):
             terms = self.trainee(batch, preparing)
         self.optimiser.update_params(total(terms))
-        if self.trainee.average and not preparing:
-            self.trainee.average.update_parameters(self.trainee.core)
+        if not preparing:
+            self.trainee.move_average()
 
     def _steps(self, count: int, preparing: bool) -> None:
         for _ in range(count):
@@ -207,6 +208,8 @@ class Subject:
         """Most device memory that tensors hold during a step: parameters, optimiser state, activations, the batch."""
         device = self.bench.device
         if device.type == "cuda":
+            if teacher := self.trainee.networks.teacher:
+                teacher.forget()  # its last answer would pass for something that others hold
             torch.cuda.reset_peak_memory_stats(device)
             others = torch.cuda.memory_allocated(device) - self._held_bytes()
             self.step()
@@ -217,6 +220,7 @@ class Subject:
 
     def host_peak_mib(self) -> float:
         """See `Cost`. Where the system keeps no high-water mark, what is resident after the step."""
+        hand_back_freed_memory()
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # Linux: the mark starts anew
         self.step()
@@ -327,6 +331,9 @@ def measure(cells: list[Cell], store: Store, grid: str, options: Options) -> Ite
             cost = subject.cost(facts, session, busy_percent)
             store.write_cost(grid, cost)
             yield cost
+        del bench, subjects, subject  # before the next group takes its place on the device
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def missing(cells: list[Cell], costs: list[Cost], facts: Machine, threads: int = 0) -> list[Cell]:

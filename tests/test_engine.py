@@ -7,6 +7,7 @@ import math
 import pytest
 import safetensors.torch
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.cell import Recipe
 from bench.engine.loop import DivergedError
@@ -156,6 +157,25 @@ def test_recipe_options_train_and_resume(extra, precision, tiny, tmp_path):
     assert found.weights_sha256 == expected.weights_sha256
     plain = train_all(tiny(recipe={**recipe, **dict.fromkeys(extra, 0)}, precision=precision), Store(tmp_path / "c"))
     assert plain[0].weights_sha256 != expected.weights_sha256  # the option does something
+
+
+def test_the_moving_average_is_torchs(tiny, tmp_path):
+    grid = tiny(recipe={"name": "digits", "ema": 0.9})
+    [trainee] = assemble(grid.cells, Store(tmp_path), grid.name, CPU).trainees.values()
+    theirs = AveragedModel(trainee.core, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    for _ in range(3):
+        with torch.no_grad():
+            for tensor in trainee.core.state_dict().values():
+                tensor += 1 if tensor.dtype == torch.int64 else torch.rand_like(tensor)
+        trainee.move_average()
+        theirs.update_parameters(trainee.core)
+    ours = trainee.average.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.state_dict().items())
+
+
+def test_the_moving_average_leaves_out_what_a_method_keeps_for_its_next_step(tiny, tmp_path):
+    [record] = train_all(tiny(methods=["dlb"], recipe={"name": "digits", "epochs": 1, "ema": 0.9}), Store(tmp_path))
+    assert record.accuracies.last.top1 > 0
 
 
 def test_a_teacher_given_to_a_teacher_free_method_is_not_even_loaded(tiny, tmp_path):

@@ -85,10 +85,13 @@ class Team:
         return values
 
     def follow_leader(self, module: nn.Module) -> None:
-        """Take over the leader's buffers: batch norm statistics, above all."""
+        """Take over the leader's buffers: batch norm statistics, above all. Not what a method keeps for a step alone."""
         if self.size > 1:
-            for buffer in module.buffers():
-                dist.broadcast(buffer, 0)
+            parameters = dict(module.named_parameters())
+            device = next(iter(parameters.values())).device
+            for name, value in module.state_dict().items():
+                if name not in parameters and value.device == device:  # counters on the CPU are the same everywhere
+                    dist.broadcast(value, 0)
 
     def tell(self, cell: dict[str, Any] | None) -> None:
         """Have the others train this cell as well; None: that was all."""
@@ -133,7 +136,9 @@ def join(processes: int, device: str) -> Iterator[Team]:
     local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(f"process {local_rank} of this machine has no GPU of its own; it has {torch.cuda.device_count()}")
+        torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=STEP_PATIENCE)
     control = dist.new_group(backend="gloo", timeout=IDLE_PATIENCE)
     team = Team(dist.get_rank(), dist.get_world_size(), local_rank, control)

@@ -52,8 +52,8 @@ class Group(nn.Module):
             if weight != 1:
                 terms = {name: weight * term for name, term in terms.items()}
             optimiser.update_params(total(terms))
-            if trainee.average and not preparing:
-                trainee.average.update_parameters(trainee.core)
+            if not preparing:
+                trainee.move_average()
             self.terms.setdefault(cell_id, []).append({name: term.detach() for name, term in terms.items()})
 
     def mean_terms(self) -> dict[str, dict[str, float]]:

@@ -105,9 +105,9 @@ class Trainee(nn.Module):
         self.core = nn.ModuleDict({"student": student, "method": method})
         self.recipe = recipe
         self.networks = Networks(Answers(student), teacher)
-        # Parameters are averaged; batch norm statistics, already averages, are copied.
-        averaging = get_ema_multi_avg_fn(recipe.ema)
-        self.average = AveragedModel(self.core, multi_avg_fn=averaging).requires_grad_(False) if recipe.ema else None
+        self.average = AveragedModel(self.core).requires_grad_(False) if recipe.ema else None
+        buffers = dict(self.core.named_buffers())
+        self._statistics = [name for name in self.core.state_dict() if name in buffers]
 
     @property
     def student(self) -> Network:
@@ -120,6 +120,23 @@ class Trainee(nn.Module):
     def forward(self, batch: Batch, preparing: bool = False) -> dict[str, Tensor]:
         """The terms of one step."""
         return self.method.prepare(self.networks, batch) if preparing else self.method.step(self.networks, batch)
+
+    @torch.no_grad()
+    def move_average(self) -> None:
+        """After a step, with `recipe.ema`: parameters are averaged; batch norm statistics, already averages, are copied.
+
+        `AveragedModel.update_parameters` does the same, but waits for the device, and cannot copy buffers that change their
+        shape, as those that a method keeps for its next step may.
+        """
+        if self.average is None:
+            return
+        means, values = list(self.average.module.parameters()), list(self.core.parameters())
+        first = self.average.n_averaged == 0  # on the CPU, whatever the device
+        get_ema_multi_avg_fn(0.0 if first else self.recipe.ema)(means, values, None)
+        copies, statistics = dict(self.average.module.named_buffers()), dict(self.core.named_buffers())
+        for name in self._statistics:
+            copies[name].copy_(statistics[name])
+        self.average.n_averaged += 1
 
     def predictor(self) -> nn.Module:
         """The network that is evaluated and deployed."""
