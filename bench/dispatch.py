@@ -147,8 +147,9 @@ def _gpus(device: str) -> tuple[list[str], str]:
     if visible is not None:
         every = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     else:
-        nodes = sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
-        every = [str(index) for index in range(len(nodes))]
+        from torch.cuda import device_count  # planning has imported torch by now
+
+        every = [str(index) for index in range(device_count())]
     if device.startswith("cuda:"):  # the job sees this one alone, as its first
         return [every[int(device.removeprefix("cuda:"))]], "cuda"
     return every, device
