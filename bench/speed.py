@@ -19,7 +19,7 @@ from torch import nn
 
 from bench.cell import Cell, Recipe
 from bench.cost import Subject, untrained
-from bench.engine.device import keep_freed_memory, machine, resolve_device
+from bench.engine.device import machine, resolve_device
 from bench.engine.lockstep import companions
 from bench.engine.loop import Group
 from bench.engine.train import Bench, Options, assemble, build_network, count_flops
@@ -190,8 +190,6 @@ def switch_off(cell: Cell, bench: Bench) -> dict[str, Spread]:
         for image, target, index in loader.batches
     )
     variants["data on the device"] = loaded.step
-    if bench.device.type == "cpu":
-        variants["kept memory"] = _handing_memory_back(_variant(cell, bench).step)
     if bench.trainees[cell.id].networks.teacher:
         variants["folded teacher"] = _variant(cell, bench, fold=False).step
     turns = in_turn(variants, bench.device)
@@ -208,15 +206,6 @@ def _variant(cell: Cell, bench: Bench, precision: str | None = None, fold: bool 
         teacher = Teacher(teacher.network, bench.sample() if fold else None, altered.precision)
     variant = Trainee(trainee.student, trainee.method, teacher, cell.recipe)
     return Subject.of(altered, replace(bench, trainees={altered.id: variant}))
-
-
-def _handing_memory_back(step: Callable[[], None]) -> Callable[[], None]:
-    def altered() -> None:
-        keep_freed_memory(False)
-        step()
-        keep_freed_memory()
-
-    return altered
 
 
 def _contiguous(batch: Batch) -> Batch:

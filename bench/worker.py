@@ -29,8 +29,8 @@ from bench.store import DamagedError, Store
 ATTEMPTS = 3  # workers that a cell may lose before it has saved anything new
 POLL_S = 0.5
 OF_THE_PLACE = (OSError, MemoryError, DamagedError)  # not the cell's own doing: `run` tries again without being asked
-# The same of errors of a GPU, which have no types of their own without torch, or share theirs with everything else
-OF_THE_GPU = ("OutOfMemoryError", "AcceleratorError", "out of memory", "ALLOC_FAILED")
+# The same of want of memory where it has no type of its own, or one of torch's, which is not imported here
+NO_MEMORY = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED", "can't allocate memory")
 
 
 @dataclass(frozen=True)
@@ -205,14 +205,15 @@ def _try(group: list[Cell], store: Store, grid: str, options: Any, team: Any) ->
             log.info("finished")
             return
         except Exception as error:  # whatever a cell does wrong, its siblings go on
+            ruined = type(error).__name__ == "AcceleratorError"  # torch's: nothing on a GPU works any more in this process
             if len(group) == 1:
                 log.exception("failed")
                 _blame(store, grid, group[0], error, team)
-                # Another worker goes on: the rest of a team may be anywhere in a step, and after an error of CUDA itself
-                # nothing works any more in this process.
-                if team.size > 1 or type(error).__name__ == "AcceleratorError":
+                if team.size > 1 or ruined:  # of a team, the others may be anywhere in a step: a new worker goes on
                     raise
                 return
+            if ruined:  # nobody is blamed; attempts are counted
+                raise
             log.warning("%d cells in lock-step failed (%s: %s); now one by one", len(group), type(error).__name__, error)
         except BaseException:
             log.info("stopped")
@@ -229,7 +230,7 @@ def _try(group: list[Cell], store: Store, grid: str, options: Any, team: Any) ->
 def _blame(store: Store, grid: str, cell: Cell, error: Exception, team: Any) -> None:
     if team.size > 1 and store.scratch(grid, cell.id, "failure.json"):
         return  # of several processes the first has met the cause, the others its absence
-    again = isinstance(error, OF_THE_PLACE) or any(word in f"{type(error).__name__}: {error}" for word in OF_THE_GPU)
+    again = isinstance(error, OF_THE_PLACE) or any(word in f"{type(error).__name__}: {error}" for word in NO_MEMORY)
     fail(store, grid, cell.id, f"{type(error).__name__}: {error}", traceback.format_exc(), again)
 
 

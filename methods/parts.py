@@ -97,7 +97,7 @@ def widened(feature: Tensor) -> Tensor:
     """In single precision where it comes in half precision, so that sums over many elements keep their digits.
 
     The gradient of a map (B, C, H, W) comes back in the layout of the map. Many terms answer in another (a mean over channels
-    does), and all of the network's backward pass behind would be slower for it (measured on a CPU, AT: by a seventh).
+    does), and all of the network's backward pass behind would be slower for it: by a seventh, measured on a CPU with AT.
     """
     if feature.dim() == 4 and feature.requires_grad:
         return _Widened.apply(feature)

@@ -95,7 +95,7 @@ def precisions(store: Store, grid: str) -> str:
     Raises:
         ValueError: nothing was trained in both.
     """
-    table = tables.precisions(frames.read(store, grid)[0], store.costs(grid)[0])
+    table = tables.precisions(_loaded(store, grid)[0])
     if table is None:
         raise ValueError(f"{grid}: nothing was trained in both precisions")
     return "\n".join(table.markdown_lines()) + "\n"

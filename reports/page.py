@@ -121,7 +121,7 @@ def write(store: Store, grid: str, folder: Path, compare: str | Path | None = No
         )
     context["steps"] = _steps(costs, frame, {cell["id"] for cell in manifest["cells"]})
     files += context["steps"]
-    context["precisions_compared"] = tables.precisions(records, costs)
+    context["precisions_compared"] = tables.precisions(frame)
     if context["precisions_compared"]:
         files.append(context["precisions_compared"])
     if compare is not None:

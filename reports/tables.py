@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from bench.record import Cost, Record, Timing
+from bench.record import Cost, Timing
 from bench.store import Store
 from reports import stats
-from reports.frame import PAIR_COLUMNS, Curve, bill, by_pair, place, tidy
+from reports.frame import PAIR_COLUMNS, Curve, by_pair, place
 from reports.published import COLUMNS as PUBLISHED_COLUMNS
 
 PUBLISHED_IMAGES = {"cifar100": 50_000, "imagenet": 1_281_167}  # that the published numbers were trained on
@@ -545,8 +545,8 @@ def equal_cost(rows: pd.DataFrame, curves: Mapping[str, Curve], name: str, title
         top1 = curves[row["id"]].top1
         prepared, per_epoch = _spent(row, unit, len(top1))
         values = []
-        for bought in (0.0, row[teacher] / max(row["users"], 1), row[teacher]):
-            left = (budget - bought - prepared) / per_epoch
+        for bill in (0.0, row[teacher] / max(row["users"], 1), row[teacher]):
+            left = (budget - bill - prepared) / per_epoch
             epoch = 0 if math.isnan(left) else min(int(left + 1e-9), len(top1))
             values.append(top1[epoch - 1] if epoch > 0 else math.nan)
         found.append([row["method"], *values])
@@ -689,14 +689,17 @@ def published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
     return Table("published", "Ours beside published", columns, pd.DataFrame(found, columns=keys), note)
 
 
-def precisions(records: Sequence[Record], costs: Sequence[Cost]) -> Table | None:
+def precisions(frame: pd.DataFrame) -> Table | None:
     """What was trained in fp32 and in bf16, paired by seed; None where nothing was."""
+    if frame.empty:
+        return None
+    ends = {precision: f", {precision}" for precision in ("fp32", "bf16")}  # of a setting, where precisions differ
     halves = {
-        precision: bill(tidy([record for record in records if record.cell.precision == precision]), costs)
-        for precision in ("fp32", "bf16")
+        precision: frame[frame["setting"].str.endswith(end)].assign(setting=frame["setting"].str.removesuffix(end))
+        for precision, end in ends.items()
     }
-    table = compared(halves, "precisions", "Both precisions")
-    return None if table.frame.empty else table
+    table = None if any(half.empty for half in halves.values()) else compared(halves, "precisions", "Both precisions")
+    return None if table is None or table.frame.empty else table
 
 
 def compared(sides: dict[str, pd.DataFrame], name: str, title: str) -> Table:

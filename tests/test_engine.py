@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
@@ -157,6 +160,32 @@ def test_recipe_options_train_and_resume(extra, precision, tiny, tmp_path):
     assert found.weights_sha256 == expected.weights_sha256
     plain = train_all(tiny(recipe={**recipe, **dict.fromkeys(extra, 0)}, precision=precision), Store(tmp_path / "c"))
     assert plain[0].weights_sha256 != expected.weights_sha256  # the option does something
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is glibc's")
+def test_a_step_takes_the_memory_that_the_last_one_freed():
+    code = """
+import resource, torch
+from bench.engine.device import hand_back_freed_memory, keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+default = [faults() for _ in range(20)][-1]
+keep_freed_memory()
+kept = [faults() for _ in range(20)][-1]
+hand_back_freed_memory()
+print(default, kept, faults())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    default, kept, handed_back = map(int, told.split())
+    if default < 1000:
+        pytest.skip("this system hands out huge pages, or keeps what is freed by itself")
+    assert kept < default / 100
+    assert handed_back > default / 2
 
 
 def test_the_moving_average_is_torchs(tiny, tmp_path):

@@ -17,6 +17,7 @@ from fault_campaign import Campaign
 from small import results, trainings, write_grid
 
 from bench import dispatch
+from bench.cell import Cell
 from bench.record import Record
 from bench.store import Store
 from run_bench import main
@@ -133,10 +134,11 @@ def test_read_only_folder_is_named(
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )
-def test_want_of_memory_on_a_gpu_is_not_the_cells_own_fault(
+def test_want_of_memory_is_not_the_cells_own_fault(
     error: Exception, again: bool, tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
@@ -146,6 +148,24 @@ def test_want_of_memory_on_a_gpu_is_not_the_cells_own_fault(
     assert main(["run", write_grid(tmp_path, methods=["none"]), *here]) == 1
     (failure,) = (tmp_path / "results").glob("small/*/failure.json")
     assert json.loads(failure.read_text())["again"] is again
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_after_an_error_of_the_gpu_itself_nothing_more_is_tried_in_this_process(
+    together: bool, tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def fails(cells: list[Cell], *_: object) -> None:
+        tried.append([cell.label for cell in cells])
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("bench.engine.train.train", fails)
+    with pytest.raises(torch.AcceleratorError):
+        main(["run", write_grid(tmp_path, methods=["none", "tfd"]), *here, *["--together"] * together])
+    assert tried == ([["none", "tfd"]] if together else [["none"]])
+    blamed = list((tmp_path / "results").glob("small/*/failure.json"))
+    assert len(blamed) == (0 if together else 1)
 
 
 def test_a_cell_that_kills_its_workers_is_named_and_does_not_stop_the_others(tmp_path: Path) -> None:

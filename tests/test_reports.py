@@ -576,6 +576,10 @@ def test_trainings_in_both_precisions_are_set_beside_each_other(tmp_path):
     assert row["gain"] == pytest.approx(0.2 / 6)
     assert row["p_equivalent"] == pytest.approx(scipy_stats.ttest_1samp(shifts, 0.5, alternative="less").pvalue)
     assert "The same trainings in both precisions" in html
+    longer = [synthetic.record(synthetic.cell("none", seed, epochs=300), 70 + seed) for seed in range(3)]
+    page.write(synthetic.fill(tmp_path, "more", fp32 + bf16 + longer), "more", tmp_path / "out")  # in one of them alone
+    [again] = pd.read_csv(tmp_path / "out/tables/precisions.csv").to_dict("records")
+    assert (again["n"], again["gain"]) == (6, row["gain"])
     page.write(synthetic.fill(tmp_path, "one", fp32), "one", tmp_path / "single")
     assert not (tmp_path / "single/tables/precisions.csv").exists()
 

@@ -216,7 +216,7 @@ def _batches_at_once(images: Tensor | Files, recipe: Recipe, device: torch.devic
     if isinstance(images, Files):
         return 1
     wanted = 2048 if device.type != "cpu" else 512 if recipe.augment != "none" else 1  # images of 32x32
-    enlarged = (recipe.image_size or max(images.shape[2:])) ** 2 / 32**2
+    enlarged = max(recipe.image_size, *images.shape[2:]) ** 2 / 32**2
     return math.ceil(wanted / max(1, enlarged) / recipe.batch_size)
 
 

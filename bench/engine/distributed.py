@@ -136,9 +136,10 @@ def join(processes: int, device: str) -> Iterator[Team]:
     local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(f"process {local_rank} of this machine has no GPU of its own; it has {torch.cuda.device_count()}")
-        torch.cuda.set_device(local_rank)
+        gpus = torch.cuda.device_count()
+        if gpus > 1 and local_rank >= gpus:  # one: each process may have been given its own
+            raise UserError(f"process {local_rank} of this machine has no GPU of its own; there are {gpus}")
+        torch.cuda.set_device(local_rank % gpus)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=STEP_PATIENCE)
     control = dist.new_group(backend="gloo", timeout=IDLE_PATIENCE)
     team = Team(dist.get_rank(), dist.get_world_size(), local_rank, control)

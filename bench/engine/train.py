@@ -24,7 +24,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.cell import Cell, seed_from
 from bench.data import Dataset, Split, Stream, evaluation_batches, hold_out, load
-from bench.engine.device import autocast, keep_freed_memory, machine, resolve_device, resolve_precision
+from bench.engine.device import (
+    autocast,
+    hand_back_freed_memory,
+    keep_freed_memory,
+    machine,
+    resolve_device,
+    resolve_precision,
+)
 from bench.engine.distributed import ALONE, Team
 from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, VisualiseHook, unpack
 from bench.engine.loop import Clock, Group, TrainLoop
@@ -263,8 +270,9 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options, team: Te
     threads = checkpoints[0]["threads"] if checkpoints else options.threads
     if threads:
         torch.set_num_threads(threads)
-    gc.collect()  # mmengine's runner and its loop hold each other, and with them what the last training had on the device
+    gc.collect()  # mmengine's runner and its loop hold each other, and with them what the last training had
     torch.cuda.empty_cache()
+    hand_back_freed_memory()
     bench = assemble(cells, store, grid, options)
     for cell_id, trainee in bench.trainees.items():
         if team.size > 1 and trainee.method.memory_by_sample:
