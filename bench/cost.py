@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 from bench.cell import Cell
 from bench.data import Dataset, Stream
 from bench.energy import joules
-from bench.engine.device import autocast, hand_back_freed_memory, machine
+from bench.engine.device import autocast, hand_back_freed_memory, keep_freed_memory, machine
 from bench.engine.loop import Clock, total
 from bench.engine.train import Bench, Options, assemble, build_network
 from bench.engine.trainee import Optimiser, Trainee
@@ -311,6 +311,7 @@ def measure(cells: list[Cell], store: Store, grid: str, options: Options) -> Ite
     """Probe every distinct cost of the cells, which need not be trained, write it, and yield it."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    keep_freed_memory()
     for group in groups(cells):
         bench = assemble(group, store, grid, options, teacher_network=untrained)
         subjects = [Subject.of(cell, bench) for cell in group]

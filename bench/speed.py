@@ -19,7 +19,7 @@ from torch import nn
 
 from bench.cell import Cell, Recipe
 from bench.cost import Subject, untrained
-from bench.engine.device import machine, resolve_device
+from bench.engine.device import keep_freed_memory, machine, resolve_device
 from bench.engine.lockstep import companions
 from bench.engine.loop import Group
 from bench.engine.train import Bench, Options, assemble, build_network, count_flops
@@ -101,7 +101,10 @@ def measure(grid: Grid, store: Store, options: Options, ablate: bool, tell: Call
         row = compare(cell, bench, limits)
         tell(f"{row.student} {row.method}: {row.ratio.median:.2f} times the usual loop")
         rows.append(row)
+    keep_freed_memory()  # as in training; but not beside the usual loop, which would gain from it
+    for row, cell in zip(rows, cells.values(), strict=True):
         if ablate:
+            bench = assemble([cell], store, grid.name, options, teacher_network=untrained)
             ablations[f"{row.student} {row.method}"] = switch_off(cell, bench)
     together = in_lock_step(list(cells.values()), store, grid.name, options)
     for case, share in together.items():
@@ -328,9 +331,6 @@ def as_json(report: Report) -> dict[str, Any]:
 def markdown(report: dict[str, Any]) -> str:
     """The tables of a report, as `as_json` gives it, for the README: medians, quartiles in brackets."""
 
-    def spread(value: dict[str, float]) -> str:
-        return f"{value['median']:.2f} ({value['low']:.2f}–{value['high']:.2f})"
-
     machine, limits = report["machine"], report["limits"]
     peaks = ", ".join(f"{value:,.0f} GFLOP/s in {name}" for name, value in limits["matrix_gflops_per_s"].items())
     lines = [
@@ -344,16 +344,28 @@ def markdown(report: dict[str, Any]) -> str:
         speeds = f"{row['images_per_s']['median']:,.0f} | {row['usual_images_per_s']['median']:,.0f}"
         names = f"{row['student']} | {row['teacher'] or '–'} | {row['method']}"
         hours = 240 * 50_000 / row["images_per_s"]["median"] / 3600  # a training as most papers on CIFAR-100 have it
-        lines.append(f"| {names} | {speeds} | {spread(row['ratio'])} | {100 * row['peak_share']:.0f} % | {hours:.1f} h |")
+        lines.append(
+            f"| {names} | {speeds} | {_with_quartiles(row['ratio'])} | {100 * row['peak_share']:.0f} % | {hours:.1f} h |"
+        )
     pieces = list(dict.fromkeys(piece for case in report["ablations"].values() for piece in case))
     if pieces:
         lines += ["", "How many times as long a step takes with one piece switched off, all others in place:", ""]
         lines += [f"| without | {' | '.join(report['ablations'])} |", "|---" * (1 + len(report["ablations"])) + "|"]
         for piece in pieces:
-            cells = [spread(case[piece]) if piece in case else "–" for case in report["ablations"].values()]
+            cells = [_with_quartiles(case[piece]) if piece in case else "–" for case in report["ablations"].values()]
             lines.append(f"| {piece} | {' | '.join(cells)} |")
     lines += ["", "240 epochs of CIFAR-100 are 12 million images; that column counts training steps alone.", ""]
     lines += [f"The engine's overhead over a bare loop is {report['overhead_us']['median']:.0f} µs a step."]
-    for case, share in report["together"].items():
-        lines.append(f"In lock-step, {case} together take {spread(share)} of the time they take apart.")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + lock_step_markdown(report)
+
+
+def lock_step_markdown(report: dict[str, Any]) -> str:
+    """What `run --together` saves, a line for each student."""
+    return "".join(
+        f"In lock-step, {case} together take {_with_quartiles(share)} of the time they take apart.\n"
+        for case, share in report["together"].items()
+    )
+
+
+def _with_quartiles(value: dict[str, float]) -> str:
+    return f"{value['median']:.2f} ({value['low']:.2f}–{value['high']:.2f})"

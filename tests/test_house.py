@@ -29,7 +29,7 @@ WITHOUT_TORCH = (
     *("bench.slurm", "bench.store", "bench.upkeep", "bench.worker", "reports", "reports.headline"),
 )
 REFERENCE = ROOT / "results" / "reference"
-REFERENCE_GRIDS = ("cifar100_short", "tfd_sensitivity")
+REFERENCE_GRIDS = ("cifar100_short", "tfd_sensitivity", "precision_check")
 TABLE = re.compile(r"(<!-- (\w+): .*? -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
 
 
@@ -166,7 +166,7 @@ def test_the_reference_records_are_sound_and_make_the_report_again_without_torch
     assert "0 problems" in fresh(VERB, "verify", str(copy))
     fresh(VERB, "report", str(copy))
     assert (copy / "report/report.md").read_text(encoding="utf-8") == (folder / "report/report.md").read_text(encoding="utf-8")
-    drawn = re.findall(rf"results/reference/{name}/report/figures/(\S+\.png)", README.read_text(encoding="utf-8"))
+    drawn = [path.name for path in (folder / "report/figures").glob("*.png")]
     assert drawn
     for figure in drawn:
         ours, again = (imread(place / "report/figures" / figure) for place in (folder, copy))
@@ -189,7 +189,7 @@ def test_the_reference_records_are_those_of_the_shipped_grid(name):
 
 
 def test_no_weights_and_no_scratch_are_among_the_reference_records():
-    kept = re.compile(r"manifest\.json|speed_cpu\.json|record\.json|curves\.csv|report\.md|.*\.png|[0-9a-f-]+.*\.json")
+    kept = re.compile(r"manifest\.json|speed_\w*cpu\.json|record\.json|curves\.csv|report\.md|.*\.png|[0-9a-f-]+.*\.json")
     assert not [path for path in tracked() if REFERENCE in path.parents and not kept.fullmatch(path.name)]
 
 
@@ -259,10 +259,11 @@ def methods_table() -> str:
 
 
 def speed_tables() -> str:
-    """From the record of `run_bench.py speed --ablate --json`."""
+    """From the records of `run_bench.py speed --json`: with each piece switched off, and of methods that share a teacher."""
     from bench import speed
 
-    return speed.markdown(json.loads((ROOT / "results/reference/speed_cpu.json").read_text()))
+    pieces, together = (json.loads((REFERENCE / name).read_text()) for name in ("speed_cpu.json", "speed_together_cpu.json"))
+    return speed.markdown(pieces) + speed.lock_step_markdown(together)
 
 
 def results() -> str:
@@ -285,6 +286,14 @@ def sensitivity() -> str:
     return headline.along(Store(REFERENCE), "tfd_sensitivity")
 
 
+def precision() -> str:
+    """From the records of `precision_check`."""
+    from bench.store import Store
+    from reports import headline
+
+    return headline.precisions(Store(REFERENCE), "precision_check")
+
+
 def repeating() -> str:
     """From the records of all reference grids."""
     from bench.store import Store
@@ -298,6 +307,7 @@ TABLES = {
     "speed": speed_tables,
     "results": results,
     "sensitivity": sensitivity,
+    "precision": precision,
     "repeating": repeating,
 }
 
@@ -307,7 +317,7 @@ def test_the_readmes_tables_are_true(name):
     written = {match[2]: match[3] for match in TABLE.finditer(README.read_text(encoding="utf-8"))}
     # in a fresh interpreter, without what other tests register
     told = fresh(
-        (BLOCKED if name in ("results", "sensitivity", "repeating") else "import sys\n")
+        (BLOCKED if name not in ("methods", "speed") else "import sys\n")
         + f"sys.path.append('tests'); import test_house; print(test_house.TABLES[{name!r}](), end='')"
     )
     assert written[name] == told, "run `make readme`"

@@ -73,7 +73,7 @@ def _libc(function: str) -> Callable[..., int] | None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's allocator keep for the next step what this one frees. Where the C library is another, nothing happens.
+    """Have glibc's allocator keep for the next step what this one frees, of here on. With another C library nothing happens.
 
     By default it hands large blocks back to the system, and a step pays a page fault for each 4 KiB that it takes anew: how
     many depends on the sizes of a method's tensors, and on what ran before it. Feature maps above 32 MiB suffer most (measured

@@ -140,8 +140,6 @@ def assemble(
     cell = cells[0]
     device = resolve_device(options.device)
     resolve_precision(cell.precision, device)
-    if device.type == "cpu":
-        keep_freed_memory()
     dataset = load(cell.data, options.data_root)
     train, held = dataset.train, {"test": dataset.test}
     if cell.recipe.validation:
@@ -273,6 +271,7 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options, team: Te
     gc.collect()  # mmengine's runner and its loop hold each other, and with them what the last training had
     torch.cuda.empty_cache()
     hand_back_freed_memory()
+    keep_freed_memory()
     bench = assemble(cells, store, grid, options)
     for cell_id, trainee in bench.trainees.items():
         if team.size > 1 and trainee.method.memory_by_sample:
