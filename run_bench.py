@@ -155,26 +155,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _plan(options: argparse.Namespace, cluster: Any = None) -> Any:
     """(grid, store) of the options; imports torch."""
-    from bench import grid
     from bench.engine.device import GPU_ELSEWHERE
-    from bench.store import Store
+    from bench.plan import grid
+    from bench.plugins import import_plugin
+    from bench.records.store import Store
 
     for plugin in options.imports:
-        grid.import_plugin(plugin)
+        import_plugin(plugin)
     name, raw = grid.read(options.grid, options.overrides)
     device = GPU_ELSEWHERE if cluster and cluster.kind == "slurm" and cluster.gpus else options.device
     return grid.expand(name, raw, options.data_root, device), Store(options.results)
 
 
 def _cluster(options: argparse.Namespace) -> Any:
-    from bench import cluster
+    from bench.jobs import cluster
 
     keys = ("jobs", "threads", "per_gpu", "partition", "account", "minutes", "gpus", "memory_gib")
     return cluster.read(options.cluster, {key: getattr(options, key, None) for key in keys})
 
 
 def plan(options: argparse.Namespace) -> int:
-    from bench import planning
+    from bench.plan import estimate as planning
 
     grid, store = _plan(options, _cluster(options))
     planning.show(grid, store, _console())
@@ -182,7 +183,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from bench.worker import stop_on_sigterm
+    from bench.jobs.worker import stop_on_sigterm
 
     stop_on_sigterm()
     cluster = _cluster(options)
@@ -195,13 +196,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _assist(options: argparse.Namespace, team: Any) -> int:
-    from bench import grid
     from bench.engine.train import Options
-    from bench.store import Store
-    from bench.worker import assist
+    from bench.jobs.worker import assist
+    from bench.plan import grid
+    from bench.plugins import import_plugin
+    from bench.records.store import Store
 
     for plugin in options.imports:
-        grid.import_plugin(plugin)
+        import_plugin(plugin)
     name, _ = grid.read(options.grid, options.overrides)
     settings = Options(**_worker_options(options) | {"device": team.device(options.device), "threads": options.threads or 0})
     assist(Store(options.results), name, settings, team)
@@ -211,9 +213,11 @@ def _assist(options: argparse.Namespace, team: Any) -> int:
 def _run(options: argparse.Namespace, cluster: Any) -> int:
     import time
 
-    from bench import dispatch, slurm, upkeep
     from bench.errors import UserError
-    from bench.progress import Progress, state_of
+    from bench.jobs import local as dispatch
+    from bench.jobs import slurm
+    from bench.records import upkeep
+    from bench.records.progress import Progress, state_of
 
     started = time.monotonic()
     console = _console()
@@ -292,10 +296,10 @@ def cost(options: argparse.Namespace) -> int:
 
 
 def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespace, console: Any, force: bool) -> None:
-    from bench import cost
     from bench.engine.device import machine, resolve_device
     from bench.engine.train import Options
-    from bench.record import BUSY_PERCENT
+    from bench.measure import probe as cost
+    from bench.records.record import BUSY_PERCENT
 
     threads = options.threads if options.verb == "cost" else 0
     known, _ = store.costs(grid)
@@ -319,8 +323,8 @@ def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespac
 def speed(options: argparse.Namespace) -> int:
     import json
 
-    from bench import speed as bench_speed
     from bench.engine.train import Options
+    from bench.measure import speed as bench_speed
 
     grid, store = _plan(options)
     settings = Options(device=options.device, threads=options.threads, data_root=options.data_root)
@@ -339,7 +343,7 @@ def speed(options: argparse.Namespace) -> int:
 
 def _place(options: argparse.Namespace) -> tuple[Any, str]:
     """(store, grid) that `grid` names: a name in --results, or a folder."""
-    from bench.store import Store
+    from bench.records.store import Store
 
     path = Path(options.grid)
     if path.is_dir() and (path / "manifest.json").exists():
@@ -350,9 +354,9 @@ def _place(options: argparse.Namespace) -> tuple[Any, str]:
 def status(options: argparse.Namespace) -> int:
     import json
 
-    from bench import slurm
     from bench.errors import UserError
-    from bench.progress import STATES, state_of
+    from bench.jobs import slurm
+    from bench.records.progress import STATES, state_of
 
     store, grid = _place(options)
     manifest = store.manifest(grid)
@@ -390,7 +394,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def cancel(options: argparse.Namespace) -> int:
-    from bench import slurm
+    from bench.jobs import slurm
 
     store, grid = _place(options)
     store.manifest(grid)
@@ -399,7 +403,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 
 def logs(options: argparse.Namespace) -> int:
-    from bench.store import Store
+    from bench.records.store import Store
 
     store = Store(options.results)
     grid, cell_id = store.find(options.cell)
@@ -426,9 +430,9 @@ def _report(store: Any, grid: str, console: Any, compare: str | None = None) -> 
 
 
 def maps(options: argparse.Namespace) -> int:
-    from bench.gradcam import look
-    from bench.grid import import_plugin
-    from bench.store import Store
+    from bench.measure.gradcam import look
+    from bench.plugins import import_plugin
+    from bench.records.store import Store
     from reports.maps import draw
 
     for plugin in options.imports:
@@ -445,7 +449,7 @@ def maps(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     from bench.errors import UserError
-    from bench.store import Store
+    from bench.records.store import Store
 
     store = Store(options.results)
     grid, cell_id = store.find(options.cell)
@@ -470,8 +474,8 @@ def clean(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    from bench import upkeep
-    from bench.store import Store
+    from bench.records import upkeep
+    from bench.records.store import Store
 
     if options.all:
         store, grids = Store(options.results), Store(options.results).grids()
@@ -486,8 +490,8 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def merge(options: argparse.Namespace) -> int:
-    from bench import upkeep
-    from bench.store import Store
+    from bench.records import upkeep
+    from bench.records.store import Store
 
     taken, conflicts = upkeep.merge(Store(options.results), Store(options.source))
     for conflict in conflicts:
@@ -500,10 +504,10 @@ def merge(options: argparse.Namespace) -> int:
 
 
 def list_(options: argparse.Namespace) -> int:
-    from bench import catalogue
+    from bench.plan import catalogue
 
     for plugin in options.imports:
-        from bench.grid import import_plugin
+        from bench.plugins import import_plugin
 
         import_plugin(plugin)
     for what in [options.what] if options.what else LISTS:
@@ -512,9 +516,9 @@ def list_(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    from bench import catalogue
-    from bench.grid import import_plugin
-    from bench.store import Store
+    from bench.plan import catalogue
+    from bench.plugins import import_plugin
+    from bench.records.store import Store
 
     for plugin in options.imports:
         import_plugin(plugin)

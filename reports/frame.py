@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.record import Cost, Record
-from bench.store import Problem, Store
+from bench.records.record import Cost, Record
+from bench.records.store import Problem, Store
 
 COLUMNS = {
     "id": "of the cell",

@@ -10,8 +10,8 @@ from datetime import datetime
 
 import pandas as pd
 
-from bench.record import Record
-from bench.store import Store
+from bench.records.record import Record
+from bench.records.store import Store
 from reports import frame as frames
 from reports import plots, sweeps, tables, verdicts
 from reports.frame import PAIR_COLUMNS

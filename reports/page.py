@@ -19,10 +19,11 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from bench.record import Cost, Record
-from bench.store import Problem, Store
+from bench import stats
+from bench.records.record import Cost, Record
+from bench.records.store import Problem, Store
 from reports import frame as frames
-from reports import plots, stats, sweeps, tables, verdicts
+from reports import plots, sweeps, tables, verdicts
 from reports.frame import PAIR_COLUMNS, Curve
 from reports.plots import Figure
 from reports.published import read as read_published

@@ -19,8 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from bench.record import Cost
-from reports import stats
+from bench import stats
+from bench.records.record import Cost
 from reports.frame import Curve
 from reports.sweeps import Sweep
 

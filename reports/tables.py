@@ -16,9 +16,9 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from bench.record import Cost, Timing
-from bench.store import Store
-from reports import stats
+from bench import stats
+from bench.records.record import Cost, Timing
+from bench.records.store import Store
 from reports.frame import PAIR_COLUMNS, Curve, by_pair, place
 from reports.published import COLUMNS as PUBLISHED_COLUMNS
 

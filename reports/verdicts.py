@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from bench.record import BUSY_PERCENT
-from reports import stats
+from bench import stats
+from bench.records.record import BUSY_PERCENT
 from reports.frame import PAIR_COLUMNS
 from reports.tables import NOTHING, family, number, p_value, points, times
 

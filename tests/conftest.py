@@ -23,8 +23,8 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture
 def tiny():
-    """Expands the tiny grid, with changes, to a `bench.grid.Grid`."""
-    from bench import grid
+    """Expands the tiny grid, with changes, to a `bench.plan.grid.Grid`."""
+    from bench.plan import grid
 
     def expand(**changes: Any):
         return grid.expand("tiny", {**TINY, **changes}, device="cpu")

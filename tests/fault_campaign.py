@@ -33,9 +33,9 @@ from slurm_cluster import SlurmCluster
 from small import results, trainings, write_grid
 
 import bench.engine.train
-import bench.grid  # noqa: F401  (imported once, here: every dispatcher is a fork of this process)
-from bench import upkeep
-from bench.store import Store
+import bench.plan.grid  # noqa: F401  (imported once, here: every dispatcher is a fork of this process)
+from bench.records import upkeep
+from bench.records.store import Store
 from run_bench import main as bench_main
 
 SETTLE_RUNS = 6  # undisturbed runs after which everything must be done

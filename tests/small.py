@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from bench.store import Store
+from bench.records.store import Store
 
 GRID: dict[str, Any] = {
     "data": {"type": "digits", "train_images": 50, "test_images": 50},

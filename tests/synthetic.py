@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.cell import Cell, Recipe, Teacher
-from bench.record import Accuracies, Accuracy, Clocks, Cost, Flops, Machine, Parameters, Record, Timing
-from bench.store import Store
+from bench.records.cell import Cell, Recipe, Teacher
+from bench.records.record import Accuracies, Accuracy, Clocks, Cost, Flops, Machine, Parameters, Record, Timing
+from bench.records.store import Store
 
 NEEDS = {"none": "none", "ls": "none", "tfd": "none", "tffd": "none", "tfkd_self": "self"}  # all others: teacher
 STEP_MS = {"none": 10.0, "ls": 10.0, "tfd": 10.3, "tffd": 10.5}  # all others: 18

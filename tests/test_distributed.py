@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 from small import write_grid
 
-from bench import grid as grids
-from bench.cell import Cell, Recipe, seed_from
 from bench.engine.distributed import ALONE, Team
 from bench.engine.schedule import learning_rate
 from bench.engine.train import Options, assemble
-from bench.store import Store
+from bench.plan import grid as grids
+from bench.records.cell import Cell, Recipe, seed_from
+from bench.records.store import Store
 from methods.base import Batch
 from run_bench import main
 

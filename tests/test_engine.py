@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.cell import Recipe
 from bench.engine.loop import DivergedError
 from bench.engine.schedule import learning_rate
 from bench.engine.train import Options, assemble, train
-from bench.specs import arguments_of
-from bench.store import Store
+from bench.plan.specs import arguments_of
+from bench.records.cell import Recipe
+from bench.records.store import Store
 from methods import METHODS
 
 CPU = Options(device="cpu", threads=1, checkpoint_s=0)

@@ -6,7 +6,7 @@ import pytest
 
 from bench.engine.train import Options, train
 from bench.models import MODELS
-from bench.store import Store
+from bench.records.store import Store
 
 BY_NAME = {"torchvision": "resnet18", "timm": "resnet18"}  # adapters to a library's networks
 

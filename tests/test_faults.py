@@ -16,10 +16,10 @@ import torch
 from fault_campaign import Campaign
 from small import results, trainings, write_grid
 
-from bench import dispatch
-from bench.cell import Cell
-from bench.record import Record
-from bench.store import Store
+from bench.jobs import local as dispatch
+from bench.records.cell import Cell
+from bench.records.record import Record
+from bench.records.store import Store
 from run_bench import main
 
 ROOT = Path(__file__).resolve().parent.parent

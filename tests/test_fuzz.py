@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from small import GRID, results, write_grid
 
-from bench import cluster as clusters
-from bench import grid as grids
-from bench import slurm
-from bench.cell import safe
 from bench.errors import UserError
-from bench.record import Record, seal
-from bench.store import Store
+from bench.jobs import cluster as clusters
+from bench.jobs import slurm
+from bench.plan import grid as grids
+from bench.plugins import import_plugin
+from bench.records.cell import safe
+from bench.records.record import Record, seal
+from bench.records.store import Store
 from reports import published
 from run_bench import main
 
@@ -164,7 +165,7 @@ def test_plugin(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "plug.py"
     path.write_bytes(raw)
     try:
-        grids.import_plugin(str(path))
+        import_plugin(str(path))
     except UserError as error:
         assert "plug.py" in str(error)
 

@@ -10,10 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from bench import grid as grids
-from bench.cell import Cell
 from bench.errors import UserError
 from bench.models import MODELS
+from bench.plan import grid as grids
+from bench.records.cell import Cell
 from methods import METHODS
 from methods.base import Card, Method
 
@@ -165,7 +165,7 @@ def test_a_teacher_from_a_file_needs_no_training(tiny, tmp_path, weights, form):
 
 def test_a_teacher_from_a_file_teaches(tiny, tmp_path, weights):
     from bench.engine.train import Options, train
-    from bench.store import Store
+    from bench.records.store import Store
 
     torch.save({"model": weights}, tmp_path / "t.pt")
     [cell] = brought(tiny, tmp_path / "t.pt", methods=["kd"]).cells

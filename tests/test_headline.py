@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bench.cell import Teacher
-from bench.store import Store
+from bench.records.cell import Teacher
+from bench.records.store import Store
 from reports import headline, published, verdicts
 
 NONE = [60.0, 61.0, 62.0, 63.0, 64.0]

@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 FLOORS = ("methods", "bench", "reports")
 WITHOUT_TORCH = (
-    *("bench.cell", "bench.cluster", "bench.dispatch", "bench.errors", "bench.progress", "bench.recipes", "bench.record"),
-    *("bench.slurm", "bench.store", "bench.upkeep", "bench.worker", "reports", "reports.headline"),
+    *("bench.errors", "bench.cores", "bench.plugins", "bench.stats", "bench.plan.recipes", "bench.records.cell"),
+    *("bench.records.progress", "bench.records.record", "bench.records.store", "bench.records.upkeep"),
+    *("bench.jobs.cluster", "bench.jobs.local", "bench.jobs.slurm", "bench.jobs.worker", "reports", "reports.headline"),
 )
 REFERENCE = ROOT / "results" / "reference"
 REFERENCE_GRIDS = ("cifar100_short", "tfd_sensitivity", "precision_check")
@@ -71,14 +72,14 @@ def test_methods_know_torch_the_contract_and_nothing_else():
 def test_reports_know_records_and_the_store_and_no_torch():
     for path, names in sources("reports"):
         beyond = {name for name in names if inside(name, "bench", "methods", "torch", "mmengine")}
-        assert all(inside(name, "bench.errors", "bench.record", "bench.store") for name in beyond), f"{path} imports {beyond}"
+        assert all(inside(name, "bench.errors", "bench.records", "bench.stats") for name in beyond), f"{path} imports {beyond}"
 
 
 def test_the_bench_never_looks_up():
     for path, names in sources("bench"):
         assert not any(inside(name, "reports", "run_bench") for name in names), path
     for path, names in sources("bench/engine"):
-        beyond = {name for name in names if inside(name, "bench.grid", "bench.dispatch")}
+        beyond = {name for name in names if inside(name, "bench.plan", "bench.jobs", "bench.measure")}
         assert not beyond, f"{path} imports {beyond}"
 
 
@@ -176,7 +177,7 @@ def test_the_reference_records_are_sound_and_make_the_report_again_without_torch
 
 @pytest.mark.parametrize("name", REFERENCE_GRIDS)
 def test_the_reference_records_are_those_of_the_shipped_grid(name):
-    from bench import grid
+    from bench.plan import grid
 
     made = json.loads((REFERENCE / name / "manifest.json").read_text(encoding="utf-8"))["grid"]
     _, shipped = grid.read(name)
@@ -245,7 +246,7 @@ def commands() -> list[str]:
 
 def methods_table() -> str:
     """From the methods' cards, as `list methods` tells them; those without a teacher first."""
-    from bench import catalogue
+    from bench.plan import catalogue
 
     columns = [[str(cell).replace("|", "\\|") for cell in column.cells] for column in catalogue.table("methods").columns]
     order = {"none": 0, "self": 1, "teacher": 2}
@@ -260,7 +261,7 @@ def methods_table() -> str:
 
 def speed_tables() -> str:
     """From the records of `run_bench.py speed --json`: with each piece switched off, and of methods that share a teacher."""
-    from bench import speed
+    from bench.measure import speed
 
     pieces, together = (json.loads((REFERENCE / name).read_text()) for name in ("speed_cpu.json", "speed_together_cpu.json"))
     return speed.markdown(pieces) + speed.lock_step_markdown(together)
@@ -268,7 +269,7 @@ def speed_tables() -> str:
 
 def results() -> str:
     """From the records of `cifar100_short`."""
-    from bench.store import Store
+    from bench.records.store import Store
     from reports import headline, published
 
     known = published.read()
@@ -280,7 +281,7 @@ def results() -> str:
 
 def sensitivity() -> str:
     """From the records of `tfd_sensitivity`."""
-    from bench.store import Store
+    from bench.records.store import Store
     from reports import headline
 
     return headline.along(Store(REFERENCE), "tfd_sensitivity")
@@ -288,7 +289,7 @@ def sensitivity() -> str:
 
 def precision() -> str:
     """From the records of `precision_check`."""
-    from bench.store import Store
+    from bench.records.store import Store
     from reports import headline
 
     return headline.precisions(Store(REFERENCE), "precision_check")
@@ -296,7 +297,7 @@ def precision() -> str:
 
 def repeating() -> str:
     """From the records of all reference grids."""
-    from bench.store import Store
+    from bench.records.store import Store
     from reports import headline
 
     return headline.repeating(Store(REFERENCE), REFERENCE_GRIDS)
@@ -379,7 +380,7 @@ def test_the_readmes_commands_and_examples_run(tmp_path):
 
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    from bench.store import Store
+    from bench.records.store import Store
     from reports import page
 
     for name in REFERENCE_GRIDS:  # the figures that the README shows

@@ -9,7 +9,7 @@ import pytest
 
 import run_bench
 from bench.errors import UserError
-from bench.store import Store
+from bench.records.store import Store
 from reports.maps import draw
 
 
@@ -40,7 +40,7 @@ def test_a_map_is_the_papers_formula(trained):
     pytest.importorskip("pytorch_grad_cam")
     import torch
 
-    from bench.gradcam import _images, _network, look
+    from bench.measure.gradcam import _images, _network, look
 
     store, ids = trained
     looks = look([("tiny", ids[0])], [3], store)
@@ -62,7 +62,7 @@ def test_a_map_is_the_papers_formula(trained):
 
 def test_networks_of_other_data_are_refused_and_of_another_name_of_the_same_are_not(trained, monkeypatch):
     pytest.importorskip("pytorch_grad_cam")
-    from bench.gradcam import look
+    from bench.measure.gradcam import look
 
     store, ids = trained
     plain, record = Store.record, store.record("tiny", ids[1])
@@ -87,7 +87,7 @@ def test_an_image_that_is_not_there_is_refused(trained, image, told, capsys):
 
 
 def test_grad_cam_that_is_missing_is_named(trained, monkeypatch):
-    from bench.gradcam import look
+    from bench.measure.gradcam import look
 
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     store, ids = trained

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import catalogue
 from bench.models import MODELS
+from bench.plan import catalogue
 
 
 def vgg_parameters(*widths: int) -> int:

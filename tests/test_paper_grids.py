@@ -9,10 +9,10 @@ import sys
 import pytest
 from rich.console import Console
 
-from bench import grid as grids
-from bench import planning
-from bench.store import Store
-from bench.upkeep import verify
+from bench.plan import estimate as planning
+from bench.plan import grid as grids
+from bench.records.store import Store
+from bench.records.upkeep import verify
 from methods import METHODS
 
 PAIRS = [("resnet20", "resnet110"), ("resnet32", "resnet110"), ("wrn_16_2", "wrn_40_2"), ("wrn_40_1", "wrn_40_2")]

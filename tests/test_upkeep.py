@@ -10,8 +10,8 @@ import pytest
 import synthetic
 
 import run_bench
-from bench import upkeep
-from bench.store import Store
+from bench.records import upkeep
+from bench.records.store import Store
 
 GRID = "synthetic"
 

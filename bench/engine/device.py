@@ -15,7 +15,7 @@ import torch
 
 from bench.cores import usable_cores
 from bench.errors import UserError
-from bench.record import Machine
+from bench.records.record import Machine
 
 GPU_ELSEWHERE = "gpu elsewhere"  # of a cluster whose jobs are planned on this machine
 

@@ -17,7 +17,7 @@ from bench.engine.distributed import ALONE, Team
 from bench.engine.loop import Clock
 from bench.engine.trainee import Trainee
 
-log = logging.getLogger("bench.cell")
+log = logging.getLogger("bench.records.cell")
 
 
 def accuracy(network: nn.Module, batches: Any, precision: str, device: torch.device, team: Team = ALONE) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from functools import cache
 
-from bench.cell import Cell, digest
+from bench.records.cell import Cell, digest
 from methods import METHODS
 from methods.base import Method
 

@@ -14,10 +14,10 @@ import torch
 from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
-from bench.cell import Recipe, seed_from
 from bench.engine.distributed import ALONE, Team
 from bench.engine.schedule import learning_rate
 from bench.engine.trainee import Trainee
+from bench.records.cell import Recipe, seed_from
 from methods.base import Batch
 
 HOOK_INTERVAL_STEPS = 50  # hooks of single steps run this often: they cost more than a small network's step

@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.cell import Cell, seed_from
 from bench.data import Dataset, Split, Stream, evaluation_batches, hold_out, load
 from bench.engine.device import (
     autocast,
@@ -38,9 +37,10 @@ from bench.engine.loop import Clock, Group, TrainLoop
 from bench.engine.trainee import Answers, Optimiser, Teacher, Trainee
 from bench.errors import UserError
 from bench.models import MODELS, Network
-from bench.record import Accuracies, Accuracy, Clocks, Flops, Parameters, Record
-from bench.store import DamagedError, Store
-from bench.weights import read as read_weights
+from bench.models.weights import read as read_weights
+from bench.records.cell import Cell, seed_from
+from bench.records.record import Accuracies, Accuracy, Clocks, Flops, Parameters, Record
+from bench.records.store import DamagedError, Store
 from methods import METHODS, Networks
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from bench.cell import Spec, model_name
 from bench.data import load
 from bench.data.files import Files
 from bench.data.stream import STREAMED_SIZE
 from bench.models import MODELS, Network
+from bench.records.cell import Spec, model_name
 from methods.base import Method, Networks, Output
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.cell import Cell, digest
 from bench.errors import UserError
-from bench.record import Record
-from bench.store import OTHER_FOLDERS, Problem, Store
+from bench.records.cell import Cell, digest
+from bench.records.record import Record
+from bench.records.store import OTHER_FOLDERS, Problem, Store
 
 
 def prepare(cells: list[Cell], store: Store, grid: str, retry: bool, force: bool) -> list[str]:

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from bench.cell import Cell
-from bench.cluster import Cluster
-from bench.dispatch import ROUNDS, environment, give_up
 from bench.errors import UserError
-from bench.store import Store
-from bench.worker import Job, Worker
+from bench.jobs.cluster import Cluster
+from bench.jobs.local import ROUNDS, environment, give_up
+from bench.jobs.worker import Job, Worker
+from bench.records.cell import Cell
+from bench.records.store import Store
 
 ANSWER_S = 60  # to a client command; one without a controller needs about 10
 ARRAY_SIZE = 1001  # where the cluster does not tell: Slurm's own default
@@ -124,7 +124,7 @@ def _submit(jobs: list[Job], name: str, folder: Path, cluster: Cluster, after: s
     if after:
         wishes["dependency"] = f"afterok:{after}"
         wishes["additional_parameters"]["kill-on-invalid-dep"] = "yes"
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=10**6)  # `bench.worker.ATTEMPTS` bounds them
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=10**6)  # `bench.jobs.worker.ATTEMPTS` bounds them
     executor.update_parameters(**wishes)
     try:
         with environment(cluster.threads or THREADS), executor.batch():
@@ -205,7 +205,7 @@ def follow(
         for cell in left:
             teacher = cell.teacher.cell if cell.teacher else None
             if teacher and store.scratch(grid, teacher, "failure.json"):
-                from bench.worker import fail
+                from bench.jobs.worker import fail
 
                 fail(store, grid, cell.id, f"its teacher {teacher} failed", again=True)
         submit(left, store, grid, options, cluster)

@@ -9,12 +9,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.cell import Cell
 from bench.data import Dataset, Split, evaluation_batches, load
 from bench.errors import UserError
 from bench.models import MODELS, Network
-from bench.specs import describe
-from bench.store import Store
+from bench.plan.specs import describe
+from bench.records.cell import Cell
+from bench.records.store import Store
 
 
 class Look(NamedTuple):

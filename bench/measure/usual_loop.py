@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from bench.cell import Recipe
 from bench.data import Dataset, Split
+from bench.records.cell import Recipe
 from methods.base import Batch, Method, Networks, Output
 
 

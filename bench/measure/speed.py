@@ -17,19 +17,19 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import nn
 
-from bench.cell import Cell, Recipe
-from bench.cost import Subject, untrained
 from bench.engine.device import keep_freed_memory, machine, resolve_device
 from bench.engine.lockstep import companions
 from bench.engine.loop import Group
 from bench.engine.train import Bench, Options, assemble, build_network, count_flops
 from bench.engine.trainee import Optimiser, Teacher, Trainee
-from bench.grid import Grid
+from bench.measure.probe import Subject, untrained
+from bench.measure.usual_loop import UsualLoop
 from bench.models import Network, Stage
-from bench.record import Machine
-from bench.reference import UsualLoop
-from bench.specs import describe
-from bench.store import Store
+from bench.plan.grid import Grid
+from bench.plan.specs import describe
+from bench.records.cell import Cell, Recipe
+from bench.records.record import Machine
+from bench.records.store import Store
 from methods import METHODS, Batch
 
 TURNS = 7

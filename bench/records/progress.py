@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.store import Store
+from bench.records.store import Store
 
 STATES = ("done", "running", "failed", "missing")
 

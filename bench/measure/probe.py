@@ -29,17 +29,17 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.cell import Cell
 from bench.data import Dataset, Stream
-from bench.energy import joules
 from bench.engine.device import autocast, hand_back_freed_memory, keep_freed_memory, machine
 from bench.engine.loop import Clock, total
 from bench.engine.train import Bench, Options, assemble, build_network
 from bench.engine.trainee import Optimiser, Trainee
+from bench.measure.meters import joules
 from bench.models import Network
-from bench.record import Cost, Machine, Timing
-from bench.specs import describe
-from bench.store import Store
+from bench.plan.specs import describe
+from bench.records.cell import Cell
+from bench.records.record import Cost, Machine, Timing
+from bench.records.store import Store
 from methods.base import Batch, Networks, Output
 
 TURNS = 25  # measurements of each quantity

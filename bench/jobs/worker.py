@@ -23,8 +23,8 @@ from typing import Any
 
 import psutil
 
-from bench.cell import Cell
-from bench.store import DamagedError, Store
+from bench.records.cell import Cell
+from bench.records.store import DamagedError, Store
 
 ATTEMPTS = 3  # workers that a cell may lose before it has saved anything new
 POLL_S = 0.5
@@ -89,7 +89,7 @@ def work(job: Job) -> None:
     stop_on_sigterm()
     from bench.engine.distributed import join
     from bench.engine.train import Options
-    from bench.grid import import_plugin
+    from bench.plugins import import_plugin
 
     options = Options(**job.options)
     for plugin in options.imports:
@@ -244,7 +244,7 @@ def fail(store: Store, grid: str, cell_id: str, error: str, trace: str = "", aga
 
 @contextlib.contextmanager
 def _log_to(paths: list[Path]) -> Iterator[logging.Logger]:
-    log = logging.getLogger("bench.cell")
+    log = logging.getLogger("bench.records.cell")
     log.setLevel(logging.INFO)
     log.propagate = False
     with contextlib.ExitStack() as open_files:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,20 +11,19 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench import weights
-from bench.cell import Cell, Recipe, Teacher, model_name, safe
-from bench.cell import digest as hashed
-from bench.compatibility import Shape, Unbuildable, answer, differences, pretrained, refusal, shape_of, sized
 from bench.data import DATASETS, digest
 from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError, unknown
-from bench.models import MODELS
-from bench.recipes import recipe_for
-from bench.specs import added_later, complete, describe, expand_methods, label, named, pair_presets, short_for, value_of
+from bench.models import MODELS, weights
+from bench.plan.compatibility import Shape, Unbuildable, answer, differences, pretrained, refusal, shape_of, sized
+from bench.plan.recipes import recipe_for
+from bench.plan.specs import added_later, complete, describe, expand_methods, label, named, pair_presets, short_for, value_of
+from bench.records.cell import Cell, Recipe, Teacher, model_name, safe
+from bench.records.cell import digest as hashed
 from methods import METHODS
 from methods.base import Method
 
-SHIPPED = Path(__file__).parent / "grids"
+SHIPPED = Path(__file__).parents[1] / "grids"
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # as NumPy's generators, which mmengine seeds, take it
 COMMON_DATA = {"train_images": 0, "test_images": 0}  # size of a fixed, stratified subset; 0: all
 
@@ -147,31 +143,6 @@ def _override(raw: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: '{part}' is a {type(inner).__name__}; give it whole, as in --set {part}=...")
         place[part] = place = inner if inner is not None else {}
     place[last] = value
-
-
-def import_plugin(name: str) -> None:
-    """Import a user's module by dotted name or by path, so that what it registers is known.
-
-    Raises:
-        UserError: there is no such module, or it fails.
-    """
-    path = Path(name)
-    try:
-        if path.suffix == ".py":
-            module_name = safe(path.stem).replace("-", "_").replace(".", "_")
-            if getattr(sys.modules.get(module_name), "__file__", None) == str(path.resolve()):
-                return
-            spec = importlib.util.spec_from_file_location(module_name, path.resolve())
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[module_name] = module
-            spec.loader.exec_module(module)
-        else:
-            importlib.import_module(name)
-    except Exception as error:
-        sys.modules.pop(path.stem, None)
-        raise UserError(f"--import {name}: {type(error).__name__}: {error}") from error
 
 
 # Expanding

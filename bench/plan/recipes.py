@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.cell import Recipe
 from bench.errors import UserError, unknown
+from bench.records.cell import Recipe
 
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "crd": (

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import UserError, unknown
-from bench.grid import SHIPPED, shipped
-from bench.recipes import RECIPES, recipe_for
-from bench.specs import arguments_of
-from bench.store import Store
+from bench.plan.grid import SHIPPED, shipped
+from bench.plan.recipes import RECIPES, recipe_for
+from bench.plan.specs import arguments_of
+from bench.records.store import Store
 
 
 def table(what: str) -> Table:

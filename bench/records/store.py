@@ -28,9 +28,9 @@ from typing import Any, NamedTuple, TypeVar
 from filelock import FileLock, SoftFileLock
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from bench.cell import digest, safe
 from bench.errors import UserError, unknown
-from bench.record import SCHEMA, Cost, Record, seal, unseal
+from bench.records.cell import digest, safe
+from bench.records.record import SCHEMA, Cost, Record, seal, unseal
 
 Model = TypeVar("Model", Record, Cost)
 OTHER_FOLDERS = ("report", "cost", "launches")  # of a grid, beside its cells'
@@ -138,7 +138,7 @@ class Store:
         return hashlib.sha256(raw).hexdigest()
 
     def write_json(self, path: Path, body: dict[str, Any] | BaseModel) -> None:
-        """Write sealed JSON: see `bench.record.seal`."""
+        """Write sealed JSON: see `bench.records.record.seal`."""
         plain = body.model_dump(mode="json") if isinstance(body, BaseModel) else body
         self.write(path, json.dumps(seal(plain), indent=1, allow_nan=False) + "\n")
 

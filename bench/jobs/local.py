@@ -1,7 +1,7 @@
 """Cells to jobs on this machine, through submitit: in this process (debug) or in bounded processes (local).
 
 Every job gets the whole list and takes the first cell that is neither done, failed, held by another, nor waiting for its
-teacher: see `bench.worker`. A job's own result is never asked for.
+teacher: see `bench.jobs.worker`. A job's own result is never asked for.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 
 import psutil
 
-from bench.cell import Cell
-from bench.cluster import Cluster
 from bench.cores import usable_cores
 from bench.errors import UserError
-from bench.store import Store
-from bench.worker import ATTEMPTS, POLL_S, Job, Worker, fail
+from bench.jobs.cluster import Cluster
+from bench.jobs.worker import ATTEMPTS, POLL_S, Job, Worker, fail
+from bench.records.cell import Cell
+from bench.records.store import Store
 
 ROUNDS = ATTEMPTS + 1  # launches in a row that may end without any cell's end: so many a deadly cell needs to be named
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def launch(

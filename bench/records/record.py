@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from bench.cell import Cell, Frozen, digest
+from bench.records.cell import Cell, Frozen, digest
 
 SCHEMA = 1
 

@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from bench.cell import Cell, digest
-from bench.compatibility import Shape, ShapesAlone, answer, sized
-from bench.grid import Grid
-from bench.progress import STATES, state_of
-from bench.record import Cost
-from bench.specs import describe
-from bench.store import Store
+from bench.plan.compatibility import Shape, ShapesAlone, answer, sized
+from bench.plan.grid import Grid
+from bench.plan.specs import describe
+from bench.records.cell import Cell, digest
+from bench.records.progress import STATES, state_of
+from bench.records.record import Cost
+from bench.records.store import Store
 from methods import METHODS
 
 

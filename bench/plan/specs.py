@@ -12,10 +12,10 @@ from typing import Any
 from mmengine.registry import Registry
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from bench.cell import method_name, model_name
 from bench.data import Dataset
 from bench.errors import UserError, unknown
 from bench.models import Network
+from bench.records.cell import method_name, model_name
 from methods import METHODS
 from methods.base import Method
 

@@ -1,0 +1,1 @@
+"""What is measured apart from training: cost, speed, memory, energy, where networks look."""

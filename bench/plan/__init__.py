@@ -1,0 +1,1 @@
+"""Grid files to cells: every default filled in, every mistake named."""

@@ -1,0 +1,36 @@
+"""Users' own modules: imported by name or by path, so that what they register is known."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.records.cell import safe
+
+
+def import_plugin(name: str) -> None:
+    """Import a user's module by dotted name or by path, so that what it registers is known.
+
+    Raises:
+        UserError: there is no such module, or it fails.
+    """
+    path = Path(name)
+    try:
+        if path.suffix == ".py":
+            module_name = safe(path.stem).replace("-", "_").replace(".", "_")
+            if getattr(sys.modules.get(module_name), "__file__", None) == str(path.resolve()):
+                return
+            spec = importlib.util.spec_from_file_location(module_name, path.resolve())
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[module_name] = module
+            spec.loader.exec_module(module)
+        else:
+            importlib.import_module(name)
+    except Exception as error:
+        sys.modules.pop(path.stem, None)
+        raise UserError(f"--import {name}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,1 @@
+"""Records and the folders that hold them: what other rooms read and write. No torch here."""
