@@ -436,6 +436,31 @@ def test_published_files_are_complete():
     assert (both["2", "crd"], both["same family", "crd"]) == (71.36, 71.46)
 
 
+def test_published_numbers_cover_the_pairs_and_methods_of_the_crd_paper():
+    crd = read_published().query("source == 'Tian et al. 2020 (CRD)' and teacher != ''")
+    by_method = {method: set(zip(rows["student"], rows["teacher"], strict=True)) for method, rows in crd.groupby("method")}
+    equal_widths = {pair for pair in by_method["kd"] if pair in by_method["fsp"]}
+    assert {method for method, pairs in by_method.items() if pairs == by_method["kd"]} == set(
+        "kd fitnets at sp cc vid rkd pkt ab ft nst crd".split()
+    )
+    assert by_method["fsp"] == equal_widths == by_method["kd"] & {
+        *(("resnet20", "resnet56"), ("resnet20", "resnet110"), ("resnet32", "resnet110")),
+        *(("resnet8x4", "resnet32x4"), ("vgg8", "vgg13"), ("wrn_16_2", "wrn_40_2")),
+    }
+
+
+def test_published_numbers_that_papers_print_differently_carry_a_note():
+    """Where the TFD paper prints another number than the CRD paper, whom it quotes."""
+    numbers = read_published()
+    key = ["student", "teacher", "method"]
+    crd = numbers[numbers["source"] == "Tian et al. 2020 (CRD)"].drop_duplicates(key).set_index(key)["top1"]
+    quoted = numbers[numbers["source"].str.startswith("Li et al. 2022 (TFD)") & numbers["note"].str.contains("CRD paper")]
+    for row in quoted.to_dict("records"):
+        original = crd[tuple(row[name] for name in key)]
+        assert (original != row["top1"]) == row["note"].endswith(f"the CRD paper has {original:.2f}")
+    assert sum("CRD paper has" in note for note in quoted["note"]) == 5  # three of CRD, two of CC
+
+
 def test_search_takes_what_validation_prefers_and_bills_all_of_it():
     records = []
     for weight, top1 in ((0.005, 60.0), (0.01, 62.0)):
