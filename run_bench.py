@@ -156,15 +156,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _plan(options: argparse.Namespace, cluster: Any = None) -> Any:
     """(grid, store) of the options; imports torch."""
     from bench.engine.device import GPU_ELSEWHERE
-    from bench.plan import grid
+    from bench.plan import grid_file
+    from bench.plan.expand import expand
     from bench.plugins import import_plugin
     from bench.records.store import Store
 
     for plugin in options.imports:
         import_plugin(plugin)
-    name, raw = grid.read(options.grid, options.overrides)
+    name, raw = grid_file.read(options.grid, options.overrides)
     device = GPU_ELSEWHERE if cluster and cluster.kind == "slurm" and cluster.gpus else options.device
-    return grid.expand(name, raw, options.data_root, device), Store(options.results)
+    return expand(name, raw, options.data_root, device), Store(options.results)
 
 
 def _cluster(options: argparse.Namespace) -> Any:
@@ -198,13 +199,13 @@ def run(options: argparse.Namespace) -> int:
 def _assist(options: argparse.Namespace, team: Any) -> int:
     from bench.engine.train import Options
     from bench.jobs.worker import assist
-    from bench.plan import grid
+    from bench.plan import grid_file
     from bench.plugins import import_plugin
     from bench.records.store import Store
 
     for plugin in options.imports:
         import_plugin(plugin)
-    name, _ = grid.read(options.grid, options.overrides)
+    name, _ = grid_file.read(options.grid, options.overrides)
     settings = Options(**_worker_options(options) | {"device": team.device(options.device), "threads": options.threads or 0})
     assist(Store(options.results), name, settings, team)
     return 0

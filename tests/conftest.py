@@ -23,13 +23,13 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture
 def tiny():
-    """Expands the tiny grid, with changes, to a `bench.plan.grid.Grid`."""
-    from bench.plan import grid
+    """Expands the tiny grid, with changes, to a `Grid`."""
+    from bench.plan.expand import expand
 
-    def expand(**changes: Any):
-        return grid.expand("tiny", {**TINY, **changes}, device="cpu")
+    def expanded(**changes: Any):
+        return expand("tiny", {**TINY, **changes}, device="cpu")
 
-    return expand
+    return expanded
 
 
 @pytest.fixture

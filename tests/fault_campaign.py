@@ -33,7 +33,7 @@ from slurm_cluster import SlurmCluster
 from small import results, trainings, write_grid
 
 import bench.engine.train
-import bench.plan.grid  # noqa: F401  (imported once, here: every dispatcher is a fork of this process)
+import bench.plan.expand  # noqa: F401  (imported once, here: every dispatcher is a fork of this process)
 from bench.records import upkeep
 from bench.records.store import Store
 from run_bench import main as bench_main

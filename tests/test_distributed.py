@@ -15,7 +15,8 @@ from small import write_grid
 from bench.engine.distributed import ALONE, Team
 from bench.engine.schedule import learning_rate
 from bench.engine.train import Options, assemble
-from bench.plan import grid as grids
+from bench.plan import grid_file
+from bench.plan.expand import expand
 from bench.records.cell import Cell, Recipe, seed_from
 from bench.records.store import Store
 from methods.base import Batch
@@ -68,8 +69,8 @@ def by_hand(cell: Cell, store: Store) -> list[dict[str, float]]:
 
 
 def check_against_by_hand(root: Path, grid: str) -> None:
-    name, raw = grids.read(grid)
-    (cell,) = grids.expand(name, raw, device="cpu").cells
+    name, raw = grid_file.read(grid)
+    (cell,) = expand(name, raw, device="cpu").cells
     store = Store(root)
     record = store.record("small", cell.id)
     assert record is not None
@@ -130,8 +131,8 @@ def test_accuracies_of_a_team_are_those_of_one(whole: str, tmp_path: Path) -> No
     """The weights that two processes left, evaluated by one: 51 test samples, so that the shares are unequal."""
     changes = ["--set", "data.test_images=51"]
     assert main(["run", whole, *options(tmp_path / "results"), *changes]) == 0
-    name, raw = grids.read(whole, changes[1:])
-    (cell,) = grids.expand(name, raw, device="cpu").cells
+    name, raw = grid_file.read(whole, changes[1:])
+    (cell,) = expand(name, raw, device="cpu").cells
     store = Store(tmp_path / "results")
     record = store.record("small", cell.id)
     assert record is not None

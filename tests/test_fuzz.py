@@ -18,7 +18,8 @@ from small import GRID, results, write_grid
 from bench.errors import UserError
 from bench.jobs import cluster as clusters
 from bench.jobs import slurm
-from bench.plan import grid as grids
+from bench.plan import grid_file
+from bench.plan.expand import expand
 from bench.plugins import import_plugin
 from bench.records.cell import safe
 from bench.records.record import Record, seal
@@ -88,7 +89,7 @@ def test_grid_contents(raw: dict[str, Any]) -> None:
     methods = raw.get("methods")
     assume(not isinstance(methods, list) or len(methods) < 10)
     try:
-        found = grids.expand("fuzz", raw, device="cpu")
+        found = expand("fuzz", raw, device="cpu")
     except UserError as error:
         assert str(error)
     else:
@@ -101,7 +102,7 @@ def test_grid_contents(raw: dict[str, Any]) -> None:
 def test_grid_and_cluster_bytes(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(raw)
-    for read in (lambda: grids.expand(*grids.read(str(path)), device="cpu"), lambda: clusters.read(str(path), {})):
+    for read in (lambda: expand(*grid_file.read(str(path)), device="cpu"), lambda: clusters.read(str(path), {})):
         try:
             read()
         except UserError as error:
@@ -152,7 +153,7 @@ def test_a_dotted_name_calls_nothing_that_is_no_part(tmp_path: Path, name: str, 
             "data": {**GRID, "data": part},
         }[where]
         with pytest.raises(UserError):
-            grids.expand("fuzz", raw, device="cpu")
+            expand("fuzz", raw, device="cpu")
     assert files_under(tmp_path) == set()
 
 

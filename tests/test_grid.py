@@ -12,7 +12,8 @@ import torch
 
 from bench.errors import UserError
 from bench.models import MODELS
-from bench.plan import grid as grids
+from bench.plan import grid_file
+from bench.plan.expand import expand
 from bench.records.cell import Cell
 from methods import METHODS
 from methods.base import Card, Method
@@ -74,7 +75,7 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(tiny, tmp_path):
         "data: {type: digits, train_images: 40}\nrecipe: {name: digits, epochs: 1, weight_decay: 8e-4}\nseeds: [0]\n"
         "pairs: [{student: resnet8}]\nmethods: [tfd: {weight: 8e-4}]\n"
     )
-    [cell] = grids.expand(*grids.read(str(file)), device="cpu").cells
+    [cell] = expand(*grid_file.read(str(file)), device="cpu").cells
     assert (cell.method["weight"], cell.recipe.weight_decay) == (8e-4, 8e-4)
 
 
@@ -113,8 +114,8 @@ def test_what_stands_in_two_variations_is_one_cell(tiny):
 
 
 def test_an_override_reaches_the_variations(tmp_path):
-    name, raw = grids.read("paper_table5", ["recipe.epochs=7"])
-    assert {cell.recipe.epochs for cell in grids.expand(name, raw, device="cpu").cells} == {7}
+    name, raw = grid_file.read("paper_table5", ["recipe.epochs=7"])
+    assert {cell.recipe.epochs for cell in expand(name, raw, device="cpu").cells} == {7}
 
 
 # Teachers
@@ -187,7 +188,7 @@ def test_the_cost_of_a_teacher_that_is_brought_may_be_told(tiny, tmp_path, weigh
     for wrong in ("long", True, -1, float("nan")):
         with pytest.raises(UserError, match=r"pairs\[0\].teacher.train_s: a number of 0 or more"):
             tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": {**teacher, "train_s": wrong}}])
-    with pytest.raises(UserError, match="is measured here"):
+    with pytest.raises(UserError, match="are measured here"):
         tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": {"type": "resnet8", "train_s": 1}}])
 
 
@@ -198,7 +199,7 @@ class Opaque:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"model": "resnet14"}, r"not of resnet14.*it lacks blocks\.0\..*and \d+ more"),
+        ({"model": "resnet14"}, r"does not fit resnet14.*it lacks blocks\.0\..*and \d+ more"),
         ({"data": "cifar10"}, r"its stem\.\S+ is of shape \(16, 1, 3, 3\), not \(16, 3, 3, 3\)"),
         ({"data": "cifar100"}, "its classifier is of 10 classes, the data have 100"),
         ({"file": "missing.pt"}, "No such file"),
@@ -384,12 +385,12 @@ def test_a_file_that_is_no_grid_is_refused(tmp_path, text, told):
     file = tmp_path / "g.yaml"
     file.write_text(textwrap.dedent(text))
     with pytest.raises(UserError, match=told):
-        grids.read(str(file))
+        grid_file.read(str(file))
 
 
 def test_an_unknown_grid_names_the_nearest():
     with pytest.raises(UserError, match="unknown grid 'paper_tabel1'; did you mean 'paper_table1'"):
-        grids.read("paper_tabel1")
+        grid_file.read("paper_tabel1")
 
 
 @pytest.mark.parametrize(
@@ -397,12 +398,12 @@ def test_an_unknown_grid_names_the_nearest():
     [
         ("recipe.epochs", "write key=value"),
         ("recipe.epochs=[1", "is not a YAML value"),
-        ("seeds.first=1", "'seeds' is a list; give it whole"),
+        ("seeds.first=1", "'seeds' is a list; set all of it"),
     ],
 )
 def test_an_override_that_cannot_be_is_refused(override, told):
     with pytest.raises(UserError, match=told):
-        grids.read("quick", [override])
+        grid_file.read("quick", [override])
 
 
 def test_data_of_ones_own_may_bear_the_name_of_what_they_are(tiny, tmp_path):

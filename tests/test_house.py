@@ -25,7 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 FLOORS = ("methods", "bench", "reports")
 WITHOUT_TORCH = (
-    *("bench.errors", "bench.cores", "bench.plugins", "bench.stats", "bench.plan.recipes", "bench.records.cell"),
+    *(
+        "bench.errors",
+        "bench.cores",
+        "bench.plugins",
+        "bench.stats",
+        "bench.plan.recipes",
+        "bench.plan.grid_file",
+        "bench.records.cell",
+    ),
     *("bench.records.progress", "bench.records.record", "bench.records.store", "bench.records.upkeep"),
     *("bench.jobs.cluster", "bench.jobs.local", "bench.jobs.slurm", "bench.jobs.worker", "reports", "reports.headline"),
 )
@@ -177,10 +185,10 @@ def test_the_reference_records_are_sound_and_make_the_report_again_without_torch
 
 @pytest.mark.parametrize("name", REFERENCE_GRIDS)
 def test_the_reference_records_are_those_of_the_shipped_grid(name):
-    from bench.plan import grid
+    from bench.plan import grid_file
 
     made = json.loads((REFERENCE / name / "manifest.json").read_text(encoding="utf-8"))["grid"]
-    _, shipped = grid.read(name)
+    _, shipped = grid_file.read(name)
     data = shipped.pop("data")
     used = made.pop("data")
     assert made == shipped

@@ -9,8 +9,10 @@ import sys
 import pytest
 from rich.console import Console
 
+from bench.errors import UserError
 from bench.plan import estimate as planning
-from bench.plan import grid as grids
+from bench.plan import grid_file
+from bench.plan.expand import expand
 from bench.records.store import Store
 from bench.records.upkeep import verify
 from methods import METHODS
@@ -20,8 +22,8 @@ TAUGHT = {"fitnets", "at", "sp", "ab", "nst", "kd", "vid", "pkt", "rkd", "cc", "
 
 
 def expanded(name, **changes):
-    _, raw = grids.read(name)
-    return grids.expand(name, {**raw, **changes}, device="cpu")
+    _, raw = grid_file.read(name)
+    return expand(name, {**raw, **changes}, device="cpu")
 
 
 def students(grid):
@@ -70,7 +72,7 @@ def test_their_plan_needs_no_data_and_estimates_the_cost(name, tmp_path, monkeyp
 
 def test_table_3_says_what_it_lacks_and_where_to_put_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(grids.UserError, match=r"imagenet has not both train/ and val/.*--data-root"):
+    with pytest.raises(UserError, match=r"imagenet has not both train/ and val/.*--data-root"):
         expanded("paper_table3")
 
 

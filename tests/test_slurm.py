@@ -17,7 +17,8 @@ from test_distributed import RECIPE, check_against_by_hand
 from bench.errors import UserError
 from bench.jobs import cluster as clusters
 from bench.jobs import slurm
-from bench.plan import grid as grids
+from bench.plan import grid_file
+from bench.plan.expand import expand
 from bench.records.cell import Cell
 from bench.records.store import Store
 from run_bench import main
@@ -156,8 +157,8 @@ def test_two_processes_through_slurm_equal_two_halves_by_hand(cluster: SlurmClus
 
 @pytest.fixture
 def cells(tmp_path: Path) -> list[Cell]:
-    name, raw = grids.read(write_grid(tmp_path, seeds=[0, 1, 2, 3], methods=["none", "kd", "tfd"]))
-    return grids.expand(name, raw, device="cpu").cells
+    name, raw = grid_file.read(write_grid(tmp_path, seeds=[0, 1, 2, 3], methods=["none", "kd", "tfd"]))
+    return expand(name, raw, device="cpu").cells
 
 
 def test_plan_puts_teachers_first_and_keeps_to_the_limit(cells: list[Cell]) -> None:

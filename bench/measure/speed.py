@@ -25,7 +25,7 @@ from bench.engine.trainee import Optimiser, Teacher, Trainee
 from bench.measure.probe import Subject, untrained
 from bench.measure.usual_loop import UsualLoop
 from bench.models import Network, Stage
-from bench.plan.grid import Grid
+from bench.plan.expand import Grid
 from bench.plan.specs import describe
 from bench.records.cell import Cell, Recipe
 from bench.records.record import Machine

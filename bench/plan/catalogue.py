@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import UserError, unknown
-from bench.plan.grid import SHIPPED, shipped
+from bench.plan.grid_file import SHIPPED, shipped
 from bench.plan.recipes import RECIPES, recipe_for
 from bench.plan.specs import arguments_of
 from bench.records.store import Store

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from bench.plan.compatibility import Shape, ShapesAlone, answer, sized
-from bench.plan.grid import Grid
+from bench.plan.expand import Grid
 from bench.plan.specs import describe
 from bench.records.cell import Cell, digest
 from bench.records.progress import STATES, state_of

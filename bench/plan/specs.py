@@ -210,12 +210,3 @@ def describe(spec: dict[str, Any]) -> str:
     arguments = {name: value for name, value in spec.items() if name not in ("type", "name") and value not in (False, None)}
     inner = ", ".join(f"{name}={value}" for name, value in arguments.items())
     return model_name(spec) + (f"({inner})" if inner else "")
-
-
-def short_for(key: str) -> str:
-    """'recipe: crd' is short for 'recipe: {name: crd}', 'data: digits' for 'data: {type: digits}'."""
-    return "name" if key.endswith("recipe") else "type"
-
-
-def named(value: str | Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {key: value} if isinstance(value, str) else dict(value)

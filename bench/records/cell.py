@@ -1,6 +1,6 @@
 """A cell is one training: what exactly is trained, on what, how. Equal cells have equal ids, on every machine.
 
-No torch here: the registries' defaults are filled in by `bench.plan.grid`, which builds the cells.
+No torch here: the registries' defaults are filled in by `bench.plan.expand`, which builds the cells.
 """
 
 from __future__ import annotations

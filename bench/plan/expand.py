@@ -1,0 +1,337 @@
+"""Grids to cells: every default filled in, every mistake named with its file and key, teachers before students."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from bench.data import DATASETS, digest
+from bench.engine.device import resolve_device, resolve_precision
+from bench.errors import UserError
+from bench.models import MODELS, weights
+from bench.plan.compatibility import Shape, Unbuildable, answer, differences, pretrained, refusal, shape_of, sized
+from bench.plan.grid_file import GridFile, Pair, long_form, variations
+from bench.plan.recipes import recipe_for
+from bench.plan.specs import added_later, complete, describe, expand_methods, label, pair_presets, value_of
+from bench.records.cell import Cell, Recipe, Spec, Teacher, model_name
+from bench.records.cell import digest as hashed
+from methods import METHODS
+from methods.base import Method
+
+SUBSETS = ("train_images", "test_images")  # keys of `data`: sizes of fixed, stratified subsets; 0, their default: all images
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A method on a pair that cannot be trained, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a grid."""
+
+    name: str
+    about: str
+    cells: list[Cell]  # teachers first
+    skipped: list[Skip] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)  # the file's contents after --set
+    shapes: dict[str, Shape] = field(default_factory=dict)  # by the digest of a cell's `data`
+
+    @property
+    def by_id(self) -> dict[str, Cell]:
+        return {cell.id: cell for cell in self.cells}
+
+    def manifest(self) -> dict[str, Any]:
+        """What `manifest.json` in the grid's folder holds."""
+        teachers = {cell.teacher.cell for cell in self.cells if cell.teacher}
+        return {
+            "about": self.about,
+            "grid": self.source,
+            "cells": [{"id": cell.id, "label": cell.label, "teacher": cell.id in teachers} for cell in self.cells],
+            "skipped": [{"what": skip.what, "reason": skip.reason} for skip in self.skipped],
+            "methods": {key: asdict(METHODS.get(key).card) for key in sorted(_keys(cell.method for cell in self.cells))},
+        }
+
+
+def _keys(specs: Iterable[Spec]) -> set[str]:
+    """Registry keys of these methods and of the methods within them."""
+    found = set()
+    for spec in specs:
+        inner = [item for value in spec.values() for item in (value if isinstance(value, list) else [value])]
+        found |= {spec["type"], *_keys(item for item in inner if isinstance(item, dict) and "type" in item)}
+    return found
+
+
+def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, device: str = "auto") -> Grid:
+    """The cells of a grid, teachers first, each once. What cannot be combined is listed with the reason.
+
+    Args:
+        name: of the grid; names its folder.
+        raw: the contents of a grid file, as `grid_file.read` returns them.
+        data_root: the folder that holds the data sets.
+        device: "auto", "cpu" or "cuda"; decides what precision "auto" is.
+
+    Raises:
+        UserError: anything wrong in the file, with its place.
+    """
+    found = variations(name, raw)
+    expansion = _Expansion(data_root, device)
+    for where, file in found:
+        expansion.add(where, file)
+    cells = {**expansion.teachers, **expansion.students}
+    if not cells:
+        reasons = "; ".join(f"{skip.what}: {skip.reason}" for skip in expansion.skipped)
+        raise UserError(f"{name}: the grid expands to nothing. {reasons}")
+    about = found[0][1].about
+    return Grid(name, about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.shapes)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One network of a pair, its data and its recipe."""
+
+    data: Spec
+    shape: Shape
+    model: Spec
+    recipe: Recipe
+    precision: str
+
+    def undistilled(self, seed: int) -> Cell:
+        """The cell that trains this network with the cross-entropy alone."""
+        return Cell(
+            data=self.data,
+            student=self.model,
+            teacher=None,
+            method={"type": "none"},
+            method_version=METHODS.get("none").version,
+            recipe=self.recipe,
+            seed=seed,
+            precision=self.precision,
+            label="none",
+        )
+
+
+@dataclass(frozen=True)
+class _Sides:
+    student: _Side
+    teacher: _Side | None
+    ready: Teacher | None  # the teacher, where it needs no training here
+
+    @property
+    def key(self) -> str | None:
+        """'resnet56/resnet20': how presets name a pair."""
+        return f"{model_name(self.teacher.model)}/{model_name(self.student.model)}" if self.teacher else None
+
+    def __str__(self) -> str:
+        student = describe(self.student.model)
+        return f"{student} taught by {describe(self.teacher.model)}" if self.teacher else student
+
+
+class _Expansion:
+    """Collects the cells of a grid and of its variations."""
+
+    def __init__(self, data_root: str | None, device: str) -> None:
+        self.data_root, self.device = data_root, device
+        self.teachers: dict[str, Cell] = {}
+        self.students: dict[str, Cell] = {}
+        self.skipped: dict[Skip, None] = {}
+        self.shapes: dict[str, Shape] = {}
+        self.weights: dict[str, tuple[dict[str, Tensor], str]] = {}  # by file: tensors, SHA-256
+
+    def add(self, where: str, file: GridFile) -> None:
+        precision = resolve_precision(file.precision, resolve_device(self.device))
+        data = _data(file.data, f"{where}, data", self.data_root)
+        shape = self._shape(data, f"{where}, data")
+        entries = expand_methods(file.methods, f"{where}, methods")
+        for index, pair in enumerate(file.pairs):
+            at = f"{where}, pairs[{index}]"
+            model = _model(long_form("student", pair.student), f"{at}.student")
+            recipe = recipe_for(long_form("recipe", file.recipe), model_name(model), f"{where}, recipe")
+            student = _Side(data, sized(shape, recipe.image_size), model, recipe, precision)
+            _check_buildable(student, f"{at}.student")
+            teacher, ready = self._teacher(file, pair, student, where, at)
+            self._add_methods(file, _Sides(student, teacher, ready), entries)
+
+    def _shape(self, data: Spec, where: str) -> Shape:
+        key = hashed(data)
+        if key not in self.shapes:
+            try:
+                self.shapes[key] = shape_of(data, self.data_root)
+            except (OSError, ValueError, KeyError) as error:
+                raise UserError(f"{where}: {error}") from None
+        return self.shapes[key]
+
+    def _teacher(self, file: GridFile, pair: Pair, student: _Side, where: str, at: str) -> tuple[_Side | None, Teacher | None]:
+        """The pair's teacher as a network, and as a `Teacher` where it needs no training here."""
+        if pair.teacher is None:
+            return None, None
+        spec = long_form("teacher", pair.teacher)
+        weights_file = spec.pop("weights", None)
+        cost = {name: _number(spec.pop(name, None), f"{at}.teacher.{name}") for name in ("train_s", "train_flops")}
+        model = _model(spec, f"{at}.teacher")
+        source = file.recipe if file.teacher_recipe is None else file.teacher_recipe
+        recipe = recipe_for(long_form("recipe", source), model_name(model), f"{where}, teacher_recipe")
+        teacher = _Side(student.data, student.shape, model, recipe, student.precision)
+        _check_buildable(teacher, f"{at}.teacher")
+        ready = self._ready(teacher, weights_file, f"{at}.teacher.weights")
+        if ready:
+            return teacher, ready.model_copy(update=cost)
+        if any(value is not None for value in cost.values()):
+            raise UserError(f"{at}.teacher: train_s and train_flops belong to a teacher with weights; others are measured here")
+        return teacher, None
+
+    def _ready(self, teacher: _Side, file: object, where: str) -> Teacher | None:
+        """The teacher from its file or with published weights; None where it must be trained."""
+        if file is None:
+            has_weights = pretrained(teacher.model, teacher.shape.classes)
+            return Teacher(model=teacher.model) if has_weights else None
+        if not isinstance(file, str):
+            raise UserError(f"{where}: the path of a file, not {file!r}")
+        try:
+            if file not in self.weights:
+                self.weights[file] = weights.read(file)
+            tensors, sha256 = self.weights[file]
+            reason = differences(tensors, answer(teacher.model, teacher.shape)[0])
+        except (OSError, ValueError) as error:
+            raise UserError(f"{where}: {error}") from None
+        if reason:
+            raise UserError(f"{where}: {file} does not fit {describe(teacher.model)} on these data: {reason}")
+        return Teacher(model=teacher.model, weights_sha256=sha256, weights=file)
+
+    def _add_methods(self, file: GridFile, sides: _Sides, entries: list[tuple[Spec, str]]) -> None:
+        """The cells of all methods on one pair; `entries` are short specs with their places."""
+        seen: set[str] = set()
+        for short, at in entries:
+            spec, name, method = _method(short, sides, at)
+            if reason := _misfit(method, sides):
+                self.skipped[Skip(f"{name} on {sides}", reason)] = None
+                continue
+            later = added_later(spec)
+            teacher_seeds = file.seeds if file.teacher_seeds == "each" else file.seeds[:1]
+            suppliers = {seed: self._supplier(method, sides, seed) for seed in teacher_seeds}
+            for seed in file.seeds:
+                cell = Cell(
+                    data=sides.student.data,
+                    student=sides.student.model,
+                    teacher=suppliers.get(seed, suppliers[file.seeds[0]]),
+                    method=spec,
+                    method_version=method.version,
+                    recipe=sides.student.recipe,
+                    seed=seed,
+                    precision=sides.student.precision,
+                    needs=method.needs,
+                    label=name,
+                    added_later=later,
+                )
+                cell_id = cell.id
+                if cell_id in seen:
+                    raise UserError(f"{at}: {name} stands twice in the grid for {sides}; remove one")
+                seen.add(cell_id)
+                self.students.setdefault(cell_id, cell)
+
+    def _supplier(self, method: Method, sides: _Sides, seed: int) -> Teacher | None:
+        """Where the trained network comes from that the method needs; one that must be trained becomes a cell."""
+        if method.needs == "none":
+            return None
+        supplier = sides.student
+        if method.needs == "teacher":
+            if sides.ready:
+                return sides.ready
+            assert sides.teacher is not None
+            epochs = max(1, round(sides.teacher.recipe.epochs * method.teacher_epochs_fraction))
+            supplier = replace(sides.teacher, recipe=sides.teacher.recipe.model_copy(update={"epochs": epochs}))
+        cell = supplier.undistilled(seed)
+        cell_id = cell.id
+        self.teachers[cell_id] = cell
+        return Teacher(cell=cell_id, model=cell.student)
+
+
+def _check_buildable(network: _Side, where: str) -> None:
+    try:
+        answer(network.model, network.shape)
+    except Unbuildable as error:
+        raise UserError(f"{where}: {error}") from None
+    except ValueError:
+        pass  # it cannot take the images: a reason to skip what needs it
+
+
+def _method(short: Spec, sides: _Sides, where: str) -> tuple[Spec, str, Method]:
+    """The full spec for this pair, its label, and an instance."""
+    short = pair_presets(short, sides.key, where)
+    full = complete(METHODS, "method", short, where)
+    name = label(short, full)
+    try:
+        method = METHODS.build(full)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {error}") from None
+    if method.prepare_epochs < 0:
+        raise UserError(f"{where}: {name}: prepare_epochs is 0 or more, not {method.prepare_epochs}")
+    if not 0 < method.teacher_epochs_fraction <= 1:
+        allowed = "above 0, at most 1"
+        raise UserError(f"{where}: {name}: teacher_epochs_fraction is {allowed}, not {method.teacher_epochs_fraction}")
+    return full, name, method
+
+
+def _misfit(method: Method, sides: _Sides) -> str | None:
+    """Why a fresh method cannot run on this pair, or None."""
+    student, teacher = sides.student, sides.teacher
+    if method.needs == "teacher" and teacher is None:
+        return "needs a teacher, and this pair has none"
+    if method.needs == "teacher" and sides.ready and method.teacher_epochs_fraction < 1:
+        return "needs a teacher whose training was stopped early, and this pair's is not trained here"
+    if method.memory_by_sample and student.recipe.processes > 1:
+        return "keeps a memory by sample, of which each of several processes would see a part"
+    if method.needs_hard_labels and student.recipe.soft_targets:
+        return "needs hard labels, and this recipe mixes or smooths them"
+    other = student if method.needs == "self" else teacher
+    return refusal(method, student.model, other.model if other else None, student.shape)
+
+
+def _model(spec: Spec, where: str) -> Spec:
+    return complete(MODELS, "model", spec, where, elsewhere=("classes", "channels"))
+
+
+def _data(value: str | Mapping[str, Any], where: str, data_root: str | None) -> Spec:
+    """The full spec of the data, with the digest of the user's own."""
+    spec = long_form("data", value)
+    common: dict[str, Any] = {}
+    for key in SUBSETS:
+        common[key] = value_of(spec.pop(key, 0), int, f"{where}.{key}")
+        if common[key] < 0:
+            raise UserError(f"{where}.{key}: a number of images, 0 for all, not {common[key]}")
+    if "name" in spec:
+        common["name"] = value_of(spec.pop("name"), str, f"{where}.name")
+    spec.pop("digest", None)
+    filled = complete(DATASETS, "data set", spec, where, elsewhere=("root",))
+    try:
+        found = digest(filled, data_root)
+    except (OSError, ValueError, KeyError) as error:
+        hint = "; name their folder by --data-root or data.path" if "path" in filled else ""
+        raise UserError(f"{where}: {error}{hint}") from None
+    if "name" in common and found is None:
+        raise UserError(f"{where}.name: only data of your own can be given a name; these are {filled['type']}")
+    return {**filled, **common, "digest": found}
+
+
+def _number(value: object, where: str) -> float | None:
+    """A number of 0 or more, or None where none is given.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if value is None:
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise UserError(f"{where}: a number of 0 or more, not {value!r}")
+    return number
