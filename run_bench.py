@@ -197,10 +197,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _assist(options: argparse.Namespace, team: Any) -> int:
-    from bench.engine.train import Options
     from bench.jobs.worker import assist
     from bench.plan import grid_file
     from bench.plugins import import_plugin
+    from bench.records.options import Options
     from bench.records.store import Store
 
     for plugin in options.imports:
@@ -227,7 +227,7 @@ def _run(options: argparse.Namespace, cluster: Any) -> int:
     store.write_manifest(grid.name, grid.manifest())
     for skip in grid.skipped:
         console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
-    for line in upkeep.prepare(grid.cells, store, grid.name, options.retry, options.force):
+    for line in upkeep.prepare(grid.cells, store.results.grid(grid.name), options.retry, options.force):
         console.print(line, highlight=False, markup=False)
     todo = [cell for cell in grid.cells if not store.settled(grid.name, cell.id)]
     if todo:
@@ -275,7 +275,7 @@ def _tell_who_trains_alone(cells: list[Any], console: Any) -> None:
 
 
 def _worker_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Plain values for `bench.engine.train.Options`."""
+    """Plain values for `bench.records.options.Options`."""
     from bench.engine.visualisers import backend
 
     return {
@@ -298,8 +298,8 @@ def cost(options: argparse.Namespace) -> int:
 
 def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespace, console: Any, force: bool) -> None:
     from bench.engine.device import machine, resolve_device
-    from bench.engine.train import Options
     from bench.measure import probe as cost
+    from bench.records.options import Options
     from bench.records.record import BUSY_PERCENT
 
     threads = options.threads if options.verb == "cost" else 0
@@ -324,8 +324,8 @@ def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespac
 def speed(options: argparse.Namespace) -> int:
     import json
 
-    from bench.engine.train import Options
     from bench.measure import speed as bench_speed
+    from bench.records.options import Options
 
     grid, store = _plan(options)
     settings = Options(device=options.device, threads=options.threads, data_root=options.data_root)
@@ -483,7 +483,7 @@ def verify(options: argparse.Namespace) -> int:
     else:
         store, grid = _place(options)
         grids = [grid]
-    problems = [problem for grid in grids for problem in upkeep.verify(store, grid)]
+    problems = [problem for grid in grids for problem in upkeep.verify(store.results.grid(grid))]
     for problem in problems:
         print(f"{problem.path}: {problem.reason}")
     print(f"{len(grids)} grids, {len(problems)} problems" if options.all else f"{len(problems)} problems")
@@ -492,12 +492,12 @@ def verify(options: argparse.Namespace) -> int:
 
 def merge(options: argparse.Namespace) -> int:
     from bench.records import upkeep
-    from bench.records.store import Store
+    from bench.records.folders import ResultsFolder
 
-    taken, conflicts = upkeep.merge(Store(options.results), Store(options.source))
+    taken, conflicts = upkeep.merge(ResultsFolder(options.results), ResultsFolder(options.source))
     for conflict in conflicts:
         print(f"{conflict.path}: {conflict.reason}")
-    print(f"{taken} taken over, {len(conflicts)} conflicts")
+    print(f"{taken} copied, {len(conflicts)} conflicts")
     return 1 if conflicts else 0
 
 

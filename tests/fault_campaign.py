@@ -35,6 +35,7 @@ from small import results, trainings, write_grid
 import bench.engine.train
 import bench.plan.expand  # noqa: F401  (imported once, here: every dispatcher is a fork of this process)
 from bench.records import upkeep
+from bench.records.folders import ResultsFolder
 from bench.records.store import Store
 from run_bench import main as bench_main
 
@@ -248,7 +249,7 @@ class Campaign:
         for cell_id, count in trainings(self.results).items():
             if count > 1 and cell_id not in self.damaged:
                 lost.append(f"{cell_id}: trained {count} times")
-        problems = upkeep.verify(Store(self.results), "small")
+        problems = upkeep.verify(ResultsFolder(self.results).grid("small"))
         return lost + [f"{problem.path}: {problem.reason}" for problem in problems if "was set aside" not in problem.reason]
 
     @contextlib.contextmanager

@@ -11,11 +11,12 @@ import synthetic
 import torch
 
 import run_bench
-from bench.engine.train import Options, assemble, count_flops
+from bench.engine.train import assemble, count_flops
 from bench.measure import meters as energy
 from bench.measure import probe as cost
 from bench.measure.probe import LiveTensors, Subject
 from bench.plan import estimate as planning
+from bench.records.options import Options
 from bench.records.store import Store
 
 CPU = Options(device="cpu", threads=1)

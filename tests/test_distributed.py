@@ -14,10 +14,11 @@ from small import write_grid
 
 from bench.engine.distributed import ALONE, Team
 from bench.engine.schedule import learning_rate
-from bench.engine.train import Options, assemble
+from bench.engine.train import assemble
 from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.records.cell import Cell, Recipe, seed_from
+from bench.records.options import Options
 from bench.records.store import Store
 from methods.base import Batch
 from run_bench import main

@@ -14,9 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.engine.loop import DivergedError
 from bench.engine.schedule import learning_rate
-from bench.engine.train import Options, assemble, train
+from bench.engine.train import assemble, train
 from bench.plan.specs import arguments_of
 from bench.records.cell import Recipe
+from bench.records.options import Options
 from bench.records.store import Store
 from methods import METHODS
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.engine.train import Options, train
+from bench.engine.train import train
 from bench.models import MODELS
+from bench.records.options import Options
 from bench.records.store import Store
 
 BY_NAME = {"torchvision": "resnet18", "timm": "resnet18"}  # adapters to a library's networks

@@ -165,7 +165,8 @@ def test_a_teacher_from_a_file_needs_no_training(tiny, tmp_path, weights, form):
 
 
 def test_a_teacher_from_a_file_teaches(tiny, tmp_path, weights):
-    from bench.engine.train import Options, train
+    from bench.engine.train import train
+    from bench.records.options import Options
     from bench.records.store import Store
 
     torch.save({"model": weights}, tmp_path / "t.pt")

@@ -15,7 +15,8 @@ from reports.maps import draw
 
 @pytest.fixture
 def trained(tiny, tmp_path):
-    from bench.engine.train import Options, train
+    from bench.engine.train import train
+    from bench.records.options import Options
 
     store, grid = Store(tmp_path), tiny(methods=["none", "ls"])
     store.write_manifest("tiny", grid.manifest())

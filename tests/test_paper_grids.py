@@ -156,4 +156,4 @@ def test_every_method_finishes(tmp_path, repository):
     assert done.returncode == 0, done.stdout + done.stderr
     store = Store(tmp_path)
     records, problems = store.records("every_method")
-    assert (len(records), problems, verify(store, "every_method")) == (38, [], [])
+    assert (len(records), problems, verify(store.results.grid("every_method"))) == (38, [], [])

@@ -443,10 +443,15 @@ def test_published_numbers_cover_the_pairs_and_methods_of_the_crd_paper():
     assert {method for method, pairs in by_method.items() if pairs == by_method["kd"]} == set(
         "kd fitnets at sp cc vid rkd pkt ab ft nst crd".split()
     )
-    assert by_method["fsp"] == equal_widths == by_method["kd"] & {
-        *(("resnet20", "resnet56"), ("resnet20", "resnet110"), ("resnet32", "resnet110")),
-        *(("resnet8x4", "resnet32x4"), ("vgg8", "vgg13"), ("wrn_16_2", "wrn_40_2")),
-    }
+    assert (
+        by_method["fsp"]
+        == equal_widths
+        == by_method["kd"]
+        & {
+            *(("resnet20", "resnet56"), ("resnet20", "resnet110"), ("resnet32", "resnet110")),
+            *(("resnet8x4", "resnet32x4"), ("vgg8", "vgg13"), ("wrn_16_2", "wrn_40_2")),
+        }
+    )
 
 
 def test_published_numbers_that_papers_print_differently_carry_a_note():

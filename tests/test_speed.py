@@ -11,9 +11,10 @@ import torch
 import run_bench
 from bench.data import load
 from bench.engine.device import has_bf16
-from bench.engine.train import Options, assemble, build_network
+from bench.engine.train import assemble, build_network
 from bench.measure import speed
 from bench.measure.usual_loop import UsualLoop
+from bench.records.options import Options
 from bench.records.store import Store
 
 

@@ -11,7 +11,7 @@ import synthetic
 
 import run_bench
 from bench.records import upkeep
-from bench.records.store import Store
+from bench.records.folders import ResultsFolder
 
 GRID = "synthetic"
 
@@ -86,7 +86,7 @@ def _stranger(store, folder):
 
 
 def test_nothing_is_wrong_with_sound_results(store):
-    assert upkeep.verify(store, GRID) == []
+    assert upkeep.verify(store.results.grid(GRID)) == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_nothing_is_wrong_with_sound_results(store):
 def test_verify_names_each_kind_of_harm(store, harm, where, why):
     folder = next(path for path in sorted(store.folder(GRID).glob("*-kd-s0-*")))
     harm(store, folder)
-    problems = upkeep.verify(store, GRID)
+    problems = upkeep.verify(store.results.grid(GRID))
     assert problems
     assert all(where in problem.path and why in problem.reason for problem in problems)
     assert len(problems) == (2 if harm is _lost_teacher else 1)  # two students miss the teacher
@@ -146,7 +146,7 @@ def test_merge_takes_what_is_missing_and_names_contradictions(store, tmp_path):
     other.write_cost(GRID, again.model_copy(update={"session": "theirs"}))
     before = {record.id: record for record in store.records(GRID)[0]}
     costs = store.costs(GRID)[0]
-    taken, conflicts = upkeep.merge(store, other)
+    taken, conflicts = upkeep.merge(store.results, other.results)
     after = {record.id: record for record in store.records(GRID)[0]}
     assert taken == 2  # at with two seeds
     assert {cell_id: after[cell_id] for cell_id in before} == before  # ours stay
@@ -155,5 +155,5 @@ def test_merge_takes_what_is_missing_and_names_contradictions(store, tmp_path):
     assert len(store.costs(GRID)[0]) == len(costs) + 1
     assert {problem.path.split("/")[1] for problem in conflicts} == {one for one in before if "resnet110" not in one}
     assert all("trained twice" in problem.reason for problem in conflicts)
-    assert upkeep.verify(store, GRID) == []
-    assert upkeep.merge(store, Store(store.root))[0] == 0  # with itself: nothing to do
+    assert upkeep.verify(store.results.grid(GRID)) == []
+    assert upkeep.merge(store.results, ResultsFolder(store.root))[0] == 0  # with itself: nothing to do

@@ -39,25 +39,12 @@ from bench.errors import UserError
 from bench.models import MODELS, Network
 from bench.models.weights import read as read_weights
 from bench.records.cell import Cell, seed_from
+from bench.records.options import Options
 from bench.records.record import Accuracies, Accuracy, Clocks, Flops, Parameters, Record
 from bench.records.store import DamagedError, Store
 from methods import METHODS, Networks
 
 Module = TypeVar("Module", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How cells are run on this machine. None of it is part of a cell's identity."""
-
-    device: str = "auto"
-    threads: int = 0  # 0: all cores
-    data_root: str | None = None
-    checkpoint_s: float = 30.0
-    visualise: tuple[str, ...] = ()  # mmengine's visualiser backends, such as TensorboardVisBackend
-    neighbours: int = 0
-    imports: tuple[str, ...] = ()  # the user's own plug-ins
-    together: bool = False  # train cells in lock-step where that is the same: see `bench.engine.lockstep`
 
 
 class BenchRunner(Runner):

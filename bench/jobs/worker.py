@@ -40,7 +40,7 @@ class Job:
     root: str
     grid: str
     cells: list[dict[str, Any]]
-    options: dict[str, Any]  # of bench.engine.train.Options
+    options: dict[str, Any]  # of bench.records.options.Options
     owner: int | None = None  # the process without which the worker shall not go on
     devices: str | None = None  # CUDA_VISIBLE_DEVICES; None: as found
     processes: int = 1  # that train each cell together; cells with another number are left alone
@@ -88,8 +88,8 @@ def work(job: Job) -> None:
         threading.Thread(target=_follow, args=(job.owner,), daemon=True).start()
     stop_on_sigterm()
     from bench.engine.distributed import join
-    from bench.engine.train import Options
     from bench.plugins import import_plugin
+    from bench.records.options import Options
 
     options = Options(**job.options)
     for plugin in options.imports:

@@ -32,12 +32,13 @@ from torch.utils._pytree import tree_leaves
 from bench.data import Dataset, Stream
 from bench.engine.device import autocast, hand_back_freed_memory, keep_freed_memory, machine
 from bench.engine.loop import Clock, total
-from bench.engine.train import Bench, Options, assemble, build_network
+from bench.engine.train import Bench, assemble, build_network
 from bench.engine.trainee import Optimiser, Trainee
 from bench.measure.meters import joules
 from bench.models import Network
 from bench.plan.specs import describe
 from bench.records.cell import Cell
+from bench.records.options import Options
 from bench.records.record import Cost, Machine, Timing
 from bench.records.store import Store
 from methods.base import Batch, Networks, Output

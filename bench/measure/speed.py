@@ -20,7 +20,7 @@ from torch import nn
 from bench.engine.device import keep_freed_memory, machine, resolve_device
 from bench.engine.lockstep import companions
 from bench.engine.loop import Group
-from bench.engine.train import Bench, Options, assemble, build_network, count_flops
+from bench.engine.train import Bench, assemble, build_network, count_flops
 from bench.engine.trainee import Optimiser, Teacher, Trainee
 from bench.measure.probe import Subject, untrained
 from bench.measure.usual_loop import UsualLoop
@@ -28,6 +28,7 @@ from bench.models import Network, Stage
 from bench.plan.expand import Grid
 from bench.plan.specs import describe
 from bench.records.cell import Cell, Recipe
+from bench.records.options import Options
 from bench.records.record import Machine
 from bench.records.store import Store
 from methods import METHODS, Batch

@@ -1,4 +1,4 @@
-"""What one finished cell leaves behind. The schema is versioned; readers refuse what they do not know.
+"""What one finished cell leaves behind. The schema is versioned; what a reader does not know it refuses and leaves alone.
 
 No torch here. Accuracies are in percent, times in seconds, sizes in MiB.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import statistics
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from bench.records.cell import Cell, Frozen, digest
+from bench.records.cell import Cell, Frozen, Spec, digest
 
 SCHEMA = 1
 
@@ -75,7 +75,22 @@ class Machine(Frozen):
         return f"{self.device} / {self.cpu} x{self.cores}" if self.device != "cpu" else f"{self.cpu} x{self.cores}"
 
 
-class Record(Frozen):
+LATER: dict[str, Any] = {"added_later": True}  # of a field that is left out of the file while it is None
+
+
+class Extensible(Frozen):
+    """A model that gains optional fields (see `LATER`): at None they are not written, so that older files stay as they are."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_nones(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        body: dict[str, Any] = handler(self)
+        for name, field in type(self).model_fields.items():
+            if field.json_schema_extra == LATER and body.get(name, ...) is None:
+                del body[name]
+        return body
+
+
+class Record(Extensible):
     schema_version: int = SCHEMA
     id: str
     cell: Cell
@@ -95,6 +110,12 @@ class Record(Frozen):
     finished: str
     weights_sha256: str  # of the weights file beside the record
     curves_sha256: str  # of the curves file beside the record
+    source: str | None = Field(None, json_schema_extra=LATER)  # digest of the source code that trained it
+    path: str | None = Field(None, json_schema_extra=LATER)  # how its steps were run: eagerly, or as a recorded graph
+    path_reason: str | None = Field(None, json_schema_extra=LATER)  # why so
+    train_top1: Percent | None = Field(None, json_schema_extra=LATER)  # after the last epoch, as are the next two
+    test_nll: float | None = Field(None, ge=0, json_schema_extra=LATER)  # mean negative log-likelihood, nats
+    test_calibration_error: Percent | None = Field(None, json_schema_extra=LATER)  # expected, over confidence bins
 
     def mismatch(self) -> str | None:
         """Why this record cannot be what it says, or None."""
@@ -127,7 +148,7 @@ class Timing(Frozen):
         return statistics.quantiles(self.turns_ms, n=4, method="inclusive") if len(self.turns_ms) > 1 else [*self.turns_ms] * 3
 
 
-class Cost(Frozen):
+class Cost(Extensible):
     """What a step costs on an otherwise idle machine; one for all seeds of a (pair, method, recipe), see `Cell.cost_key`.
 
     `step` is measured whole. The parts are measured apart and need not add up to it. All is measured in one process, which
@@ -159,6 +180,8 @@ class Cost(Frozen):
     threads: int
     machine: Machine
     measured: str  # ISO 8601, UTC
+    method: Spec | None = Field(None, json_schema_extra=LATER)  # whose step it is, every argument
+    path: str | None = Field(None, json_schema_extra=LATER)  # how the steps were run; as of a record
 
 
 def seal(body: dict[str, Any]) -> dict[str, Any]:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bench.errors import UserError
 from bench.records.cell import Cell, digest
+from bench.records.cell_folder import CURVES, KEPT, RECORD, CellFolder
+from bench.records.files import Problem
+from bench.records.folders import OTHER_FOLDERS, GridFolder, ResultsFolder
 from bench.records.record import Record
-from bench.records.store import OTHER_FOLDERS, Problem, Store
 
 
-def prepare(cells: list[Cell], store: Store, grid: str, retry: bool, force: bool) -> list[str]:
-    """Before a run: set aside what is damaged or to be redone, forget failures that may be tried again, and take over what
-    other grids have. Returns what was set aside and why.
+def prepare(cells: Sequence[Cell], folder: GridFolder, retry: bool, force: bool) -> list[str]:
+    """Before a run: set aside what is damaged or to be redone, forget failures that may be tried again, and copy what other
+    grids have. Returns what was set aside and why, and what this version cannot read.
     """
-    said = []
-    needed = {cell.teacher.cell for cell in cells if cell.teacher and (force or not store.done(grid, cell.id))}
+    lines = []
+    needed = {cell.teacher.cell for cell in cells if cell.teacher and (force or not folder.cell(cell.id).done())}
     for cell in cells:
-        folder = store.cell(grid, cell.id)
-        reason, damaged = store.unusable(grid, cell.id, with_weights=cell.id in needed)
+        place = folder.cell(cell.id)
+        reason, damaged = place.unusable(with_weights=cell.id in needed) or ("", [])
         if force:
-            reason, damaged = "to be trained again", ["record.json"]
-            (folder / "checkpoint").unlink(missing_ok=True)
-        for path in (folder / name for name in damaged):
-            if path.exists():
-                store.set_aside(path)
-                said.append(f"set aside {path}: {reason}")
-        if not force and not store.done(grid, cell.id):
-            store.adopt(grid, cell.id, with_weights=cell.id in needed)
-        failure = store.scratch(grid, cell.id, "failure.json")
+            reason, damaged = "to be trained again", [RECORD]
+            place.drop_checkpoint()
+        lines += [f"set aside {folder.results.root / name}: {reason}" for name in place.set_aside(*damaged)]
+        if why := place.unreadable():
+            lines.append(f"{place.place(RECORD)}: {why}")
+        elif not force and not place.done():
+            folder.results.adopt(place, with_weights=cell.id in needed)
+        failure = place.failure()
         if failure and (retry or force or failure.get("again")):
-            (folder / "failure.json").unlink()
-    return said
+            place.clear_failure()
+    return lines
 
 
-def verify(store: Store, grid: str) -> list[Problem]:
+def verify(folder: GridFolder) -> list[Problem]:
     """All that is wrong with a grid's results; empty where all is well.
 
     Checked: the manifest's digest; of every record the digest, schema version, types and ranges, and that its id is the one
@@ -43,84 +46,84 @@ def verify(store: Store, grid: str) -> list[Problem]:
     problems = []
     known = None
     try:
-        known = {cell["id"] for cell in store.manifest(grid)["cells"]}
+        known = {cell["id"] for cell in folder.manifest()["cells"]}
     except UserError as error:
-        problems.append(Problem(f"{grid}/manifest.json", str(error)))
-    records, unusable = store.records(grid)
+        problems.append(Problem(f"{folder.name}/manifest.json", str(error)))
+    records, unusable = folder.records()
     problems += unusable
     ids = {record.id for record in records}
     broken = {problem.path.split("/")[1] for problem in unusable}
     for record in records:
-        problems += _verify_files(store, grid, record)
+        cell = folder.cell(record.id)
+        problems += _verify_kept(cell, record)
         teacher = record.cell.teacher.cell if record.cell.teacher else None
         if teacher and teacher not in ids:
-            problems.append(Problem(f"{grid}/{record.id}/record.json", f"its teacher {teacher} has no record here"))
-    _, unusable = store.costs(grid)
-    problems += unusable
-    folder = store.folder(grid)
-    problems += [
-        Problem(f"{grid}/{path.relative_to(folder)}", "was set aside; look at it, then remove it")
-        for path in sorted(folder.glob("*/*.damaged-*"))
-    ]
+            problems.append(Problem(cell.place(RECORD), f"its teacher {teacher} has no record here"))
+    problems += folder.costs()[1]
+    problems += [Problem(name, "was set aside; look at it, then remove it") for name in folder.set_aside_files()]
     if known is not None:
-        strangers = {path.name for path in folder.iterdir() if path.is_dir()} - known - ids - broken - set(OTHER_FOLDERS)
-        problems += [Problem(f"{grid}/{name}", "is no cell of the manifest, and has no record") for name in sorted(strangers)]
+        strangers = set(folder.folders()) - known - ids - broken - set(OTHER_FOLDERS)
+        problems += [
+            Problem(f"{folder.name}/{name}", "is no cell of the manifest, and has no record") for name in sorted(strangers)
+        ]
     return problems
 
 
-def _verify_files(store: Store, grid: str, record: Record) -> list[Problem]:
+def _verify_kept(cell: CellFolder, record: Record) -> list[Problem]:
     problems = []
-    path = f"{grid}/{record.id}"
-    try:
-        rows = len(store.curves(grid, record).splitlines()) - 1
-        if rows != record.epochs:
-            problems.append(Problem(f"{path}/curves.csv", f"it has {rows} rows for {record.epochs} epochs"))
-    except ValueError as error:
-        problems.append(Problem(f"{path}/curves.csv", str(error)))
-    if (store.cell(grid, record.id) / "weights.safetensors").exists():
+    for kept in KEPT:
+        if kept.optional and not cell.has(kept):
+            continue
         try:
-            store.weights(grid, record)
+            raw = cell.kept(kept, record)
+            rows = len(raw.decode().splitlines()) - 1 if kept is CURVES else record.epochs
+            if rows != record.epochs:
+                problems.append(Problem(cell.place(kept.name), f"it has {rows} rows for {record.epochs} epochs"))
         except ValueError as error:
-            problems.append(Problem(f"{path}/weights.safetensors", str(error)))
+            problems.append(Problem(cell.place(kept.name), str(error)))
     return problems
 
 
-def merge(ours: Store, theirs: Store) -> tuple[int, list[Problem]]:
-    """Take over cells and costs that we lack; ours stay where both have one.
+def merge(ours: ResultsFolder, theirs: ResultsFolder) -> tuple[int, list[Problem]]:
+    """Copy cells and costs that we lack; ours stay where both have one.
 
     Returns:
-        How many cells were taken over, and the conflicts: cells that both trained, with different results.
+        How many cells were copied, and the conflicts: cells that both trained, with different results.
 
     Raises:
         UserError: there are no results in their folder.
     """
     if not theirs.grids():
         raise UserError(f"{theirs.root}: there are no results in this folder (no <grid>/manifest.json)")
-    taken, problems = 0, []
-    for grid in theirs.grids():
-        ours.check_writable(grid)
-        _merge_manifests(ours, theirs, grid)
-        records, unusable = theirs.records(grid)
+    copied, problems = 0, []
+    for name in theirs.grids():
+        here, there = ours.grid(name), theirs.grid(name)
+        here.check_writable()
+        _merge_manifests(here, there)
+        records, unusable = there.records()
         problems += [Problem(f"{theirs.root}/{problem.path}", problem.reason) for problem in unusable]
         for record in records:
+            cell = here.cell(record.id)
             try:
-                mine = ours.record(grid, record.id)
+                mine = cell.record()
             except ValueError as error:
-                problems.append(Problem(f"{grid}/{record.id}", f"ours cannot be used ({error}); theirs was not taken over"))
+                problems.append(Problem(cell.place(), f"ours cannot be used ({error}); theirs was not copied"))
                 continue
             if mine is None:
-                ours.take_over(theirs, grid, grid, record.id)
-                taken += 1
+                cell.copy_from(there.cell(record.id))
+                copied += 1
             elif results(mine) != results(record):
-                here, there = mine.accuracies.last.top1, record.accuracies.last.top1
-                hosts = mine.machine.host, record.machine.host
-                reason = f"trained twice: {here:.2f} % here ({hosts[0]}), {there:.2f} % there ({hosts[1]}); ours stays"
-                problems.append(Problem(f"{grid}/{record.id}", reason))
-        measured = {(cost.key, cost.machine.hardware) for cost in ours.costs(grid)[0]}
-        for cost in theirs.costs(grid)[0]:
-            if (cost.key, cost.machine.hardware) not in measured:
-                ours.write_cost(grid, cost)
-    return taken, problems
+                problems.append(Problem(cell.place(), _contradiction(mine, record)))
+        measured = {(cost.key, cost.machine.hardware, cost.path) for cost in here.costs()[0]}
+        for cost in there.costs()[0]:
+            if (cost.key, cost.machine.hardware, cost.path) not in measured:
+                here.write_cost(cost)
+    return copied, problems
+
+
+def _contradiction(ours: Record, theirs: Record) -> str:
+    here, there = ours.accuracies.last.top1, theirs.accuracies.last.top1
+    return f"trained twice: {here:.2f} % here ({ours.machine.host}), {there:.2f} % there ({theirs.machine.host}); ours stays"
 
 
 def results(record: Record) -> str:
@@ -128,10 +131,10 @@ def results(record: Record) -> str:
     return digest(record.model_dump(mode="json", include={"accuracies", "weights_sha256", "steps"}))
 
 
-def _merge_manifests(ours: Store, theirs: Store, grid: str) -> None:
-    manifest = theirs.manifest(grid)
-    if grid in ours.grids():
-        mine = ours.manifest(grid)
+def _merge_manifests(here: GridFolder, there: GridFolder) -> None:
+    manifest = there.manifest()
+    if here.name in here.results.grids():
+        mine = here.manifest()
         known = {cell["id"] for cell in mine["cells"]}
         manifest = {**mine, "cells": mine["cells"] + [cell for cell in manifest["cells"] if cell["id"] not in known]}
-    ours.write_manifest(grid, manifest)
+    here.write_manifest(manifest)

@@ -1,0 +1,257 @@
+"""The results folder and its grids: with `cell_folder.py` all that knows paths. Handles give and take contents, not paths.
+
+    <root>/<grid>/manifest.json             what the grid consists of, written by `run`
+    <root>/<grid>/<cell>/record.json        the truth: present and intact means done
+    <root>/<grid>/<cell>/curves.csv         one row an epoch
+    <root>/<grid>/<cell>/weights.safetensors
+    <root>/<grid>/<cell>/checkpoint         while it trains: a digest, then what torch.save wrote
+    <root>/<grid>/<cell>/progress.json, failure.json, attempts.json, log.txt, lock
+    <root>/<grid>/<cell>/visual/            what mmengine's visualizer backends write
+    <root>/<grid>/cost/<key>-<hardware>.json
+    <root>/<grid>/launches/<launch>.json    what was handed to a cluster, and beside it what submitit writes; hints only
+    <root>/<grid>/report/
+
+Every file is written beside its place and renamed into it, so that a reader sees all of it or none. No torch here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, SoftFileLock
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from bench.errors import UserError, unknown
+from bench.records import files
+from bench.records.cell import digest, safe
+from bench.records.cell_folder import RECORD, CellFolder
+from bench.records.files import Problem
+from bench.records.record import Cost, Record
+
+OTHER_FOLDERS = ("report", "cost", "launches")  # of a grid, beside its cells'
+
+
+Arrays = list[list[list[str]]]  # of a launch: its arrays, their jobs, the ids of the cells of each
+ARRAYS = TypeAdapter(Arrays)
+
+
+class Launch(NamedTuple):
+    """What was handed to a cluster at one time."""
+
+    backend: str  # the kind of cluster
+    arrays: Arrays
+
+
+class Manifest(BaseModel):
+    """The part of a manifest that this program relies on; other keys are kept as they are."""
+
+    class _Cell(BaseModel):
+        id: str = Field(pattern=r"^[a-z0-9_+.-]{1,120}$")
+        label: str
+
+    class _Skip(BaseModel):
+        what: str
+        reason: str
+
+    cells: list[_Cell]
+    skipped: list[_Skip]
+
+
+class ResultsFolder:
+    """Grids of results, side by side."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._resolved = self.root.resolve()
+
+    def __repr__(self) -> str:
+        return f"ResultsFolder({str(self.root)!r})"
+
+    def grid(self, name: str) -> GridFolder:
+        """A grid's folder, which need not exist.
+
+        Raises:
+            UserError: the name is not one of a folder below the root.
+        """
+        return GridFolder(self, name)
+
+    def grids(self) -> list[str]:
+        """Names of the grids that have a manifest."""
+        return sorted(path.parent.name for path in self.root.glob("*/manifest.json"))
+
+    def inside(self, path: Path) -> Path:
+        """The path itself.
+
+        Raises:
+            UserError: it has an unsafe name, or leads out of the root by a link.
+        """
+        if path.name != safe(path.name) or not path.resolve().is_relative_to(self._resolved):
+            raise UserError(f"'{path.name}' cannot name a folder in {self.root}: use at most 80 of a-z 0-9 _ + . -")
+        return path
+
+    def find(self, text: str) -> CellFolder:
+        """The one cell whose id starts with, or contains, this text.
+
+        Raises:
+            UserError: none or several do.
+        """
+        every = [cell for name in self.grids() for cell in self.grid(name).cells()]
+        hits = [cell for cell in every if cell.id.startswith(text)] or [cell for cell in every if text in cell.id]
+        if not hits:
+            raise unknown("cell", text, {cell.id for cell in every}, str(self.root))
+        names = sorted({cell.id for cell in hits})
+        if len(names) > 1:
+            rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            raise UserError(f"'{text}' names {len(names)} cells: {', '.join(names[:8])}{rest}")
+        return hits[0]
+
+    def adopt(self, cell: CellFolder, with_weights: bool) -> bool:
+        """Copy a finished cell from another grid of this folder, so that it is not trained twice."""
+        for path in sorted(self.root.glob(f"*/{cell.id}/{RECORD}")):
+            name = path.parent.parent.name
+            if name == cell.grid.name or name != safe(name):
+                continue
+            other = self.grid(name).cell(cell.id)
+            if other.done() and not other.unusable(with_weights):
+                cell.copy_from(other)
+                return True
+        return False
+
+
+class GridFolder:
+    """The results of one grid."""
+
+    def __init__(self, results: ResultsFolder, name: str) -> None:
+        self.results, self.name = results, name
+        self._path = results.inside(results.root / name)
+
+    def __repr__(self) -> str:
+        return f"{self.results!r}.grid({self.name!r})"
+
+    def cell(self, cell_id: str) -> CellFolder:
+        """A cell's folder, which need not exist.
+
+        Raises:
+            UserError: the id is not the name of a folder below this one.
+        """
+        return CellFolder(self, cell_id)
+
+    def folders(self) -> list[str]:
+        """Names of all folders in this one."""
+        return sorted(path.name for path in self._path.iterdir() if path.is_dir()) if self._path.is_dir() else []
+
+    def cells(self) -> Iterator[CellFolder]:
+        """Folders of cells, in the order of their ids, whatever they hold."""
+        for name in self.folders():
+            if name not in OTHER_FOLDERS and name == safe(name):
+                yield self.cell(name)
+
+    def check_writable(self) -> None:
+        """Fail before anything is trained rather than after.
+
+        Raises:
+            UserError: the folder cannot be made or written, or its file system has no locks.
+        """
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._path) as file:
+                file.write(b"0" * 4096)
+                file.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write results in {self._path}: {error.strerror}; choose another folder with --results"
+            ) from None
+        try:
+            with FileLock(self._path / ".lock", timeout=5) as lock:
+                if isinstance(lock, SoftFileLock):  # a mere marker file, which would outlive a holder that is killed
+                    raise OSError("no flock")
+        except TimeoutError:
+            pass  # another run looks at the same moment: locks work
+        except (OSError, NotImplementedError) as error:  # the second is what filelock raises where flock is missing
+            raise UserError(
+                f"{self._path}: its file system cannot lock files ({error}); mount it with locks, or choose another folder"
+            ) from None
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Write what the grid consists of; keys of the manifest before it that the new one lacks are kept."""
+        path = self._path / "manifest.json"
+        files.write_json(path, (files.read_hint(path) or {}) | manifest)
+
+    def manifest(self) -> dict[str, Any]:
+        """{"about", "cells": [{"id", "label", ...}], "skipped": [{"what", "reason"}], "grid", ...}.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        path = self._path / "manifest.json"
+        try:
+            manifest = files.read_json(path)
+            Manifest.model_validate(manifest)
+            return manifest
+        except FileNotFoundError:
+            raise unknown("results", self.name, self.results.grids(), str(self.results.root)) from None
+        except ValueError as error:
+            reason = files.first(error) if isinstance(error, ValidationError) else error
+            raise UserError(f"{path}: {reason}; `run` writes it anew") from None
+
+    def records(self) -> tuple[list[Record], list[Problem]]:
+        """All usable records, in the order of their ids, and what could not be used."""
+        records, problems = [], []
+        for cell in self.cells():
+            try:
+                if record := cell.record():
+                    records.append(record)
+            except (ValueError, OSError) as error:
+                problems.append(Problem(cell.place(RECORD), str(error)))
+        return records, problems
+
+    def costs(self) -> tuple[list[Cost], list[Problem]]:
+        """All usable costs, and what could not be used."""
+        costs, problems = [], []
+        for path in sorted((self._path / "cost").glob("*.json")):
+            try:
+                costs.append(files.parse(Cost, files.read_json(path)))
+            except (ValueError, OSError) as error:
+                problems.append(Problem(f"{self.name}/cost/{path.name}", str(error)))
+        return costs, problems
+
+    def write_cost(self, cost: Cost) -> None:
+        name = "-".join(filter(None, [cost.key, digest(cost.machine.hardware)[:8], cost.path]))
+        files.write_json(self._path / "cost" / f"{name}.json", cost)
+
+    def launch_folder(self, launch: str) -> Path:
+        """For what submitit writes of one launch."""
+        folder = self._path / "launches" / safe(launch)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder
+
+    def write_launch(self, launch: str, backend: str, arrays: Arrays) -> None:
+        files.write_json(self._path / "launches" / f"{safe(launch)}.json", {"arrays": arrays, "backend": backend})
+
+    def launches(self, backend: str) -> dict[str, Launch]:
+        """What was handed to one kind of cluster, by the launch's name. Damaged files are left out: they are hints."""
+        found = {}
+        for path in sorted((self._path / "launches").glob("*.json")):
+            with contextlib.suppress(ValueError, OSError):
+                body = files.read_json(path)
+                launch = Launch(body.get("backend", "slurm"), ARRAYS.validate_python(body.get("arrays")))
+                if launch.backend == backend:
+                    found[path.stem] = launch
+        return found
+
+    def report_folder(self) -> Path:
+        return self._path / "report"
+
+    def set_aside_files(self) -> list[str]:
+        """Damaged files of cells that were set aside, relative to the results folder."""
+        return [str(path.relative_to(self.results.root)) for path in sorted(self._path.glob("*/*.damaged-*"))]
+
+    def clean(self, weights: bool) -> int:
+        """Remove what finished cells no longer need: checkpoints, damaged files that were set aside, and, if `weights`, the
+        weights of cells that teach nobody. Returns the bytes freed."""
+        teachers = {cell["id"] for cell in self.manifest()["cells"] if cell.get("teacher")}
+        return sum(cell.clean(weights and cell.id not in teachers) for cell in self.cells() if cell.done())
