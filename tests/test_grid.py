@@ -37,8 +37,8 @@ def methods_of(grid):
         ({"kd": {"temperature": [2, 4]}}, ["kd(temperature=2.0)", "kd"]),
         ({"kd": {"temperature": [2, 3], "weight": [0.5, 0.9]}}, None),
         ({"tffd": {"preset": "readme"}}, ["tffd[readme]"]),
-        ({"tffd": {"preset": ["readme", "cli"]}}, ["tffd[readme]", "tffd[cli]"]),
-        ({"tffd": {"preset": "readme", "intra": 0}}, ["tffd[readme](intra=0.0)"]),
+        ({"tffd": {"preset": ["readme", "cli"]}}, ["tffd[readme]", "tffd"]),  # the defaults are those of cli
+        ({"tffd": {"preset": "readme", "intra": 0}}, ["tffd(inter=0.0005, intra=0.0)"]),
         ("tfd+kd", ["tfd+kd"]),
         ({"tfd+kd": {"tfd": {"weight": [0.01, 1]}}}, ["tfd(weight=0.01)+kd", "tfd(weight=1.0)+kd"]),
         ({"tfd": {"stages": [1, 2]}}, ["tfd(stages=[1, 2])"]),

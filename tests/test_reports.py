@@ -441,7 +441,7 @@ def test_published_numbers_cover_the_pairs_and_methods_of_the_crd_paper():
     by_method = {method: set(zip(rows["student"], rows["teacher"], strict=True)) for method, rows in crd.groupby("method")}
     equal_widths = {pair for pair in by_method["kd"] if pair in by_method["fsp"]}
     assert {method for method, pairs in by_method.items() if pairs == by_method["kd"]} == set(
-        "kd fitnets at sp cc vid rkd pkt ab ft nst crd".split()
+        ["kd", "fitnets", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "nst", "crd"]
     )
     assert (
         by_method["fsp"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from bench.data import Dataset, Split, evaluation_batches, load
 from bench.errors import UserError
 from bench.models import MODELS, Network
-from bench.plan.specs import describe
 from bench.records.cell import Cell
+from bench.records.naming import describe
 from bench.records.store import Store
 
 

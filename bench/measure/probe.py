@@ -36,8 +36,8 @@ from bench.engine.train import Bench, assemble, build_network
 from bench.engine.trainee import Optimiser, Trainee
 from bench.measure.meters import joules
 from bench.models import Network
-from bench.plan.specs import describe
 from bench.records.cell import Cell
+from bench.records.naming import describe
 from bench.records.options import Options
 from bench.records.record import Cost, Machine, Timing
 from bench.records.store import Store

@@ -16,7 +16,8 @@ from bench.data import load
 from bench.data.files import Files
 from bench.data.stream import STREAMED_SIZE
 from bench.models import MODELS, Network
-from bench.records.cell import Spec, model_name
+from bench.records.cell import Spec
+from bench.records.naming import model_name
 from methods.base import Method, Networks, Output
 
 

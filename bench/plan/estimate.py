@@ -15,8 +15,8 @@ from torch import nn
 
 from bench.plan.compatibility import Shape, ShapesAlone, answer, sized
 from bench.plan.expand import Grid
-from bench.plan.specs import describe
 from bench.records.cell import Cell, digest
+from bench.records.naming import describe
 from bench.records.progress import STATES, state_of
 from bench.records.record import Cost
 from bench.records.store import Store

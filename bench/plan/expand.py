@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from bench.models import MODELS, weights
 from bench.plan.compatibility import Shape, Unbuildable, answer, differences, pretrained, refusal, shape_of, sized
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
 from bench.plan.recipes import recipe_for
-from bench.plan.specs import added_later, complete, describe, expand_methods, label, pair_presets, value_of
-from bench.records.cell import Cell, Recipe, Spec, Teacher, model_name
+from bench.plan.specs import added_later, complete, expand_methods, pair_presets, signatures, value_of
+from bench.records.cell import Cell, Recipe, Spec, Teacher
 from bench.records.cell import digest as hashed
+from bench.records.naming import describe, method_family, method_label, model_name, nested, pair_name
 from methods import METHODS
 from methods.base import Method
 
@@ -51,22 +52,24 @@ class Grid:
     def manifest(self) -> dict[str, Any]:
         """What `manifest.json` in the grid's folder holds."""
         teachers = {cell.teacher.cell for cell in self.cells if cell.teacher}
+        specs = [cell.method for cell in self.cells]
+        keys = {part["type"] for spec in specs for part in nested(spec)}
         return {
             "about": self.about,
             "grid": self.source,
-            "cells": [{"id": cell.id, "label": cell.label, "teacher": cell.id in teachers} for cell in self.cells],
+            "cells": [
+                {
+                    "id": cell.id,
+                    "label": cell.label,
+                    "family": method_family(cell.method),
+                    "teacher": cell.id in teachers,
+                }
+                for cell in self.cells
+            ],
             "skipped": [{"what": skip.what, "reason": skip.reason} for skip in self.skipped],
-            "methods": {key: asdict(METHODS.get(key).card) for key in sorted(_keys(cell.method for cell in self.cells))},
+            "methods": {key: asdict(METHODS.get(key).card) for key in sorted(keys)},
+            "plugins": {key: found._asdict() for key, found in signatures(specs).items()},
         }
-
-
-def _keys(specs: Iterable[Spec]) -> set[str]:
-    """Registry keys of these methods and of the methods within them."""
-    found = set()
-    for spec in specs:
-        inner = [item for value in spec.values() for item in (value if isinstance(value, list) else [value])]
-        found |= {spec["type"], *_keys(item for item in inner if isinstance(item, dict) and "type" in item)}
-    return found
 
 
 def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, device: str = "auto") -> Grid:
@@ -127,7 +130,7 @@ class _Sides:
     @property
     def key(self) -> str | None:
         """'resnet56/resnet20': how presets name a pair."""
-        return f"{model_name(self.teacher.model)}/{model_name(self.student.model)}" if self.teacher else None
+        return pair_name(self.teacher.model if self.teacher else None, self.student.model)
 
     def __str__(self) -> str:
         student = describe(self.student.model)
@@ -266,7 +269,7 @@ def _method(short: Spec, sides: _Sides, where: str) -> tuple[Spec, str, Method]:
     """The full spec for this pair, its label, and an instance."""
     short = pair_presets(short, sides.key, where)
     full = complete(METHODS, "method", short, where)
-    name = label(short, full)
+    name = method_label(full, sides.key, signatures([full]))
     try:
         method = METHODS.build(full)
     except (ValueError, TypeError) as error:

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from bench.data import Dataset
 from bench.errors import UserError, unknown
 from bench.models import Network
-from bench.records.cell import method_name, model_name
+from bench.records.naming import Signature, is_shipped, nested
 from methods import METHODS
 from methods.base import Method
 
@@ -154,20 +154,17 @@ def _takes_list(annotation: Any) -> bool:
     return any((typing.get_origin(each) or each) in (list, tuple) for each in origins)
 
 
-def label(short: Mapping[str, Any], full: dict[str, Any]) -> str:
-    """'kd', 'kd(temperature=2.0)', 'tffd[readme]', 'dkd[pair]', 'tfd(weight=0.01)+kd': the name and what differs."""
-    if full["type"] == "sum":
-        return "+".join(label(s, f) for s, f in zip(short["parts"], full["parts"], strict=True))
-    name = method_name(full)
-    if "preset" in short:
-        name += "[pair]" if "/" in short["preset"] else f"[{short['preset']}]"
-    changed = []
-    for argument, parameter in arguments_of(METHODS.get(full["type"])).items():
-        if argument in short and (parameter.default is parameter.empty or full[argument] != parameter.default):
-            value = full[argument]
-            text = label(short[argument], value) if isinstance(value, dict) and "type" in value else value
-            changed.append(f"{argument}={text}")
-    return name + (f"({', '.join(changed)})" if changed else "")
+def signatures(specs: Iterable[Mapping[str, Any]]) -> dict[str, Signature]:
+    """Of the methods in these specs that do not ship with the bench, by registry key: what their labels are made from."""
+    found = {}
+    for key in {part["type"] for spec in specs for part in nested(spec)}:
+        if not is_shipped(key):
+            builder = METHODS.get(key)
+            parameters = arguments_of(builder)
+            defaults = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
+            presets = getattr(builder, "presets", {})
+            found[key] = Signature(tuple(parameters), json.loads(json.dumps(defaults)), json.loads(json.dumps(presets)))
+    return found
 
 
 def pair_presets(short: dict[str, Any], pair: str | None, where: str) -> dict[str, Any]:
@@ -203,10 +200,3 @@ def added_later(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             if isinstance(inner, dict) and "type" in inner:
                 found |= added_later(inner, f"{prefix}{path}.")
     return found
-
-
-def describe(spec: dict[str, Any]) -> str:
-    """'resnet20', or 'resnet34(pretrained=True)': the name and the arguments that are on."""
-    arguments = {name: value for name, value in spec.items() if name not in ("type", "name") and value not in (False, None)}
-    inner = ", ".join(f"{name}={value}" for name, value in arguments.items())
-    return model_name(spec) + (f"({inner})" if inner else "")

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bench.records.naming import data_name, method_family, model_name
+
 PROTOCOL = 1  # raised when the engine's arithmetic changes, so that old results are not mixed with new ones
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -106,7 +108,7 @@ class Cell(Frozen):
     @model_validator(mode="after")
     def _no_idle_teacher(self) -> Cell:
         if self.teacher and self.needs == "none":
-            raise ValueError(f"{method_name(self.method)} needs no teacher, and none would be asked")
+            raise ValueError(f"{method_family(self.method)} needs no teacher, and none would be asked")
         return self
 
     @property
@@ -133,8 +135,7 @@ class Cell(Frozen):
     @property
     def id(self) -> str:
         """Readable prefix and 12 hexadecimal digits of SHA-256 over canonical JSON; safe as a file name on every system."""
-        data = str(self.data.get("name") or self.data["type"])
-        readable = "-".join([data, model_name(self.student), method_name(self.method), f"s{self.seed}"])
+        readable = "-".join([data_name(self.data), model_name(self.student), method_family(self.method), f"s{self.seed}"])
         return f"{safe(readable)}-{digest(self.identity)[:12]}"
 
     @property
@@ -158,15 +159,3 @@ def seed_from(*parts: Any) -> int:
 def safe(name: str) -> str:
     """Lower case, only letters, digits, '_', '+', '.' and '-', at most 80 characters."""
     return re.sub(r"[^a-z0-9_+.-]+", "-", name.lower()).strip(".-")[:80]
-
-
-def method_name(spec: Spec) -> str:
-    """'kd', or 'tfd+kd' for a sum; the last part of a dotted path."""
-    if spec["type"] == "sum":
-        return "+".join(method_name(part) for part in spec["parts"])
-    return str(spec["type"]).rpartition(".")[2]
-
-
-def model_name(spec: Spec) -> str:
-    """'resnet20'; of a library's network its name there, 'resnet18' for torchvision's; the last part of a dotted path."""
-    return str(spec.get("name") or str(spec["type"]).rpartition(".")[2])
