@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.records.cell import Cell, Recipe, Teacher
+from bench.records.cell import Cell, Teacher
+from bench.records.recipe import Recipe
 from bench.records.record import Accuracies, Accuracy, Clocks, Cost, Flops, Machine, Parameters, Record, Timing
 from bench.records.store import Store
 

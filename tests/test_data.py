@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.data import augment, files, stream
 from bench.data.sets import DATASETS, Dataset, Split, digest, hold_out, load, stratified
 from bench.data.stream import Stream, evaluation_batches
-from bench.records.cell import Recipe
+from bench.records.recipe import Recipe
 
 CPU = torch.device("cpu")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

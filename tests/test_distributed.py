@@ -17,8 +17,9 @@ from bench.engine.schedule import learning_rate
 from bench.engine.train import assemble
 from bench.plan import grid_file
 from bench.plan.expand import expand
-from bench.records.cell import Cell, Recipe, seed_from
+from bench.records.cell import Cell, seed_from
 from bench.records.options import Options
+from bench.records.recipe import Recipe
 from bench.records.store import Store
 from methods.base import Batch
 from run_bench import main

@@ -16,8 +16,8 @@ from bench.engine.loop import DivergedError
 from bench.engine.schedule import learning_rate
 from bench.engine.train import assemble, train
 from bench.plan.specs import arguments_of
-from bench.records.cell import Recipe
 from bench.records.options import Options
+from bench.records.recipe import Recipe
 from bench.records.store import Store
 from methods import METHODS
 

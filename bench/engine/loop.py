@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from bench.engine.distributed import ALONE, Team
 from bench.engine.schedule import learning_rate
 from bench.engine.trainee import Trainee
-from bench.records.cell import Recipe, seed_from
+from bench.records.cell import seed_from
+from bench.records.recipe import Recipe
 from methods.base import Batch
 
 HOOK_INTERVAL_STEPS = 50  # hooks of single steps run this often: they cost more than a small network's step

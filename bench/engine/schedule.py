@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bench.records.cell import Recipe
+from bench.records.recipe import Recipe
 
 ONE_CYCLE_RISE = 0.3  # share of the training in which `one_cycle` rises from lr / 25 to lr, before it falls to lr / 10,000
 

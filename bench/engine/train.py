@@ -150,7 +150,7 @@ def build_network(spec: dict[str, Any], dataset: Dataset) -> Network:
 
 
 def _trainee(cell: Cell, bench: Bench, teacher: Teacher | None) -> Trainee:
-    torch.manual_seed(seed_from("student", cell.student, cell.seed))
+    torch.manual_seed(seed_from("student", cell.identity["student"], cell.seed))
     student = _place(build_network(cell.student, bench.dataset), bench.device)
     student.dropout.p = cell.recipe.dropout
     method = METHODS.build(cell.method)

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from bench.engine.device import autocast
 from bench.engine.folding import folded
 from bench.models import Network
-from bench.records.cell import Recipe
+from bench.records.recipe import Recipe
 from methods.base import Batch, Method, Networks, Output
 
 

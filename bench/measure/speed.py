@@ -26,9 +26,10 @@ from bench.measure.probe import Subject, untrained
 from bench.measure.usual_loop import UsualLoop
 from bench.models import Network, Stage
 from bench.plan.expand import Grid
-from bench.records.cell import Cell, Recipe
+from bench.records.cell import Cell
 from bench.records.naming import describe
 from bench.records.options import Options
+from bench.records.recipe import Recipe
 from bench.records.record import Machine
 from bench.records.store import Store
 from methods import METHODS, Batch

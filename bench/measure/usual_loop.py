@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from bench.data import Dataset, Split
-from bench.records.cell import Recipe
+from bench.records.recipe import Recipe
 from methods.base import Batch, Method, Networks, Output
 
 

@@ -17,9 +17,10 @@ from bench.plan.compatibility import Shape, Unbuildable, answer, differences, pr
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
 from bench.plan.recipes import recipe_for
 from bench.plan.specs import added_later, complete, expand_methods, pair_presets, signatures, value_of
-from bench.records.cell import Cell, Recipe, Spec, Teacher
+from bench.records.cell import Cell, Spec, Teacher
 from bench.records.cell import digest as hashed
 from bench.records.naming import describe, method_family, method_label, model_name, nested, pair_name
+from bench.records.recipe import Recipe
 from methods import METHODS
 from methods.base import Method
 
@@ -106,6 +107,11 @@ class _Side:
     recipe: Recipe
     precision: str
 
+    @property
+    def added_later(self) -> dict[str, Any]:
+        """Newer arguments of data and network with their defaults, as a cell holds them that trains this network."""
+        return added_later(DATASETS, self.data, "data:") | added_later(MODELS, self.model, "student:")
+
     def undistilled(self, seed: int) -> Cell:
         """The cell that trains this network with the cross-entropy alone."""
         return Cell(
@@ -118,6 +124,7 @@ class _Side:
             seed=seed,
             precision=self.precision,
             label="none",
+            added_later=self.added_later,
         )
 
 
@@ -216,14 +223,15 @@ class _Expansion:
             if reason := _misfit(method, sides):
                 self.skipped[Skip(f"{name} on {sides}", reason)] = None
                 continue
-            later = added_later(spec)
+            later = added_later(METHODS, spec) | sides.student.added_later
             teacher_seeds = file.seeds if file.teacher_seeds == "each" else file.seeds[:1]
             suppliers = {seed: self._supplier(method, sides, seed) for seed in teacher_seeds}
             for seed in file.seeds:
+                teacher = suppliers.get(seed, suppliers[file.seeds[0]])
                 cell = Cell(
                     data=sides.student.data,
                     student=sides.student.model,
-                    teacher=suppliers.get(seed, suppliers[file.seeds[0]]),
+                    teacher=teacher,
                     method=spec,
                     method_version=method.version,
                     recipe=sides.student.recipe,
@@ -231,7 +239,7 @@ class _Expansion:
                     precision=sides.student.precision,
                     needs=method.needs,
                     label=name,
-                    added_later=later,
+                    added_later=later | (added_later(MODELS, teacher.model, "teacher:") if teacher else {}),
                 )
                 cell_id = cell.id
                 if cell_id in seen:

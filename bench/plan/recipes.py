@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.errors import UserError, unknown
-from bench.records.cell import Recipe
+from bench.records.recipe import Recipe
 
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "crd": (

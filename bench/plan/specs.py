@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from bench.data import Dataset
 from bench.errors import UserError, unknown
 from bench.models import Network
+from bench.records.cell import Spec
 from bench.records.naming import Signature, is_shipped, nested
 from methods import METHODS
 from methods.base import Method
@@ -190,13 +191,17 @@ def _within_presets(value: Any, pair: str | None, where: str) -> Any:
     return pair_presets(value, pair, where) if isinstance(value, dict) and "type" in value else value
 
 
-def added_later(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Arguments newer than their method's version, with their defaults; of parts by their place: "parts.0.gamma"."""
-    builder = METHODS.get(spec["type"])
-    found = {f"{prefix}{name}": arguments_of(builder)[name].default for name in builder.added_later}
+def added_later(registry: Registry, spec: Spec, prefix: str = "") -> dict[str, Any]:
+    """Arguments newer than what they belong to, with their defaults; of a part by its place, "parts.0.gamma".
+
+    A registered class or function names them in its attribute `added_later`.
+    """
+    builder = registry.get(spec["type"])
+    later: tuple[str, ...] = getattr(builder, "added_later", ())
+    found = {f"{prefix}{name}": arguments_of(builder)[name].default for name in later}
     for name, value in spec.items():
         within = {f"{name}.{i}": item for i, item in enumerate(value)} if isinstance(value, list) else {name: value}
         for path, inner in within.items():
             if isinstance(inner, dict) and "type" in inner:
-                found |= added_later(inner, f"{prefix}{path}.")
+                found |= added_later(registry, inner, f"{prefix}{path}.")
     return found

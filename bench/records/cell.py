@@ -5,94 +5,63 @@ No torch here: the registries' defaults are filled in by `bench.plan.expand`, wh
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from bench.records.frozen import Frozen, marked
 from bench.records.naming import data_name, method_family, model_name
+from bench.records.recipe import Recipe
 
 PROTOCOL = 1  # raised when the engine's arithmetic changes, so that old results are not mixed with new ones
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Spec = dict[str, Any]  # {"type": registry key, **every argument}
 
 
-class Frozen(BaseModel):
-    """Immutable, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class Recipe(Frozen):
-    """How a network is trained, whatever the method. Defaults: the CIFAR-100 protocol of the CRD paper (Tian et al. 2020).
-
-    A field that is added later carries `json_schema_extra={"added_later": True}`: at its default it leaves every id alone.
-    """
-
-    epochs: int = Field(240, ge=1)
-    batch_size: int = Field(64, ge=2)
-    lr: float = Field(0.05, gt=0)
-    momentum: Fraction = 0.9
-    nesterov: bool = False
-    weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["step", "cosine", "one_cycle"] = "step"
-    milestones: tuple[Fraction, ...] = (0.625, 0.75, 0.875)  # shares of `epochs` after which `step` multiplies lr by gamma
-    gamma: float = Field(0.1, gt=0)
-    warmup_epochs: int = Field(0, ge=0)  # lr rises linearly over them; beside `step` and `cosine`
-    clip_grad_norm: float = Field(0.0, ge=0)  # 0: no clipping
-    ema: Fraction = 0.0  # decay per step of an averaged copy, which is then what is evaluated; 0: none
-    label_smoothing: Fraction = 0.0  # through soft targets, hence refused beside methods that need hard labels
-    dropout: Fraction = 0.0  # on the embedding, before the classifier
-    crop: Literal["none", "pad", "resized"] = "pad"  # zero padding and random crop; ImageNet's random resized crop
-    crop_padding: int = Field(4, ge=0)  # pixels on each side, for `pad`
-    image_size: int = Field(0, ge=0)  # height and width that networks see, for `resized`; 0: as stored
-    flip: bool = True  # horizontal, with probability 1/2
-    augment: Literal["none", "auto_augment", "rand_augment", "trivial_augment"] = "none"
-    cutout: int = Field(0, ge=0)  # side of the erased square in pixels; 0: none
-    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: none
-    cutmix: float = Field(0.0, ge=0)  # likewise; with both, each batch draws one of them
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
-    processes: int = Field(1, ge=1, json_schema_extra={"added_later": True})  # that share each batch; batch norm sees a share
-
-    @model_validator(mode="after")
-    def _no_idle_fields(self) -> Recipe:
-        if self.warmup_epochs and self.schedule == "one_cycle":
-            raise ValueError("warmup_epochs has no effect beside schedule one_cycle, which has a rise of its own")
-        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
-        if self.batch_size < 2 * self.processes:
-            raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes fewer than 2 images")
-        if self.image_size and self.crop != "resized":
-            raise ValueError("image_size needs crop: resized")
-        return self
-
-    @property
-    def soft_targets(self) -> bool:
-        return bool(self.mixup or self.cutmix or self.label_smoothing)
-
-
 class Teacher(Frozen):
-    """Where a cell's teacher comes from: another cell, a file that the user brings, or the library that its model is from."""
+    """Where a cell's teacher comes from: another cell, a file with weights, or the library that its model is from.
+
+    A field that is added later and changes what the teacher answers carries `json_schema_extra={"changes_answer": True}`: off
+    its default it is part of the identity.
+    """
 
     cell: str | None = None  # its id
     model: Spec
-    weights_sha256: str | None = None  # of the user's file; at most one of `cell` and this is set
-    weights: str | None = None  # where that file lies; not part of the identity, nor is what follows
-    train_s: float | None = Field(None, ge=0)  # what training it took, as the user tells who brings it
+    weights_sha256: str | None = None  # of the file; at most one of `cell` and this is set
+    weights: str | None = None  # path of the file; neither it nor the two below are part of the identity
+    train_s: float | None = Field(None, ge=0)  # what training it took, as the user states it
     train_flops: float | None = Field(None, ge=0)
 
     @property
     def identity(self) -> Any:
-        """The model follows from a cell or a file; with neither, it comes with published weights and stands for itself."""
+        """Of a cell its digest, of a file its SHA-256; a model with published weights stands for itself."""
         digest_of_cell = self.cell.rpartition("-")[2] if self.cell else None  # without its readable part
-        return digest_of_cell or self.weights_sha256 or self.model
+        return self._with_changes(digest_of_cell or self.weights_sha256 or self.model)
+
+    @property
+    def cost_identity(self) -> Any:
+        """What decides how long its forward pass takes."""
+        return self._with_changes(self.model)
+
+    def _with_changes(self, source: Any) -> Any:
+        changes = {name for name, at_default in marked(self, "changes_answer").items() if not at_default}
+        if not changes:
+            return source
+        return {"source": source, **self.model_dump(mode="json", include=changes)}
 
 
 class Cell(Frozen):
-    data: Spec  # {"type": ..., "digest": of user-given data or None, "name": what they are known as, "train_images": ..., ...}
+    """One training.
+
+    Raises:
+        ValueError: a teacher beside a method that needs none.
+    """
+
+    data: Spec  # {"type": ..., "digest": of the user's own data or None, "name": how ids name them, "train_images": ..., ...}
     student: Spec
     teacher: Teacher | None
     method: Spec  # every argument, defaults included
@@ -101,36 +70,49 @@ class Cell(Frozen):
     seed: int = Field(ge=0)
     precision: Literal["bf16", "fp32"]
     protocol: int = PROTOCOL
-    needs: Literal["none", "teacher", "self"] = "none"  # of the method; follows from it, hence not part of the identity
-    label: str = ""  # the method as reports name it; likewise
-    added_later: dict[str, Any] = {}  # newer arguments ("gamma", of a part "parts.0.gamma") with their defaults; likewise
+    # What follows is no part of the identity.
+    needs: Literal["none", "teacher", "self"] = "none"  # what the method needs
+    label: str = ""  # of the method, as the grid names it
+    added_later: dict[str, Any] = {}  # newer arguments with their defaults: "gamma" of the method, "parts.0.gamma" of a part,
+    # "student:taps" of the student, likewise "teacher:" and "data:"
 
     @model_validator(mode="after")
     def _no_idle_teacher(self) -> Cell:
         if self.teacher and self.needs == "none":
-            raise ValueError(f"{method_family(self.method)} needs no teacher, and none would be asked")
+            raise ValueError(f"{method_family(self.method)} needs no teacher, so a cell with it has none")
         return self
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes this cell this cell, as plain JSON values."""
-        identity = self.model_dump(mode="json", exclude={"needs", "label", "added_later"})
-        for name, field in Recipe.model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and extra.get("added_later") and getattr(self.recipe, name) == field.default:
-                del identity["recipe"][name]
-        for path, default in self.added_later.items():
-            *steps, name = path.split(".")
-            spec = identity["method"]
-            for step in steps:
-                spec = spec[int(step) if isinstance(spec, list) else step]
-            if spec.get(name) == default:
-                del spec[name]
-        for name in ("path", "name"):  # the digest says what lies there
-            identity["data"].pop(name, None)
+        """What makes this cell this cell, as plain JSON values: what is listed here and nothing else."""
+        older = self._without_added_later()
+        return {
+            "data": {key: value for key, value in older["data"].items() if key not in ("path", "name")},  # the digest counts
+            "student": older["student"],
+            "teacher": older["teacher"] and older["teacher"].identity,
+            "method": older["method"],
+            "method_version": self.method_version,
+            "recipe": self.recipe.identity,
+            "seed": self.seed,
+            "precision": self.precision,
+            "protocol": self.protocol,
+        }
+
+    def _without_added_later(self) -> dict[str, Any]:
+        """Data, student, teacher and method, without the arguments added later that have their defaults."""
+        specs: dict[str, Spec] = {"data": self.data, "student": self.student, "method": self.method}
         if self.teacher:
-            identity["teacher"] = self.teacher.identity
-        return identity
+            specs["teacher"] = self.teacher.model
+        specs = copy.deepcopy(specs)
+        for path, default in self.added_later.items():
+            place, _, argument = path.rpartition(":")
+            *inner, name = argument.split(".")
+            spec: Any = specs[place or "method"]
+            for step in inner:
+                spec = spec[int(step) if isinstance(spec, list) else step]
+            if name in spec and spec[name] == default:
+                del spec[name]
+        return {**specs, "teacher": self.teacher and self.teacher.model_copy(update={"model": specs["teacher"]})}
 
     @property
     def id(self) -> str:
@@ -141,8 +123,8 @@ class Cell(Frozen):
     @property
     def cost_key(self) -> str:
         """Same for all cells whose training steps cost the same: everything but seed and teacher's training."""
-        identity = self.identity | {"seed": None, "teacher": self.teacher and self.teacher.model}
-        return digest(identity)[:16]
+        teacher = self._without_added_later()["teacher"]
+        return digest(self.identity | {"seed": None, "teacher": teacher and teacher.cost_identity})[:16]
 
 
 def digest(value: Any) -> str:

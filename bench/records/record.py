@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from bench.records.cell import Cell, Frozen, Spec, digest
+from bench.records.cell import Cell, Spec, digest
+from bench.records.frozen import Frozen
 
 SCHEMA = 1
 

@@ -1,0 +1,68 @@
+"""How a network is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from bench.records.frozen import Fraction, Frozen, marked
+
+
+class Recipe(Frozen):
+    """How a network is trained, whatever the method. Defaults: the CIFAR-100 protocol of the CRD paper (Tian et al. 2020).
+
+    Every field is part of a cell's identity. One that is added later carries `json_schema_extra={"added_later": True}`: at its
+    default it leaves every id alone.
+
+    Raises:
+        ValueError: a field is out of its range, or has no effect beside the others.
+    """
+
+    epochs: int = Field(240, ge=1)
+    batch_size: int = Field(64, ge=2)
+    lr: float = Field(0.05, gt=0)
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["step", "cosine", "one_cycle"] = "step"
+    milestones: tuple[Fraction, ...] = (0.625, 0.75, 0.875)  # shares of `epochs` after which `step` multiplies lr by gamma
+    gamma: float = Field(0.1, gt=0)
+    warmup_epochs: int = Field(0, ge=0)  # lr rises linearly over them; beside `step` and `cosine`
+    clip_grad_norm: float = Field(0.0, ge=0)  # 0: no clipping
+    ema: Fraction = 0.0  # decay per step of an averaged copy, which is then what is evaluated; 0: none
+    label_smoothing: Fraction = 0.0  # through soft targets, hence refused beside methods that need hard labels
+    dropout: Fraction = 0.0  # on the embedding, before the classifier
+    crop: Literal["none", "pad", "resized"] = "pad"  # zero padding and random crop; ImageNet's random resized crop
+    crop_padding: int = Field(4, ge=0)  # pixels on each side, for `pad`
+    image_size: int = Field(0, ge=0)  # height and width that networks see, for `resized`; 0: as stored
+    flip: bool = True  # horizontal, with probability 1/2
+    augment: Literal["none", "auto_augment", "rand_augment", "trivial_augment"] = "none"
+    cutout: int = Field(0, ge=0)  # side of the erased square in pixels; 0: none
+    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: none
+    cutmix: float = Field(0.0, ge=0)  # likewise; with both, each batch draws one of them
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
+    processes: int = Field(1, ge=1, json_schema_extra={"added_later": True})  # that share each batch; batch norm sees a share
+
+    @model_validator(mode="after")
+    def _no_idle_fields(self) -> Recipe:
+        if self.warmup_epochs and self.schedule == "one_cycle":
+            raise ValueError("warmup_epochs has no effect beside schedule one_cycle, which has a rise of its own")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        if self.batch_size < 2 * self.processes:
+            raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes fewer than 2 images")
+        if self.image_size and self.crop != "resized":
+            raise ValueError("image_size needs crop: resized")
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields as JSON values, without those added later that have their default."""
+        later = marked(self, "added_later")
+        return self.model_dump(mode="json", exclude={name for name, at_default in later.items() if at_default})
+
+    @property
+    def soft_targets(self) -> bool:
+        """Whether labels are mixed or smoothed."""
+        return bool(self.mixup or self.cutmix or self.label_smoothing)
