@@ -3,9 +3,9 @@
 import importlib
 import pkgutil
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Networks, Output, TeacherMethod
 
-__all__ = ["METHODS", "Batch", "Card", "Method", "Networks", "Output"]
+__all__ = ["METHODS", "Batch", "Card", "Context", "Method", "Networks", "Output", "TeacherMethod"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

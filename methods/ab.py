@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Networks, TeacherMethod
 from methods.parts import Regressor, common_stages, widened
 
 SCALE = 3e-3  # of the sum over elements, in the public code
@@ -19,7 +19,7 @@ def boundary_distance(feature_s: Tensor, feature_t: Tensor, margin: float) -> Te
 
 
 @METHODS.register_module("ab")
-class ActivationBoundaries(Method):
+class ActivationBoundaries(TeacherMethod):
     """Heo et al.: first weight * 0.003 * sum over stages i = 1 ... L of d(r(p_s,i), p_t,i) / 2^(L-i), then CE alone.
 
     p is a stage's output before its activation; d is max(0, m - x)^2 where the teacher's is above 0 and max(0, m + x)^2
@@ -46,29 +46,20 @@ class ActivationBoundaries(Method):
         deviations="batch norms of the student learn in the preparation, RepDistiller keeps them in evaluation mode",
         train_only="per stage with differing shapes: convolution and batch norm",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 1.0, margin: float = 1.0, prepare_epochs: int = 30) -> None:
         super().__init__()
         self.weight, self.margin, self.prepare_epochs = weight, margin, prepare_epochs
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         self.connectors = nn.ModuleList(
             nn.Identity() if s.shape[1:] == t.shape[1:] else Regressor(s, t, activation=False)
             for s, t in common_stages(student.preact, teacher.preact)
         )
 
-    def prepare(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        pairs = common_stages(nets.student(batch.image).preact, nets.teacher(batch.image).preact)
+    def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
+        pairs = common_stages(networks.student(batch.image).preact, networks.teacher(batch.image).preact)
         terms = [
             boundary_distance(connector(feature_s), feature_t.detach(), self.margin) / 2 ** (len(pairs) - i - 1)
             for i, (connector, (feature_s, feature_t)) in enumerate(zip(self.connectors, pairs, strict=True))

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import attention, common_stages, pool_to_smaller
 
 
 @METHODS.register_module("at")
-class AttentionTransfer(Method):
+class AttentionTransfer(TeacherMethod):
     """Zagoruyko & Komodakis: weight * sum over stages of the mean of (q(f_s) - q(f_t))^2, q the attention map, beside CE.
 
     The mean is over batch and positions. Where maps differ in size, the larger feature is average-pooled to the smaller.
@@ -28,16 +28,14 @@ class AttentionTransfer(Method):
         source="RepDistiller",
         deviations="the mean of squares in place of the paper's norm, as in the authors' and RepDistiller's code",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 1000.0) -> None:
         super().__init__()
         self.weight = weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         terms = []
         for pair in common_stages(student.stages, teacher.stages):
             feature_s, feature_t = pool_to_smaller(*pair)
             terms.append(F.mse_loss(attention(feature_s), attention(feature_t).detach()))
-        return {"ce": self.cross_entropy(student, batch), "at": self.weight * torch.stack(terms).sum()}
+        return {"at": self.weight * torch.stack(terms).sum()}

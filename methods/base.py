@@ -1,10 +1,11 @@
 """The contract between a method and the engine: everything that a method can see, and everything that it must answer.
 
-A method is one file in this folder. Most override `Method.loss` and nothing else.
+A method is one file in this folder. Most write `terms`, or `distill` where there is a teacher, and nothing else.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -12,6 +13,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch.nn.functional as F
 from mmengine.registry import Registry
 from torch import Tensor, nn
+
+Needs = Literal["none", "teacher", "self"]
 
 
 class Output(NamedTuple):
@@ -30,9 +33,9 @@ class Batch(NamedTuple):
     image: Tensor  # (B, C, H, W)
     target: Tensor  # (B,) int64, always the hard labels
     index: Tensor  # type: ignore[assignment]  # (B,) int64, position in the training set; hides tuple.index
-    epoch: int = 0  # 0-based
+    epoch: int | Tensor = 0  # 0-based; in training a 0-dim int64 tensor on the device: compute with it, never branch on it
     epochs: int = 1  # total
-    progress: float = 0.0  # share of the training that is done, in [0, 1)
+    progress: float | Tensor = 0.0  # share of the training that is done, in [0, 1); in training a 0-dim tensor
     partner: Tensor | None = None  # (B, C, H, W), if the method asks for one
     soft: Tensor | None = None  # (B, K) mixed targets, rows summing to 1, under mixup and CutMix
 
@@ -48,6 +51,29 @@ class Networks:
 
     student: Any
     teacher: Any = None  # frozen, in eval mode; its answer for an image tensor is computed once, without gradient, and kept
+
+
+class Context(NamedTuple):
+    """What a method's `setup` is given: everything that is known before the first step. Read shapes, not values."""
+
+    student: Output  # answer to a small sample batch
+    teacher: Output | None  # the same of the teacher; None where the method needs none
+    classes: int  # K
+    samples: int  # N, size of the training set; `batch.index` lies in [0, N)
+    batch_size: int  # of a full batch; the last one of an epoch may be shorter
+    image: tuple[int, int, int]  # (C, H, W) of a training image
+    targets: Tensor | None = None  # (N,) int64 labels of the training set
+    networks: Networks | None = None  # the networks themselves; None where values are checked on given tensors
+
+    def require_teacher(self) -> Output:
+        """The teacher's answer.
+
+        Raises:
+            ValueError: there is no teacher.
+        """
+        if self.teacher is None:
+            raise ValueError("this method needs a teacher, and its setup was given none")
+        return self.teacher
 
 
 @dataclass(frozen=True)
@@ -89,7 +115,7 @@ class Method(nn.Module):
 
     # The rest may depend on the arguments, hence may also be set on the instance.
     version: int = 1  # raised when the mathematics changes, so that old results are not mixed with new ones
-    needs: Literal["none", "teacher", "self"] = "none"  # what must exist: a trained teacher, a trained copy of the student
+    needs: Needs = "none"  # what must exist: a trained teacher, a trained copy of the student
     partner: Literal["same_class", "second_view"] | None = None  # a second image for each sample
     prepare_epochs: int = 0  # length of a preparation phase, in which `prepare` replaces `step`
     teacher_epochs_fraction: float = 1.0  # below 1 asks for a teacher whose schedule is shortened to that share
@@ -100,26 +126,27 @@ class Method(nn.Module):
 
     @property
     def changes_cross_entropy(self) -> bool:
-        """Whether the term "ce" is anything but the plain cross-entropy at weight 1; a composition takes it from this part."""
+        """Whether the term "ce" is anything but the plain cross-entropy at weight 1; a composition takes it from this part.
+
+        Override it together with `cross_entropy`.
+        """
         return self.ce_weight != 1.0
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        try:
+            inspect.signature(cls.setup).bind(None, None)
+        except TypeError:
+            raise TypeError(
+                f"{cls.__name__}.setup is of an older version; write `def setup(self, context: Context) -> None`, which has "
+                f"context.{', .'.join(Context._fields)}"
+            ) from None
+
+    def setup(self, context: Context) -> None:
         """Create what depends on shapes, as submodules and buffers: trained, checkpointed, train-only.
 
-        Args:
-            student, teacher: answers to a small sample batch; read their shapes, not their values.
-            classes: number of classes K.
-            samples: size of the training set N; `batch.index` lies in [0, N).
-            networks: the networks themselves.
-            targets: (N,) int64 labels of the training set.
+        Raises:
+            ValueError: the method cannot work with these networks; the message says why.
         """
 
     def cross_entropy(self, student: Output, batch: Batch) -> Tensor:
@@ -128,22 +155,74 @@ class Method(nn.Module):
         cross_entropy = F.cross_entropy(student.logits, target)
         return cross_entropy if self.ce_weight == 1.0 else self.ce_weight * cross_entropy  # saves two operations a step
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        """Named, weighted, scalar terms, which the engine sums. "ce" is the term of the labels.
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+        """What the method adds beside the cross-entropy: named, weighted, scalar terms.
 
-        A method with a single other term names it by its own registry key.
+        A single term is named by the method's own registry key.
         """
-        return {"ce": self.cross_entropy(student, batch)}
+        return {}
 
-    def step(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        """All terms, which the engine sums: "ce", that of the labels, and those of the method.
+
+        Args:
+            student: the student's answer to `batch.image`.
+            teacher: the teacher's answer to it; None for a method without one.
+            batch: its epoch and progress may be tensors or Python's numbers.
+        """
+        terms = self.terms(student, batch)
+        return {"ce": self.cross_entropy(student, batch), **terms}
+
+    def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
         """One training step's terms: `loss` on the networks' answers, unless the method needs more than one answer."""
-        teacher = None if self.needs == "none" else nets.teacher(batch.image)
-        return self.loss(nets.student(batch.image), teacher, batch)
+        teacher = None if self.needs == "none" else networks.teacher(batch.image)
+        return self.loss(networks.student(batch.image), teacher, batch)
 
-    def prepare(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
         """One step of the preparation phase; parameters that get no gradient stay as they are."""
         raise TypeError(f"{type(self).__name__} sets prepare_epochs but does not define prepare")
 
     def predictor(self, student: nn.Module) -> nn.Module:
         """What is evaluated and deployed: by default the plain student."""
         return student
+
+    # What few methods do around the optimizer. A step is: backward, reduce over processes, `gradients`, clip, optimizer,
+    # `after_step`, average.
+
+    def gradients(self, student: nn.Module) -> None:
+        """Change gradients (`parameter.grad`) of the student or of this method, in place; by default nothing."""
+
+    def after_step(self, student: nn.Module) -> None:
+        """Change weights or buffers, in place, after the optimizer's step; by default nothing."""
+
+    def parameter_groups(self, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+        """The optimizer's groups, each `{"params": [...]}` and what differs from the recipe ("weight_decay", "momentum").
+
+        "lr_factor" is the factor on the recipe's learning rate, 1 where it is missing.
+
+        Args:
+            parameters: all that are trained, the student's and then this method's; each belongs into one group.
+        """
+        return [{"params": parameters}]
+
+
+class TeacherMethod(Method):
+    """A method that compares the student with a second answer: a teacher's, or the one that its own `step` hands to `loss`."""
+
+    needs: Needs = "teacher"
+    second_answer: ClassVar[str] = "the teacher's answer"  # what `loss` takes beside the student's
+
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        """What the method adds beside the cross-entropy, as `terms` does; nothing for one that only prepares."""
+        return {}
+
+    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        """All terms, as `Method.loss`.
+
+        Raises:
+            ValueError: `teacher` is None.
+        """
+        if teacher is None:
+            raise ValueError(f"{type(self).__name__} compares the student with {self.second_answer}, and none was given")
+        terms = self.distill(student, teacher, batch)
+        return {"ce": self.cross_entropy(student, batch), **terms}

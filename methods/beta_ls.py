@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Needs, Networks, Output, TeacherMethod
 from methods.parts import unwrapped, widened
 
 
 @METHODS.register_module("beta_ls")
-class BetaSmoothing(Method):
+class BetaSmoothing(TeacherMethod):
     """Zhang & Sabuncu: weight * CE(z, b y + (1 - b) (1 - y) / (K - 1)) beside ce_weight * CE(z, y).
 
     Each image's b is drawn from Beta(beta, 1), and the batch's draws are dealt out in the order of the probability that a
@@ -38,6 +38,8 @@ class BetaSmoothing(Method):
         deviations="the average starts as the student, not from other random weights",
         train_only="an averaged copy of the student, not trained itself",
     )
+    needs: Needs = "none"
+    second_answer = "the averaged student's answer"
     draws_random = True
     needs_hard_labels = True
 
@@ -50,24 +52,16 @@ class BetaSmoothing(Method):
         self.average = None
         self.register_buffer("updates", torch.tensor(0))
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        if networks is not None:
-            self.average = copy.deepcopy(unwrapped(networks.student)).requires_grad_(False)
+    def setup(self, context: Context) -> None:
+        if context.networks is not None:
+            self.average = copy.deepcopy(unwrapped(context.networks.student)).requires_grad_(False)
 
-    def step(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
         assert self.average is not None
-        self.follow(unwrapped(nets.student))
+        self.follow(unwrapped(networks.student))
         with torch.no_grad():
             average = self.average(batch.image)
-        return self.loss(nets.student(batch.image), average, batch)
+        return self.loss(networks.student(batch.image), average, batch)
 
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:
@@ -78,12 +72,11 @@ class BetaSmoothing(Method):
             mean.lerp_(parameter, (1 - keep).to(mean.dtype))
         self.updates += 1
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         logits, target = widened(student.logits), batch.target[:, None]
         confidence = F.softmax(widened(teacher.logits).detach(), dim=1).gather(1, target).squeeze(1)
         draws = torch.rand_like(confidence).pow(1 / self.beta).sort().values  # Beta(beta, 1), by its inverse distribution
         right = draws[confidence.argsort().argsort()][:, None]
         wrong = (1 - right) / (logits.shape[1] - 1)
         smoothed = F.cross_entropy(logits, wrong.expand_as(logits).scatter(1, target, right))
-        return {"ce": self.cross_entropy(student, batch), "beta_ls": self.weight * smoothed}
+        return {"beta_ls": self.weight * smoothed}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Output
 from methods.parts import softened_kl, widened
 
 
@@ -48,21 +48,14 @@ class BeYourOwnTeacher(Method):
         super().__init__()
         self.weight, self.temperature, self.feature_weight, self.ce_weight = weight, temperature, feature_weight, ce_weight
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        *shallow, deepest = student.stages
+    def setup(self, context: Context) -> None:
+        *shallow, deepest = context.student.stages
         if not shallow:
             raise ValueError("byot needs a student of at least two stages")
-        self.exits = nn.ModuleList(Exit(stage, deepest, student.embedding.shape[1], classes) for stage in shallow)
+        width = context.student.embedding.shape[1]
+        self.exits = nn.ModuleList(Exit(stage, deepest, width, context.classes) for stage in shallow)
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         embedding, logits = widened(student.embedding).detach(), student.logits.detach()
         labels, divergences, distances = [], [], []
         for exit_, stage in zip(self.exits, student.stages[:-1], strict=True):
@@ -71,7 +64,6 @@ class BeYourOwnTeacher(Method):
             divergences.append(softened_kl(exit_logits, logits, self.temperature))
             distances.append(positive_distance(exit_embedding, embedding))
         return {
-            "ce": self.cross_entropy(student, batch),
             "exits": torch.stack(labels).sum(),
             "kd": self.weight * torch.stack(divergences).sum(),
             "features": self.feature_weight * torch.stack(distances).sum(),

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Output, TeacherMethod
 from methods.parts import gram, widened
 
 
@@ -22,7 +22,7 @@ def gaussian_kernel(embedding: Tensor, gamma: float, order: int) -> Tensor:
 
 
 @METHODS.register_module("cc")
-class CorrelationCongruence(Method):
+class CorrelationCongruence(TeacherMethod):
     """Peng et al., beside CE, in one of two forms.
 
     "difference", what CRD's code compares under this name (the authors' own, it says): weight * mean over i of
@@ -47,7 +47,6 @@ class CorrelationCongruence(Method):
         deviations="the paper's instance term (KD) is left out, as RepDistiller does: add it with a sum",
         train_only="two linear embeddings, in the form 'difference'",
     )
-    needs = "teacher"
 
     def __init__(
         self,
@@ -60,26 +59,17 @@ class CorrelationCongruence(Method):
         super().__init__()
         self.weight, self.form, self.dim, self.gamma, self.order = weight, form, dim, gamma, order
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         if self.form == "difference":
             self.embed_student = nn.Linear(student.embedding.shape[1], self.dim)
             self.embed_teacher = nn.Linear(teacher.embedding.shape[1], self.dim)
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         p_s, p_t = student.embedding, teacher.embedding.detach()
         if self.form == "difference":
             difference = (widened(self.embed_student(p_s)) - widened(self.embed_teacher(p_t))).abs()
             cc = (difference[:-1] * difference[1:]).sum(1).mean()
         else:
             cc = F.mse_loss(gaussian_kernel(p_s, self.gamma, self.order), gaussian_kernel(p_t, self.gamma, self.order))
-        return {"ce": self.cross_entropy(student, batch), "cc": self.weight * cc}
+        return {"cc": self.weight * cc}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Output, TeacherMethod
 from methods.parts import common_stages, widened
 
 
@@ -20,7 +20,7 @@ def guided_kl(student_logits: Tensor, teacher_logits: Tensor, target: Tensor, te
 
 
 @METHODS.register_module("cd")
-class ChannelDistillation(Method):
+class ChannelDistillation(TeacherMethod):
     """Zhou et al.: weight * decay^k * sum over stages of mean (a(f_s) - f_t)^2 of space-averaged features, and guided KD.
 
     Both sides are averaged over space; a is a 1x1 convolution where channels differ, else nothing. k counts which of 30, 60 and
@@ -48,7 +48,6 @@ class ChannelDistillation(Method):
         train_only="per stage with differing channels: 1x1 convolution",
     )
     presets = {"imagenet": {"kd_weight": 1.0}}
-    needs = "teacher"
 
     def __init__(
         self,
@@ -63,21 +62,20 @@ class ChannelDistillation(Method):
         self.temperature, self.decay = temperature, decay
         self.needs_hard_labels = guided
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         channels = [(s.shape[1], t.shape[1]) for s, t in common_stages(student.stages, teacher.stages)]
         self.adapters = nn.ModuleList(nn.Identity() if s == t else nn.Conv2d(s, t, 1, bias=False) for s, t in channels)
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def decayed_weight(self, batch: Batch) -> Tensor:
+        """weight * decay^k: one of the values that Python computes, since a power in single precision differs."""
+        decayed = torch.full((), self.weight, dtype=torch.float64, device=batch.target.device)
+        for step in (1, 2, 3):
+            over = torch.as_tensor(10 * batch.epoch >= 3 * step * batch.epochs, device=batch.target.device)
+            decayed = torch.where(over, self.weight * self.decay**step, decayed)
+        return decayed
+
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         terms = []
         for adapter, (feature_s, feature_t) in zip(self.adapters, common_stages(student.stages, teacher.stages), strict=True):
             means_s = adapter(
@@ -85,8 +83,8 @@ class ChannelDistillation(Method):
             )  # the convolution is linear: pooling first is cheaper
             means_t = widened(feature_t).mean((2, 3), keepdim=True).detach()
             terms.append(F.mse_loss(widened(means_s), means_t))
-        decayed = self.weight * self.decay ** (10 * batch.epoch // (3 * batch.epochs))
-        losses = {"ce": self.cross_entropy(student, batch), "cd": decayed * torch.stack(terms).sum()}
+        distance = torch.stack(terms).sum()
+        losses = {"cd": self.decayed_weight(batch).to(distance.dtype) * distance}
         if self.guided:
             losses["kd"] = self.kd_weight * guided_kl(student.logits, teacher.logits.detach(), batch.target, self.temperature)
         return losses

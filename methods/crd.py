@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Output, TeacherMethod
 from methods.parts import gram, widened
 
 EPSILON = 1e-7
@@ -29,7 +29,7 @@ def contrast(ratio: Tensor, samples: int) -> Tensor:
 
 
 @METHODS.register_module("crd")
-class ContrastiveRepresentationDistillation(Method):
+class ContrastiveRepresentationDistillation(TeacherMethod):
     """Tian, Krishnan, Isola: weight * (NCE of the student's embedding against the memory of the teacher's + the reverse).
 
     Both pooled embeddings are mapped linearly to `dim` numbers of norm 1: v. Two memories hold a running mean of v for every
@@ -56,7 +56,6 @@ class ContrastiveRepresentationDistillation(Method):
         "have fewer than `negatives` images, only so many are drawn",
         train_only="two linear embeddings; two memories of N x dim",
     )
-    needs = "teacher"
     draws_random = True
     memory_by_sample = True
     needs_hard_labels = True
@@ -77,16 +76,8 @@ class ContrastiveRepresentationDistillation(Method):
         self.weight, self.dim, self.negatives = weight, dim, negatives
         self.temperature, self.momentum = temperature, momentum
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher, samples = context.student, context.require_teacher(), context.samples
         self.embed_student = nn.Linear(student.embedding.shape[1], self.dim)
         self.embed_teacher = nn.Linear(teacher.embedding.shape[1], self.dim)
         bound = math.sqrt(3 / self.dim)  # entries of norm 1, about
@@ -95,7 +86,7 @@ class ContrastiveRepresentationDistillation(Method):
             self.register_buffer(f"scale_{side}", torch.tensor(-1.0))  # Z; below 0: not yet set
 
         # Images sorted by class: those of other classes are all places but one interval. Without labels, each is its own class.
-        label = torch.arange(samples) if targets is None else targets.cpu()
+        label = torch.arange(samples) if context.targets is None else context.targets.cpu()
         size = torch.bincount(label)
         if size.max() == samples:
             raise ValueError("crd contrasts images of different classes, and all images here are of one class")
@@ -127,12 +118,11 @@ class ContrastiveRepresentationDistillation(Method):
         entry = self.momentum * memory[index] + (1 - self.momentum) * embedding
         memory.index_copy_(0, index, F.normalize(entry, dim=1).to(memory.dtype))
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         v_s = F.normalize(widened(self.embed_student(student.embedding)), dim=1)
         v_t = F.normalize(widened(self.embed_teacher(teacher.embedding.detach())), dim=1)
         drawn = self.draw(batch.index)
         crd = self.side(v_s, "teacher", drawn) + self.side(v_t, "student", drawn)
         self.remember(v_s, "student", batch.index)
         self.remember(v_t, "teacher", batch.index)
-        return {"ce": self.cross_entropy(student, batch), "crd": self.weight * crd}
+        return {"crd": self.weight * crd}

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Needs, Networks, Output, TeacherMethod
 from methods.parts import softened_kl
 
 
 @METHODS.register_module("cskd")
-class ClassWiseSelfDistillation(Method):
+class ClassWiseSelfDistillation(TeacherMethod):
     """Yun et al.: weight * T^2 * KL(softmax(z'/T) || softmax(z/T)) beside CE, z' the logits of another image of the class.
 
     No gradient flows through z'. The partner images add a forward pass, not a backward one. In `loss` the student's answer to
@@ -26,20 +26,21 @@ class ClassWiseSelfDistillation(Method):
         source="authors' code",
         deviations="every image of the batch has a partner besides; the authors count the partners into the batch size",
     )
+    needs: Needs = "none"
     partner = "same_class"
+    second_answer = "the student's answer to the partner images"
     needs_hard_labels = True
 
     def __init__(self, weight: float = 1.0, temperature: float = 4.0) -> None:
         super().__init__()
         self.weight, self.temperature = weight, temperature
 
-    def step(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        student = nets.student(batch.image)
+    def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
+        student = networks.student(batch.image)
         with torch.no_grad():
-            partner = nets.student(batch.partner)
+            partner = networks.student(batch.partner)
         return self.loss(student, partner, batch)
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         divergence = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
-        return {"ce": self.cross_entropy(student, batch), "cskd": self.weight * divergence}
+        return {"cskd": self.weight * divergence}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import widened
 
 
@@ -16,7 +16,7 @@ def row_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 @METHODS.register_module("dist")
-class DistillationFromAStrongerTeacher(Method):
+class DistillationFromAStrongerTeacher(TeacherMethod):
     """Huang et al.: weight * T^2 * (beta * (1 - mean correlation of rows) + gamma * (1 - that of columns)) beside CE.
 
     The matrices are the softened probabilities (B, K) of student and teacher: a row is an image, a column a class.
@@ -35,16 +35,14 @@ class DistillationFromAStrongerTeacher(Method):
         source="hunto/DIST_KD, and the factor T^2 from hunto/image_classification_sota",
     )
     presets = {"imagenet": {"temperature": 1.0}}
-    needs = "teacher"
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0, weight: float = 2.0) -> None:
         super().__init__()
         self.beta, self.gamma, self.temperature, self.weight = beta, gamma, temperature, weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         p_s = F.softmax(widened(student.logits) / self.temperature, dim=1)
         p_t = F.softmax(widened(teacher.logits).detach() / self.temperature, dim=1)
         between, within = 1 - row_correlation(p_s, p_t), 1 - row_correlation(p_s.T, p_t.T)
         dist = self.weight * self.temperature**2 * (self.beta * between + self.gamma * within)
-        return {"ce": self.cross_entropy(student, batch), "dist": dist}
+        return {"dist": dist}

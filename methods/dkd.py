@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import ramp, softened_kl, split_target, widened
 
 
@@ -22,7 +22,7 @@ def target_class_kl(student_logits: Tensor, teacher_logits: Tensor, target: Tens
 
 
 @METHODS.register_module("dkd")
-class DecoupledKnowledgeDistillation(Method):
+class DecoupledKnowledgeDistillation(TeacherMethod):
     """Zhao et al.: ramp * weight * (alpha * TCKD + beta * NCKD) beside CE.
 
     TCKD is T^2 KL(b_t || b_s) with b the softened probabilities of (label, any other class); NCKD is
@@ -56,7 +56,6 @@ class DecoupledKnowledgeDistillation(Method):
         "resnet32x4/shufflenetv2": {"beta": 8.0},
         "wrn_40_2/shufflenetv1": {"beta": 8.0},
     }
-    needs = "teacher"
     needs_hard_labels = True
 
     def __init__(
@@ -66,10 +65,9 @@ class DecoupledKnowledgeDistillation(Method):
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
         self.weight, self.ramp_epochs = weight, ramp_epochs
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         z_s, z_t = student.logits, teacher.logits.detach()
         tckd = target_class_kl(z_s, z_t, batch.target, self.temperature)
         nckd = softened_kl(split_target(z_s, batch.target)[1], split_target(z_t, batch.target)[1], self.temperature)
         dkd = self.weight * (self.alpha * tckd + self.beta * nckd) * ramp(batch, self.ramp_epochs)
-        return {"ce": self.cross_entropy(student, batch), "dkd": dkd}
+        return {"dkd": dkd}

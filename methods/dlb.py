@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
-from methods.parts import softened_kl, widened
+from methods.base import METHODS, Batch, Card, Context, Needs, Networks, Output, TeacherMethod
+from methods.parts import softened_kl
 
 
 @METHODS.register_module("dlb")
-class LastMiniBatch(Method):
+class LastMiniBatch(TeacherMethod):
     """Shen et al.: weight * T^2 * KL(softmax(z'/T) || softmax(z/T)) beside CE, on images that consecutive steps share.
 
     A step runs the student once, on the previous batch's second views and the present batch's first. z are its logits for
@@ -36,52 +36,57 @@ class LastMiniBatch(Method):
         "the pairing starts anew at every epoch; the batch size counts new images: a step sees twice as many",
         train_only="the previous batch",
     )
+    needs: Needs = "none"
     partner = "second_view"
+    second_answer = "the former step's answer to the same images"
     needs_hard_labels = True
 
     views: Tensor
     labels: Tensor
     logits: Tensor
-    epoch: Tensor
+    rows: Tensor  # how many of these are remembered: a short batch fills only the first
+    epoch: Tensor  # in which they were remembered; -1: never
 
     def __init__(self, weight: float = 1.0, temperature: float = 3.0) -> None:
         super().__init__()
         self.weight, self.temperature = weight, temperature
-        self.register_buffer("views", torch.empty(0), persistent=False)
-        self.register_buffer("labels", torch.empty(0, dtype=torch.int64), persistent=False)
-        self.register_buffer("logits", torch.empty(0), persistent=False)
-        self.register_buffer("epoch", torch.tensor(-1), persistent=False)  # when these were remembered; -1: never
 
     @property
     def changes_cross_entropy(self) -> bool:
         return True
 
-    def step(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    def setup(self, context: Context) -> None:
+        size, classes = context.batch_size, context.classes
+        self.register_buffer("views", torch.zeros(size, *context.image), persistent=False)
+        self.register_buffer("labels", torch.zeros(size, dtype=torch.int64), persistent=False)
+        self.register_buffer("logits", torch.zeros(size, classes), persistent=False)
+        self.register_buffer("rows", torch.tensor(0), persistent=False)
+        self.register_buffer("epoch", torch.tensor(-1), persistent=False)
+
+    def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
         assert batch.partner is not None
-        if self.views.shape != batch.partner.shape:
-            self.views, self.labels = batch.partner.clone(), batch.target.clone()
-            self.epoch.fill_(-1)
-        shared = self.epoch == batch.epoch  # a tensor, as is all that follows from it: no branch on the epoch
-        views = torch.where(shared, self.views, batch.partner)
-        labels = torch.where(shared, self.labels, batch.target)
+        size = len(batch.partner)
+        remembered_views, remembered_labels, remembered_logits = self.views[:size], self.labels[:size], self.logits[:size]
+        # A tensor, as is all that follows from it: no branch on the epoch. Nothing is shared with a batch of another size.
+        shared = (self.epoch == batch.epoch) & (self.rows == size)
+        views = torch.where(shared, remembered_views, batch.partner)
+        labels = torch.where(shared, remembered_labels, batch.target)
 
-        both = nets.student(torch.cat((views, batch.image)))
-        size = len(views)
+        both = networks.student(torch.cat((views, batch.image)))
         again, new = part(both, slice(size)), part(both, slice(size, None))
-        if self.logits.shape != new.logits.shape:
-            self.logits = torch.zeros_like(widened(new.logits.detach()))
-        terms = self.loss(again, new._replace(logits=self.logits), batch._replace(target=labels))
+        # A copy, since the memory is overwritten before the backward pass.
+        terms = self.loss(again, new._replace(logits=remembered_logits.clone()), batch._replace(target=labels))
 
-        self.views.copy_(batch.partner)
-        self.labels.copy_(batch.target)
-        self.logits.copy_(new.logits.detach())
+        remembered_views.copy_(batch.partner)
+        remembered_labels.copy_(batch.target)
+        remembered_logits.copy_(new.logits.detach())
+        self.rows.fill_(size)
         self.epoch.fill_(batch.epoch)
         return {"ce": (terms["ce"] + self.cross_entropy(new, batch)) / 2, "dlb": shared * terms["dlb"]}
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         divergence = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
-        return {"ce": self.cross_entropy(student, batch), "dlb": self.weight * divergence}
+        return {"dlb": self.weight * divergence}
 
 
 def part(output: Output, rows: slice) -> Output:

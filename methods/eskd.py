@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import softened_kl
 
 
 @METHODS.register_module("eskd")
-class EarlyStoppedKnowledgeDistillation(Method):
+class EarlyStoppedKnowledgeDistillation(TeacherMethod):
     """Cho & Hariharan: kd (weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T)) beside ce_weight * CE), stopped early.
 
     Two readings, one preset each: the teacher is stopped early (`early_teacher`), or the distillation is (`early_stop`, the
@@ -35,7 +37,6 @@ class EarlyStoppedKnowledgeDistillation(Method):
         "early_teacher": {"teacher_epochs_fraction": 0.35, "stop": 1.0},
         "early_stop": {"teacher_epochs_fraction": 1.0, "stop": 0.65},
     }
-    needs = "teacher"
 
     def __init__(
         self,
@@ -49,8 +50,7 @@ class EarlyStoppedKnowledgeDistillation(Method):
         self.temperature, self.weight, self.ce_weight = temperature, weight, ce_weight
         self.teacher_epochs_fraction, self.stop = teacher_epochs_fraction, stop
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         kd = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
-        on = torch.as_tensor(batch.epoch < self.stop * batch.epochs)
-        return {"ce": self.cross_entropy(student, batch), "eskd": self.weight * kd * on}
+        on = torch.as_tensor(batch.epoch < math.ceil(self.stop * batch.epochs))  # two integers: exact, also as a tensor
+        return {"eskd": self.weight * kd * on}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Output, TeacherMethod
 from methods.parts import Regressor, squared_error, widened
 
 
 @METHODS.register_module("fitnets")
-class FitNets(Method):
+class FitNets(TeacherMethod):
     """Romero et al.: weight * mean of (r(f_s) - f_t)^2, with r a convolution, batch norm and ReLU, beside CE.
 
     Args:
@@ -28,7 +28,6 @@ class FitNets(Method):
         deviations="the hint is trained together with the cross-entropy, as RepDistiller does, not in a stage before it",
         train_only="regressor: convolution and batch norm",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 100.0, stage: int = 2) -> None:
         super().__init__()
@@ -37,22 +36,13 @@ class FitNets(Method):
     def hint(self, output: Output) -> Tensor:
         return (output.stem, *output.stages)[self.stage]
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         deepest = min(len(student.stages), len(teacher.stages))
         if not 0 <= self.stage <= deepest:
             raise ValueError(f"fitnets has no stage {self.stage} to take in both networks; there are 0 (the stem) to {deepest}")
         self.regressor = Regressor(self.hint(student), self.hint(teacher))
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         guess, hint = widened(self.regressor(self.hint(student))), widened(self.hint(teacher)).detach()
-        return {"ce": self.cross_entropy(student, batch), "fitnets": self.weight * squared_error(guess, hint)}
+        return {"fitnets": self.weight * squared_error(guess, hint)}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Output
 from methods.parts import attention, pool_to, softened_kl, widened
 
 
@@ -57,26 +57,18 @@ class FeatureRefinement(Method):
         self.weight, self.temperature, self.attention_weight = weight, temperature, attention_weight
         self.ce_weight, self.width = ce_weight, width
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        if len(student.stages) < 2:
+    def setup(self, context: Context) -> None:
+        stages = context.student.stages
+        if len(stages) < 2:
             raise ValueError("frskd needs a student of at least two stages")
-        self.self_teacher = SelfTeacher([stage.shape[1] for stage in student.stages], self.width, classes)
+        self.self_teacher = SelfTeacher([stage.shape[1] for stage in stages], self.width, context.classes)
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         refined, logits = self.self_teacher(student.stages)
         distances = [
             F.mse_loss(attention(own), attention(better).detach()) for own, better in zip(student.stages, refined, strict=True)
         ]
         return {
-            "ce": self.cross_entropy(student, batch),
             "teacher": self.cross_entropy(student._replace(logits=logits), batch),
             "kd": self.weight * softened_kl(student.logits, logits.detach(), self.temperature),
             "at": self.attention_weight * torch.stack(distances).sum(),

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Networks, Output, TeacherMethod
 from methods.parts import gram, pool_to_smaller
 
 
@@ -22,7 +22,7 @@ def flow_matrices(output: Output) -> list[Tensor]:
 
 
 @METHODS.register_module("fsp")
-class FlowOfSolutionProcedure(Method):
+class FlowOfSolutionProcedure(TeacherMethod):
     """Yim et al.: in the preparation phase weight * sum over neighbouring stages of mean (G_s - G_t)^2; afterwards CE alone.
 
     G is the FSP matrix of two neighbours among stem and stages (f0-f1, f1-f2, ...), the larger map average-pooled to the
@@ -44,28 +44,19 @@ class FlowOfSolutionProcedure(Method):
         source="RepDistiller",
         deviations="batch norms of the student learn in the preparation, RepDistiller keeps them in evaluation mode",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 1.0, prepare_epochs: int = 30) -> None:
         super().__init__()
         self.weight, self.prepare_epochs = weight, prepare_epochs
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         channels_s, channels_t = ([f.shape[1] for f in (output.stem, *output.stages)] for output in (student, teacher))
         if channels_s != channels_t:
             raise ValueError(
                 f"fsp needs equal channels in stem and stages; the student has {channels_s}, the teacher {channels_t}"
             )
 
-    def prepare(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        matrices = zip(flow_matrices(nets.student(batch.image)), flow_matrices(nets.teacher(batch.image)), strict=True)
+    def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
+        matrices = zip(flow_matrices(networks.student(batch.image)), flow_matrices(networks.teacher(batch.image)), strict=True)
         return {"fsp": self.weight * torch.stack([F.mse_loss(s, t.detach()) for s, t in matrices]).sum()}

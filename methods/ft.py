@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Networks, Output, TeacherMethod
 from methods.parts import pool_to_smaller, squared_error, widened
 
 SLOPE = 0.1  # of the leaky ReLUs
@@ -37,7 +37,7 @@ def unit(factor: Tensor) -> Tensor:
 
 
 @METHODS.register_module("ft")
-class FactorTransfer(Method):
+class FactorTransfer(TeacherMethod):
     """Kim et al.: weight * mean |u(T(f_s)) - u(E(f_t))| on the last stage, u flattening and L2-normalising, beside CE.
 
     In the preparation phase the paraphraser, an encoder E and a decoder D, learns to reconstruct the teacher's last feature,
@@ -62,7 +62,6 @@ class FactorTransfer(Method):
         "weight of .2 on the preparation's term stands for its learning rate .01 in place of .05",
         train_only="paraphraser and translator: nine 3x3 convolutions",
     )
-    needs = "teacher"
 
     def __init__(
         self, weight: float = 200.0, paraphrase_rate: float = 0.5, prepare_epochs: int = 30, prepare_weight: float = 0.2
@@ -71,29 +70,20 @@ class FactorTransfer(Method):
         self.weight, self.paraphrase_rate = weight, paraphrase_rate
         self.prepare_epochs, self.prepare_weight = prepare_epochs, prepare_weight
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         channels_s, channels_t = student.stages[-1].shape[1], teacher.stages[-1].shape[1]
         factors = max(1, int(channels_t * self.paraphrase_rate))
         self.encoder, self.decoder = encoder(channels_t, factors, norm=False), decoder(channels_t, factors)
         self.translator = encoder(channels_s, factors, norm=True)
 
-    def prepare(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        feature = nets.teacher(batch.image).stages[-1].detach()
+    def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
+        feature = networks.teacher(batch.image).stages[-1].detach()
         restored = self.decoder(self.encoder(feature))
         return {"ft": self.prepare_weight * squared_error(widened(restored), widened(feature))}
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             factor_t = self.encoder(teacher.stages[-1])
         factor_s, factor_t = pool_to_smaller(self.translator(student.stages[-1]), factor_t)
-        return {"ce": self.cross_entropy(student, batch), "ft": self.weight * F.l1_loss(unit(factor_s), unit(factor_t))}
+        return {"ft": self.weight * F.l1_loss(unit(factor_s), unit(factor_t))}

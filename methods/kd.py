@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import softened_kl
 
 
 @METHODS.register_module("kd")
-class KnowledgeDistillation(Method):
+class KnowledgeDistillation(TeacherMethod):
     """Hinton et al.: weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T)) beside ce_weight * CE.
 
     Args:
@@ -23,13 +23,11 @@ class KnowledgeDistillation(Method):
         source="RepDistiller, mdistiller",
     )
     presets = {"imagenet": {"temperature": 1.0, "weight": 0.5, "ce_weight": 0.5}}
-    needs = "teacher"
 
     def __init__(self, temperature: float = 4.0, weight: float = 0.9, ce_weight: float = 0.1) -> None:
         super().__init__()
         self.temperature, self.weight, self.ce_weight = temperature, weight, ce_weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         kd = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
-        return {"ce": self.cross_entropy(student, batch), "kd": self.weight * kd}
+        return {"kd": self.weight * kd}

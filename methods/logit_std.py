@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Output
 from methods.parts import widened
 
 
@@ -60,16 +60,8 @@ class LogitStandardisation(Method):
     def changes_cross_entropy(self) -> bool:
         return self.method.changes_cross_entropy
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        self.method.setup(student, teacher, classes, samples, networks, targets)
+    def setup(self, context: Context) -> None:
+        self.method.setup(context)
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         student_std = student._replace(logits=standardised(student.logits))

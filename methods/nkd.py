@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import split_target, widened
 
 
 @METHODS.register_module("nkd")
-class NormalizedKnowledgeDistillation(Method):
+class NormalizedKnowledgeDistillation(TeacherMethod):
     """Yang et al., beside CE: the mean over the batch of
 
         weight * ( -p_t(label) log p_s(label) - gamma T^2 * sum over other classes of q_t log q_s )
@@ -31,15 +31,13 @@ class NormalizedKnowledgeDistillation(Method):
         source="yzd-v/cls_KD",
         deviations="the public code's mask leaves the label among the other classes; here it is out, as the paper writes",
     )
-    needs = "teacher"
     needs_hard_labels = True
 
     def __init__(self, gamma: float = 1.5, temperature: float = 1.0, weight: float = 1.0) -> None:
         super().__init__()
         self.gamma, self.temperature, self.weight = gamma, temperature, weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         z_s, z_t = widened(student.logits), widened(teacher.logits).detach()
         log_p_s, _ = split_target(F.log_softmax(z_s, dim=1), batch.target)
         p_t, _ = split_target(F.softmax(z_t, dim=1), batch.target)
@@ -47,4 +45,4 @@ class NormalizedKnowledgeDistillation(Method):
         q_t = F.softmax(split_target(z_t, batch.target)[1] / self.temperature, dim=1)
         label, others = -(p_t * log_p_s).mean(), -(q_t * log_q_s).sum(1).mean()
         nkd = self.weight * (label + self.gamma * self.temperature**2 * others)
-        return {"ce": self.cross_entropy(student, batch), "nkd": nkd}
+        return {"nkd": nkd}

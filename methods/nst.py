@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import common_stages, gram, pool_to_smaller, widened
 
 SMALLEST_NORM = 1e-12  # of a map, as it is divided by it; `F.normalize`'s value
@@ -40,7 +40,7 @@ def mean_outer_product(maps: Tensor) -> Tensor:
 
 
 @METHODS.register_module("nst")
-class NeuronSelectivityTransfer(Method):
+class NeuronSelectivityTransfer(TeacherMethod):
     """Huang & Wang: weight * sum over stages of the squared MMD between both networks' channel maps, beside CE.
 
     MMD^2 = mean k(t, t') + mean k(s, s') - 2 mean k(s, t) with k(x, y) = (x . y)^2 over channel maps of L2 norm 1. Where maps
@@ -57,16 +57,14 @@ class NeuronSelectivityTransfer(Method):
         paper="Huang, Wang. Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. 2017. arXiv:1707.01219",
         source="RepDistiller",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 50.0) -> None:
         super().__init__()
         self.weight = weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         terms = []
         for pair in common_stages(student.stages, teacher.stages):
             feature_s, feature_t = pool_to_smaller(*pair)
             terms.append(discrepancy(feature_s, feature_t.detach()))
-        return {"ce": self.cross_entropy(student, batch), "nst": self.weight * torch.stack(terms).sum()}
+        return {"nst": self.weight * torch.stack(terms).sum()}

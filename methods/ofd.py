@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Output, TeacherMethod
 from methods.parts import common_stages, pool_to_smaller, widened
 
 
@@ -29,7 +29,7 @@ def partial_distance(feature_s: Tensor, feature_t: Tensor, margins: Tensor) -> T
 
 
 @METHODS.register_module("ofd")
-class OverhaulOfFeatureDistillation(Method):
+class OverhaulOfFeatureDistillation(TeacherMethod):
     """Heo et al.: weight * sum over stages i = 1 ... L of d(BN(conv(p_s,i)), max(p_t,i, m_i)) / 2^(L-i), beside CE.
 
     p is a stage's output before its activation, conv is 1x1, and d the partial L2 distance: summed over a sample's elements,
@@ -54,24 +54,18 @@ class OverhaulOfFeatureDistillation(Method):
         "tensors) margins are those of an untrained batch norm",
         train_only="per stage: 1x1 convolution and batch norm",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 1e-3) -> None:
         super().__init__()
         self.weight = weight
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         pairs = common_stages(student.preact, teacher.preact)
-        norms = [nn.BatchNorm2d(t.shape[1]) for _, t in pairs] if networks is None else networks.teacher.norms[-len(pairs) :]
+        if context.networks is None:
+            norms = [nn.BatchNorm2d(t.shape[1]) for _, t in pairs]
+        else:
+            norms = context.networks.teacher.norms[-len(pairs) :]
         self.connectors = nn.ModuleList()
         for i, ((feature_s, feature_t), norm) in enumerate(zip(pairs, norms, strict=True)):
             channels = feature_t.shape[1]
@@ -86,12 +80,11 @@ class OverhaulOfFeatureDistillation(Method):
             margins = margin(norm.bias.detach(), norm.weight.detach())
             self.register_buffer(f"margins_{i}", margins.to(widened(feature_t).dtype))
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         terms = []
         pairs = common_stages(student.preact, teacher.preact)
         for i, (connector, pair) in enumerate(zip(self.connectors, pairs, strict=True)):
             feature_s, feature_t = pool_to_smaller(*pair)
             distance = partial_distance(connector(feature_s), feature_t.detach(), self.get_buffer(f"margins_{i}"))
             terms.append(distance / 2 ** (len(pairs) - i - 1))
-        return {"ce": self.cross_entropy(student, batch), "ofd": self.weight * torch.stack(terms).sum()}
+        return {"ofd": self.weight * torch.stack(terms).sum()}

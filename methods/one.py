@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Output
 from methods.parts import ramp, softened_kl, unwrapped, widened
 
 
@@ -58,15 +58,8 @@ class NativeEnsemble(Method):
         self.count, self.temperature, self.weight = branches, temperature, weight
         self.ce_weight, self.ramp_epochs = ce_weight, ramp_epochs
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
+    def setup(self, context: Context) -> None:
+        networks = context.networks
         if networks is None:
             raise ValueError("one copies the student's last stage, hence its setup needs the networks")
         network = unwrapped(networks.student)
@@ -74,10 +67,10 @@ class NativeEnsemble(Method):
         own = nn.Sequential(networks.student.blocks[-1], head, networks.student.classifier)
         self.branches = nn.ModuleList(shuffled(own) for _ in range(self.count - 1))
         self.gate = nn.Sequential(
-            nn.Linear(trunk(student).shape[1], self.count), nn.BatchNorm1d(self.count), nn.ReLU(), nn.Softmax(dim=1)
+            nn.Linear(trunk(context.student).shape[1], self.count), nn.BatchNorm1d(self.count), nn.ReLU(), nn.Softmax(dim=1)
         )
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         feature = trunk(student)
         logits = [widened(student.logits), *(widened(branch(feature)) for branch in self.branches)]
         gate = widened(self.gate(feature.mean((2, 3))))

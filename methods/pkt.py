@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import gram, widened
 
 EPSILON = 1e-7
@@ -19,7 +19,7 @@ def neighbours(embedding: Tensor) -> Tensor:
 
 
 @METHODS.register_module("pkt")
-class ProbabilisticKnowledgeTransfer(Method):
+class ProbabilisticKnowledgeTransfer(TeacherMethod):
     """Passalis & Tefas: weight * mean over pairs of P_t log(P_t / P_s), P the row-normalised similarities of the pooled
     embeddings, beside CE. Needs no adapter.
 
@@ -34,14 +34,12 @@ class ProbabilisticKnowledgeTransfer(Method):
         "arXiv:1803.10837",
         source="RepDistiller",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 30000.0) -> None:
         super().__init__()
         self.weight = weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         p_s, p_t = neighbours(student.embedding), neighbours(teacher.embedding).detach()
         pkt = (p_t * ((p_t + EPSILON) / (p_s + EPSILON)).log()).mean()
-        return {"ce": self.cross_entropy(student, batch), "pkt": self.weight * pkt}
+        return {"pkt": self.weight * pkt}

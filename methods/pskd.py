@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Output
 from methods.parts import widened
 
 
@@ -44,23 +44,16 @@ class ProgressiveSelfDistillation(Method):
     def changes_cross_entropy(self) -> bool:
         return self.weight != 0.0
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
+    def setup(self, context: Context) -> None:
         # What stands here at first is used only for an image that the first epoch leaves out.
-        start = torch.full((samples, classes), 1 / classes) if targets is None else F.one_hot(targets, classes).float()
+        classes, targets = context.classes, context.targets
+        start = torch.full((context.samples, classes), 1 / classes) if targets is None else F.one_hot(targets, classes).float()
         self.register_buffer("predictions", start)
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def cross_entropy(self, student: Output, batch: Batch) -> Tensor:
         logits = widened(student.logits)
-        share = self.weight * batch.epoch / batch.epochs
+        share = self.weight * torch.as_tensor(batch.epoch, dtype=torch.float64) / batch.epochs  # as exact as Python's
         past = self.predictions[batch.index].to(logits.dtype)
         target = (1 - share) * F.one_hot(batch.target, logits.shape[1]).to(logits.dtype) + share * past
         self.predictions[batch.index] = F.softmax(logits.detach(), dim=1).to(self.predictions.dtype)
-        return {"ce": F.cross_entropy(logits, target)}
+        return F.cross_entropy(logits, target)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Output, TeacherMethod
 from methods.parts import common_stages, pool_to, ramp, squared_error, widened
 
 PYRAMID = (4, 2, 1)  # sizes that the hierarchical context loss pools to
@@ -73,7 +73,7 @@ def levels(stages: tuple[Tensor, ...], embedding: Tensor) -> list[Tensor]:
 
 
 @METHODS.register_module("reviewkd")
-class KnowledgeReview(Method):
+class KnowledgeReview(TeacherMethod):
     """Chen et al.: weight * ramp * sum over stages and embedding of HCL(ABF(f_s), p_t), beside CE.
 
     From deep to shallow, attention-based fusion (ABF) joins the student's stage with what the deeper ones have become, enlarges
@@ -106,34 +106,24 @@ class KnowledgeReview(Method):
         "resnet32x4/shufflenetv2": {"weight": 8.0},
         "resnet34/resnet18": {"weight": 1.0, "ramp_epochs": 1},
     }
-    needs = "teacher"
 
     def __init__(self, weight: float = 1.0, ramp_epochs: int = 20) -> None:
         super().__init__()
         self.weight, self.ramp_epochs = weight, ramp_epochs
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         pairs = common_stages(levels(student.stages, student.embedding), levels(teacher.preact, teacher.embedding))
         channels = min(512, student.embedding.shape[1])
         self.fusions = nn.ModuleList(
             Fusion(s.shape[1], channels, t.shape[1], deepest=i == len(pairs) - 1) for i, (s, t) in enumerate(pairs)
         )
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         pairs = common_stages(levels(student.stages, student.embedding), levels(teacher.preact, teacher.embedding))
         terms, deeper = [], None
         for fusion, (feature_s, feature_t) in reversed(list(zip(self.fusions, pairs, strict=True))):
             guess, deeper = fusion(feature_s, deeper, feature_t.shape[-2:])
             terms.append(context_loss(guess, feature_t.detach()))
         reviewkd = self.weight * torch.stack(terms).sum() * ramp(batch, self.ramp_epochs)
-        return {"ce": self.cross_entropy(student, batch), "reviewkd": reviewkd}
+        return {"reviewkd": reviewkd}

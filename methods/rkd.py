@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import gram, widened
 
 
@@ -26,7 +26,7 @@ def angles(embedding: Tensor) -> Tensor:
 
 
 @METHODS.register_module("rkd")
-class RelationalKnowledgeDistillation(Method):
+class RelationalKnowledgeDistillation(TeacherMethod):
     """Park et al., on the pooled embeddings p, beside CE:
 
         weight * (distance_weight * smoothL1(distances of p_s, of p_t) + angle_weight * smoothL1(angles of p_s, of p_t))
@@ -46,16 +46,14 @@ class RelationalKnowledgeDistillation(Method):
         paper="Park, Kim, Lu, Cho. Relational Knowledge Distillation. CVPR 2019. arXiv:1904.05068",
         source="RepDistiller",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 1.0, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()
         self.weight, self.distance_weight, self.angle_weight = weight, distance_weight, angle_weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         p_s, p_t = widened(student.embedding), widened(teacher.embedding).detach()
         distance = F.smooth_l1_loss(relative_distances(p_s), relative_distances(p_t))
         angle = F.smooth_l1_loss(angles(p_s), angles(p_t))
         rkd = self.weight * (self.distance_weight * distance + self.angle_weight * angle)
-        return {"ce": self.cross_entropy(student, batch), "rkd": rkd}
+        return {"rkd": rkd}

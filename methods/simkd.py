@@ -6,7 +6,7 @@ import copy
 
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Output, TeacherMethod
 from methods.parts import pool_to, pool_to_smaller, squared_error, widened
 
 
@@ -34,7 +34,7 @@ class ReusedClassifier(nn.Module):
 
 
 @METHODS.register_module("simkd")
-class SimKD(Method):
+class SimKD(TeacherMethod):
     """Chen et al.: weight * mean (P(f_s) - f_t)^2 on the last stage, P a projector, and nothing else: no CE.
 
     The student's own classifier is not trained. Deployed are the student's stages, the projector and the teacher's classifier,
@@ -57,7 +57,6 @@ class SimKD(Method):
         source="DefangChen/SimKD",
         train_only="none; the projector and the teacher's classifier are deployed, the student's classifier is not",
     )
-    needs = "teacher"
     ce_weight = 0.0
 
     def __init__(self, weight: float = 1.0, reduction: int = 2) -> None:
@@ -65,16 +64,8 @@ class SimKD(Method):
         self.weight, self.reduction = weight, reduction
         self.classifier: nn.Module | None = None
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         feature_s, feature_t = pool_to_smaller(student.stages[-1], teacher.stages[-1])
         if feature_t.shape[1] != teacher.embedding.shape[1]:
             raise ValueError(
@@ -83,14 +74,13 @@ class SimKD(Method):
             )
         self.projector = projector(feature_s.shape[1], feature_t.shape[1], self.reduction)
         self.size = (feature_t.shape[2], feature_t.shape[3])
-        if networks is not None:
-            self.classifier = copy.deepcopy(networks.teacher.classifier).requires_grad_(False)
+        if context.networks is not None:
+            self.classifier = copy.deepcopy(context.networks.teacher.classifier).requires_grad_(False)
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         feature_s, feature_t = pool_to_smaller(student.stages[-1], teacher.stages[-1])
         simkd = squared_error(widened(self.projector(feature_s)), widened(feature_t).detach())
-        return {"ce": self.cross_entropy(student, batch), "simkd": self.weight * simkd}
+        return {"simkd": self.weight * simkd}
 
     def predictor(self, student: nn.Module) -> nn.Module:
         if self.classifier is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import gram
 
 
@@ -16,7 +16,7 @@ def similarities(feature: Tensor) -> Tensor:
 
 
 @METHODS.register_module("sp")
-class SimilarityPreserving(Method):
+class SimilarityPreserving(TeacherMethod):
     """Tung & Mori: weight * ||G_s - G_t||_F^2 / B^2, G the row-normalised f f^T of the last stage, beside CE.
 
     Needs no adapter: G is B x B whatever the features' shapes.
@@ -31,13 +31,11 @@ class SimilarityPreserving(Method):
         paper="Tung, Mori. Similarity-Preserving Knowledge Distillation. ICCV 2019. arXiv:1907.09682",
         source="RepDistiller",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 3000.0) -> None:
         super().__init__()
         self.weight = weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         sp = F.mse_loss(similarities(student.stages[-1]), similarities(teacher.stages[-1]).detach())
-        return {"ce": self.cross_entropy(student, batch), "sp": self.weight * sp}
+        return {"sp": self.weight * sp}

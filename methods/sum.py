@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Networks, Output
 
 
 class Remembered:
@@ -99,28 +99,20 @@ class Sum(Method):
     def changes_cross_entropy(self) -> bool:
         return self.changes_at is not None
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
+    def setup(self, context: Context) -> None:
         for part in self._methods():
-            part.setup(student, None if part.needs == "none" else teacher, classes, samples, networks, targets)
+            part.setup(context._replace(teacher=None) if part.needs == "none" else context)
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         return self._merged(lambda part: part.loss(student, None if part.needs == "none" else teacher, batch))
 
-    def step(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        nets = Networks(Remembered(nets.student), nets.teacher)
-        return self._merged(lambda part: part.step(nets, batch))
+    def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
+        networks = Networks(Remembered(networks.student), networks.teacher)
+        return self._merged(lambda part: part.step(networks, batch))
 
-    def prepare(self, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-        nets = Networks(Remembered(nets.student), nets.teacher)
-        return self._merged(lambda part: part.prepare(nets, batch) if part.prepare_epochs else {})
+    def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
+        networks = Networks(Remembered(networks.student), networks.teacher)
+        return self._merged(lambda part: part.prepare(networks, batch) if part.prepare_epochs else {})
 
     def predictor(self, student: nn.Module) -> nn.Module:
         return student if self.deploys_at is None else self._methods()[self.deploys_at].predictor(student)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Output
 from methods.parts import ramp, squared_error, stage_pairs
 
 
@@ -61,23 +61,15 @@ class TeacherFreeDistillation(Method):
         self.stages = None if stages is None else sorted(set(stages))
         self.before_activation = before_activation
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        count = len(student.stages)
+    def setup(self, context: Context) -> None:
+        count = len(context.student.stages)
         missing = [stage for stage in self.stages or [] if not 1 <= stage <= count]
         if missing:
             raise ValueError(f"tfd: the network has no stage {', '.join(map(str, missing))}; it has 1 to {count}")
-        if len(self.stages or student.stages) < 2:
+        if len(self.stages or range(count)) < 2:
             raise ValueError(f"tfd needs at least two stages to pair, not {self.stages or list(range(1, count + 1))}")
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         tapped = student.preact if self.before_activation else student.stages
         features = [tapped[stage - 1] for stage in self.stages] if self.stages else tapped
         terms = []
@@ -89,4 +81,4 @@ class TeacherFreeDistillation(Method):
             terms.append(squared_error(shallow, deep, self.reduction))
         scale = self.weight / len(terms) / (len(student.logits) if self.reduction == "sum" else 1)
         tfd = scale * torch.stack(terms).sum() * ramp(batch, self.ramp_epochs)
-        return {"ce": self.cross_entropy(student, batch), "tfd": tfd}
+        return {"tfd": tfd}

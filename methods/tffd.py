@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Output
 from methods.parts import ramp, squared_error, stage_pairs, widened
 
 
@@ -54,24 +54,16 @@ class TeacherFreeFeatureDistillation(Method):
         super().__init__()
         self.inter, self.intra, self.ramp_epochs = inter, intra, ramp_epochs
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        if len(student.stages) < 2:
-            raise ValueError(f"tffd needs at least two stages to pair, the network has {len(student.stages)}")
+    def setup(self, context: Context) -> None:
+        count = len(context.student.stages)
+        if count < 2:
+            raise ValueError(f"tffd needs at least two stages to pair, the network has {count}")
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         scale = ramp(batch, self.ramp_epochs)
         inter = [squared_error(shallow, deep.detach()) for shallow, deep in stage_pairs(student.stages)]
         intra = [squared_error(*channel_halves(widened(feature))) for feature in student.stages]
         return {
-            "ce": self.cross_entropy(student, batch),
             "inter": self.inter * torch.stack(inter).mean() * scale,
             "intra": self.intra * torch.stack(intra).mean() * scale,
         }

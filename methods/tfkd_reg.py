@@ -37,9 +37,9 @@ class TeacherFreeRegularisation(Method):
         super().__init__()
         self.weight, self.temperature, self.correct, self.ce_weight = weight, temperature, correct, ce_weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         log_student = F.log_softmax(widened(student.logits), dim=1)
         wrong = (1 - self.correct) / (log_student.shape[1] - 1)
         designed = torch.full_like(log_student, wrong).scatter(1, batch.target[:, None], self.correct)
         divergence = F.kl_div(log_student, F.softmax(designed / self.temperature, dim=1), reduction="none").mean()
-        return {"ce": self.cross_entropy(student, batch), "tfkd_reg": self.weight * divergence}
+        return {"tfkd_reg": self.weight * divergence}

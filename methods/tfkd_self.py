@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Method, Output
+from methods.base import METHODS, Batch, Card, Needs, Output, TeacherMethod
 from methods.parts import softened_kl
 
 
 @METHODS.register_module("tfkd_self")
-class TeacherFreeSelfTraining(Method):
+class TeacherFreeSelfTraining(TeacherMethod):
     """Yuan et al.: weight * T^2 * mean over batch and classes of q log(q / softmax(z_s / T)) beside ce_weight * CE.
 
     q = softmax(z_t / T) comes from a trained copy of the student. The authors' code takes the mean over classes too, which
@@ -25,14 +25,13 @@ class TeacherFreeSelfTraining(Method):
         paper="Yuan et al. Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020. arXiv:1909.11723",
         source="authors' code (my_loss_function.py), values of its ResNet-18",
     )
-    needs = "self"
+    needs: Needs = "self"
 
     def __init__(self, weight: float = 47.5, temperature: float = 6.0, ce_weight: float = 0.05) -> None:
         super().__init__()
         self.weight, self.temperature, self.ce_weight = weight, temperature, ce_weight
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         classes = student.logits.shape[1]
         mean = softened_kl(student.logits, teacher.logits.detach(), self.temperature) / classes
-        return {"ce": self.cross_entropy(student, batch), "tfkd_self": self.weight * mean}
+        return {"tfkd_self": self.weight * mean}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Method, Output
 from methods.parts import widened
 
 
@@ -45,18 +45,10 @@ class UniversalSelfDistillation(Method):
         super().__init__()
         self.alpha, self.beta, self.mu, self.weight = alpha, beta, mu, weight
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        self.classifier = nn.Linear(last_but_one(student).shape[1], classes)
+    def setup(self, context: Context) -> None:
+        self.classifier = nn.Linear(last_but_one(context.student).shape[1], context.classes)
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         strong = widened(student.logits)
         weak = widened(self.classifier(last_but_one(student).mean((2, 3))))
         losses = (
@@ -64,7 +56,7 @@ class UniversalSelfDistillation(Method):
             + self.beta * rest_loss(strong, weak, batch.target)
             + self.mu * F.cross_entropy(weak, batch.target, label_smoothing=0.1)
         )
-        return {"ce": self.cross_entropy(student, batch), "uskd": self.weight * losses}
+        return {"uskd": self.weight * losses}
 
 
 def last_but_one(student: Output) -> Tensor:

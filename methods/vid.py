@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Context, Output, TeacherMethod
 from methods.parts import common_stages, pool_to_smaller, widened
 
 SMALLEST_VARIANCE = 1e-5
@@ -37,7 +37,7 @@ class Gaussian(nn.Module):
 
 
 @METHODS.register_module("vid")
-class VariationalInformation(Method):
+class VariationalInformation(TeacherMethod):
     """Ahn et al.: weight * sum over stages of the mean of 1/2 [(mu(f_s) - f_t)^2 / var + log var], beside CE.
 
     mu is three 1x1 convolutions with ReLUs between, var = softplus(parameter) + 1e-5 per channel. Where maps differ in size,
@@ -57,29 +57,19 @@ class VariationalInformation(Method):
         source="RepDistiller",
         train_only="per stage: three 1x1 convolutions and the variances",
     )
-    needs = "teacher"
 
     def __init__(self, weight: float = 1.0, variance: float = 5.0) -> None:
         super().__init__()
         self.weight, self.variance = weight, variance
 
-    def setup(
-        self,
-        student: Output,
-        teacher: Output | None,
-        classes: int,
-        samples: int,
-        networks: Networks | None = None,
-        targets: Tensor | None = None,
-    ) -> None:
-        assert teacher is not None
+    def setup(self, context: Context) -> None:
+        student, teacher = context.student, context.require_teacher()
         pairs = common_stages(student.stages, teacher.stages)
         self.gaussians = nn.ModuleList(Gaussian(s.shape[1], t.shape[1], self.variance) for s, t in pairs)
 
-    def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        assert teacher is not None
+    def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         terms = []
         for gaussian, pair in zip(self.gaussians, common_stages(student.stages, teacher.stages), strict=True):
             feature_s, feature_t = pool_to_smaller(*pair)
             terms.append(gaussian(feature_s, feature_t.detach()))
-        return {"ce": self.cross_entropy(student, batch), "vid": self.weight * torch.stack(terms).sum()}
+        return {"vid": self.weight * torch.stack(terms).sum()}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.engine.trainee import Answers, Teacher
 from bench.models import MODELS, Network
-from methods import METHODS, Batch, Method, Networks
+from methods import METHODS, Batch, Context, Method, Networks
 
 KEYS = sorted(METHODS.module_dict)
 PAIRS = {"same family": ("resnet8", "resnet14"), "cross family": ("wrn_16_1", "vgg8")}
@@ -76,7 +76,7 @@ def build(key: str, pair: str, **arguments: Any) -> Case:
         with torch.no_grad():
             image = batches()[0].image
             teacher = nets.teacher(image) if nets.teacher else None
-            method.setup(nets.student(image), teacher, K, N, networks=nets, targets=TARGETS)
+            method.setup(Context(nets.student(image), teacher, K, N, B, (1, 8, 8), TARGETS, nets))
 
     torch.manual_seed(4)
     try:
@@ -178,7 +178,7 @@ def test_double_precision_without_networks(key: str) -> None:
         )
     method = METHODS.build({"type": key, **REQUIRED.get(key, {})})
     try:
-        method.setup(student, teacher, classes=K, samples=N)
+        method.setup(Context(student, teacher, K, N, B, (1, 8, 8)))
     except ValueError as refusal:
         if "networks" not in str(refusal):
             raise

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods import METHODS, Batch, Method, Networks, Output
+from methods import METHODS, Batch, Context, Method, Networks, Output
 from methods.parts import attention, pool_to, widened
 
 CLASSES, SAMPLES = 5, 4
@@ -50,7 +50,7 @@ def batch(**fields: object) -> Batch:
 def build(key: str, student: Output, teacher: Output, networks: Networks | None = None, **arguments: object) -> Method:
     torch.manual_seed(0)
     method = METHODS.build({"type": key, "weight": 1.0, **arguments})
-    method.setup(student, teacher, classes=CLASSES, samples=SAMPLES, networks=networks)
+    method.setup(Context(student, teacher, CLASSES, SAMPLES, SAMPLES, (3, 8, 8), networks=networks))
     return method.double()
 
 

@@ -274,8 +274,8 @@ def test_what_only_fails_without_values_is_not_skipped(tiny):
     class NeedsValues(Method):
         card = Card("", "", "")
 
-        def setup(self, student, teacher, classes, samples, networks=None, targets=None):
-            student.logits.max().item()
+        def setup(self, context):
+            context.student.logits.max().item()
 
     try:
         assert "needs_values" in methods_of(tiny(methods=["needs_values", "crd"]))

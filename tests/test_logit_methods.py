@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods import METHODS, Batch, Method, Networks, Output
+from methods import METHODS, Batch, Context, Method, Networks, Output
 
 B, K, N = 6, 5, 12
 TARGET = torch.tensor([0, 3, 1, 4, 3, 0])
@@ -35,7 +35,8 @@ def batch(**fields: Any) -> Batch:
 def build(spec: dict[str, Any], student: Output, teacher: Output | None = None, **setup: Any) -> Method:
     torch.manual_seed(0)
     method = METHODS.build(spec)
-    method.setup(student, teacher, **{"classes": K, "samples": N, "targets": TARGETS, **setup})
+    context = Context(student, teacher, classes=K, samples=N, batch_size=B, image=(3, 8, 8), targets=TARGETS)
+    method.setup(context._replace(**setup))
     return method.double()
 
 

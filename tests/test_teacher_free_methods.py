@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.models import MODELS
-from methods import METHODS, Batch, Method, Networks, Output
+from methods import METHODS, Batch, Context, Method, Networks, Output
 
 B, K, N = 6, 5, 12
 TARGET = torch.tensor([0, 3, 1, 4, 3, 0])
@@ -40,7 +40,8 @@ def build(spec: dict[str, Any], student: Output | None = None, **setup: Any) -> 
     """As the engine builds it, in float64, with the random numbers of seed 0."""
     torch.manual_seed(0)
     method = METHODS.build(spec)
-    method.setup(student or output(0), None, **{"classes": K, "samples": N, **setup})
+    context = Context(student or output(0), None, classes=K, samples=N, batch_size=B, image=(1, 8, 8))
+    method.setup(context._replace(**setup))
     return method.double()
 
 
@@ -149,7 +150,7 @@ class Linear:
 
 
 def test_dlb_remembers_the_previous_batch_within_an_epoch() -> None:
-    method, student = METHODS.build({"type": "dlb", "weight": 2.0}), Linear()
+    method, student = build({"type": "dlb", "weight": 2.0}), Linear()
     steps = [
         batch(image=images(i), partner=images(10 + i), target=(TARGET + i) % K, epoch=epoch, epochs=3)
         for i, epoch in enumerate([0, 0, 0, 1, 1])
@@ -172,7 +173,7 @@ def test_dlb_remembers_the_previous_batch_within_an_epoch() -> None:
 
 
 def test_dlb_forgets_after_a_batch_of_another_size() -> None:
-    method, student = METHODS.build({"type": "dlb"}), Linear()
+    method, student = build({"type": "dlb"}), Linear()
     short = batch(image=images(1, 2), partner=images(2, 2), target=TARGET[:2], index=torch.arange(2))
     method.step(Networks(student), batch(partner=images(3)))
     for now in (short, batch(partner=images(4))):
@@ -180,10 +181,10 @@ def test_dlb_forgets_after_a_batch_of_another_size() -> None:
 
 
 def test_dlb_resumes_exactly_at_an_epochs_start() -> None:
-    whole, net = METHODS.build({"type": "dlb"}), network()
+    whole, net = build({"type": "dlb"}), network()
     for i in range(2):
         whole.step(Networks(net), batch(image=images(i), partner=images(10 + i)))
-    resumed, resumed_net = METHODS.build({"type": "dlb"}), copy.deepcopy(net)
+    resumed, resumed_net = build({"type": "dlb"}), copy.deepcopy(net)
     resumed.load_state_dict(whole.state_dict())
     for i in range(2):
         now = batch(image=images(20 + i), partner=images(30 + i), epoch=1, epochs=2)

@@ -42,7 +42,7 @@ from bench.records.cell import Cell, seed_from
 from bench.records.options import Options
 from bench.records.record import Accuracies, Accuracy, Clocks, Flops, Parameters, Record
 from bench.records.store import DamagedError, Store
-from methods import METHODS, Networks
+from methods import METHODS, Context, Networks
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -160,7 +160,17 @@ def _trainee(cell: Cell, bench: Bench, teacher: Teacher | None) -> Trainee:
     student.eval()
     with torch.no_grad():
         outputs = (networks.student(sample), teacher(sample) if teacher else None)
-    method.setup(*outputs, bench.dataset.classes, len(bench.train.targets), networks, bench.train.targets.to(bench.device))
+    method.setup(
+        Context(
+            *outputs,
+            classes=bench.dataset.classes,
+            samples=len(bench.train.targets),
+            batch_size=cell.recipe.batch_size,
+            image=(sample.shape[1], sample.shape[2], sample.shape[3]),
+            targets=bench.train.targets.to(bench.device),
+            networks=networks,
+        )
+    )
     return Trainee(student, _place(method, bench.device), teacher, cell.recipe)
 
 

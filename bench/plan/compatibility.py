@@ -18,7 +18,7 @@ from bench.data.stream import STREAMED_SIZE
 from bench.models import MODELS, Network
 from bench.records.cell import Spec
 from bench.records.naming import model_name
-from methods.base import Method, Networks, Output
+from methods.base import Context, Method, Networks, Output
 
 
 class Shape(NamedTuple):
@@ -145,7 +145,9 @@ def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -
         network_t, output_t = answer(teacher, shape) if teacher and method.needs != "none" else (None, None)
         with ShapesAlone(), torch.device("meta"):
             targets = torch.zeros(shape.samples, dtype=torch.int64)
-            method.setup(output_s, output_t, shape.classes, shape.samples, Networks(network_s, network_t), targets)
+            image = (shape.channels, shape.height, shape.width)
+            networks = Networks(network_s, network_t)
+            method.setup(Context(output_s, output_t, shape.classes, shape.samples, 2, image, targets, networks))
     except ValueError as error:
         return str(error)
     except Exception:
