@@ -25,6 +25,12 @@ class Output(NamedTuple):
     stages: tuple[Tensor, ...]  # (B, C_i, H_i, W_i) stage outputs after the activation, shallow to deep, stem excluded
     preact: tuple[Tensor, ...]  # the same before their last activation
     stem: Tensor  # (B, C, H, W) after the activation
+    rectified: tuple[Tensor, ...] | None = None  # where `stages` end without an activation: see `activated`
+
+    @property
+    def activated(self) -> tuple[Tensor, ...]:
+        """(B, C_i, H_i, W_i) ReLU of `preact`, shallow to deep: `stages`, but where a network's stages end with bare sums."""
+        return self.stages if self.rectified is None else self.rectified
 
 
 class Batch(NamedTuple):

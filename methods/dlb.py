@@ -91,7 +91,6 @@ class LastMiniBatch(TeacherMethod):
 
 def part(output: Output, rows: slice) -> Output:
     """An answer's rows."""
-    logits, embedding, stages, preact, stem = output
-    return Output(
-        logits[rows], embedding[rows], tuple(stage[rows] for stage in stages), tuple(x[rows] for x in preact), stem[rows]
-    )
+    stages, preact = (tuple(feature[rows] for feature in features) for features in (output.stages, output.preact))
+    rectified = output.rectified and tuple(feature[rows] for feature in output.rectified)
+    return Output(output.logits[rows], output.embedding[rows], stages, preact, output.stem[rows], rectified)

@@ -58,15 +58,16 @@ class FeatureRefinement(Method):
         self.ce_weight, self.width = ce_weight, width
 
     def setup(self, context: Context) -> None:
-        stages = context.student.stages
+        stages = context.student.activated
         if len(stages) < 2:
             raise ValueError("frskd needs a student of at least two stages")
         self.self_teacher = SelfTeacher([stage.shape[1] for stage in stages], self.width, context.classes)
 
     def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
-        refined, logits = self.self_teacher(student.stages)
+        features = student.activated
+        refined, logits = self.self_teacher(features)
         distances = [
-            F.mse_loss(attention(own), attention(better).detach()) for own, better in zip(student.stages, refined, strict=True)
+            F.mse_loss(attention(own), attention(better).detach()) for own, better in zip(features, refined, strict=True)
         ]
         return {
             "teacher": self.cross_entropy(student._replace(logits=logits), batch),

@@ -29,7 +29,7 @@ class ReusedClassifier(nn.Module):
 
     def forward(self, image: Tensor) -> Output:
         answer = self.student(image)
-        embedding = self.projector(pool_to(answer.stages[-1], self.size)).mean((2, 3))
+        embedding = self.projector(pool_to(answer.activated[-1], self.size)).mean((2, 3))
         return answer._replace(logits=self.classifier(embedding), embedding=embedding)
 
 
@@ -66,7 +66,7 @@ class SimKD(TeacherMethod):
 
     def setup(self, context: Context) -> None:
         student, teacher = context.student, context.require_teacher()
-        feature_s, feature_t = pool_to_smaller(student.stages[-1], teacher.stages[-1])
+        feature_s, feature_t = pool_to_smaller(student.activated[-1], teacher.activated[-1])
         if feature_t.shape[1] != teacher.embedding.shape[1]:
             raise ValueError(
                 f"simkd needs a teacher whose classifier works on the mean of its last stage; this one's last stage has "
@@ -78,7 +78,7 @@ class SimKD(TeacherMethod):
             self.classifier = copy.deepcopy(context.networks.teacher.classifier).requires_grad_(False)
 
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        feature_s, feature_t = pool_to_smaller(student.stages[-1], teacher.stages[-1])
+        feature_s, feature_t = pool_to_smaller(student.activated[-1], teacher.activated[-1])
         simkd = squared_error(widened(self.projector(feature_s)), widened(feature_t).detach())
         return {"simkd": self.weight * simkd}
 

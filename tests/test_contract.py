@@ -19,7 +19,7 @@ from bench.models import MODELS, Network
 from methods import METHODS, Batch, Context, Method, Networks
 
 KEYS = sorted(METHODS.module_dict)
-PAIRS = {"same family": ("resnet8", "resnet14"), "cross family": ("wrn_16_1", "vgg8")}
+PAIRS = {"same family": ("resnet8", "resnet14"), "cross family": ("wrn_16_1", "vgg8"), "wide": ("wrn_16_2", "wrn_40_2")}
 REQUIRED = {"sum": {"parts": [{"type": "tfd"}, {"type": "kd"}]}, "logit_std": {"method": {"type": "kd"}}}
 B, K, N = 10, 10, 40  # a batch has every class, so that no teacher is wrong about all of it
 TARGETS = torch.arange(N) % K

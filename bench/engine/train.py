@@ -36,7 +36,7 @@ from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, Visua
 from bench.engine.loop import Clock, Group, TrainLoop
 from bench.engine.trainee import Answers, Optimiser, Teacher, Trainee
 from bench.errors import UserError
-from bench.models import MODELS, Network
+from bench.models import MODELS, Network, stored
 from bench.models.weights import read as read_weights
 from bench.records.cell import Cell, seed_from
 from bench.records.options import Options
@@ -146,7 +146,7 @@ def assemble(
 
 
 def build_network(spec: dict[str, Any], dataset: Dataset) -> Network:
-    return MODELS.build({**spec, "classes": dataset.classes, "channels": dataset.channels})
+    return MODELS.build({**stored(spec), "classes": dataset.classes, "channels": dataset.channels})
 
 
 def _trainee(cell: Cell, bench: Bench, teacher: Teacher | None) -> Trainee:

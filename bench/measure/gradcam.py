@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.data import Dataset, Split, evaluation_batches, load
 from bench.errors import UserError
-from bench.models import MODELS, Network
+from bench.models import MODELS, Network, stored
 from bench.records.cell import Cell
 from bench.records.naming import describe
 from bench.records.store import Store
@@ -73,7 +73,7 @@ def look(cells: list[tuple[str, str]], positions: list[int], store: Store, data_
         assert record is not None
         network = _network(record.cell, dataset, store.weights(grid, record))
         wanted = [ClassifierOutputTarget(int(target)) for target in targets]
-        last = network.blocks[-1].activation  # a network calls its stages' parts, hence a hook on a whole stage never fires
+        last = network.last_activation  # a network calls its stages' parts, hence a hook on a whole stage never fires
         with GradCAMPlusPlus(model=Logits(network), target_layers=[last]) as cam:
             maps = cam(input_tensor=images, targets=wanted)
         with torch.no_grad():
@@ -102,7 +102,7 @@ def _images(cell: Cell, positions: list[int], data_root: str | None) -> tuple[Da
 
 
 def _network(cell: Cell, dataset: Dataset, weights: bytes) -> Network:
-    spec: dict[str, Any] = {**cell.student, "classes": dataset.classes, "channels": dataset.channels}
+    spec: dict[str, Any] = {**stored(cell.student), "classes": dataset.classes, "channels": dataset.channels}
     network = MODELS.build({**spec, "pretrained": False} if "pretrained" in spec else spec).eval()
     if not len(network.blocks):
         raise UserError(f"{cell.id}: {describe(cell.student)} has no stages that could be looked into")

@@ -3,9 +3,9 @@
 import importlib
 import pkgutil
 
-from bench.models.base import MODELS, Network, Stage
+from bench.models.base import MODELS, Network, Stage, stored
 
-__all__ = ["MODELS", "Network", "Stage"]
+__all__ = ["MODELS", "Network", "Stage", "stored"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

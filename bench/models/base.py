@@ -22,25 +22,33 @@ def build_model(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> Network
 
 
 MODELS = Registry("model", build_func=build_model, locations=["bench.models"])
+WHEN_ABSENT: dict[str, dict[str, Any]] = {}  # by model: what a stored spec means that lacks an argument newer than itself
+
+
+def stored(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of a record or cell, complete: arguments that are newer than it have the value that it was trained with."""
+    return {**WHEN_ABSENT.get(spec["type"], {}), **spec}
 
 
 class Stage(nn.Module):
-    """A stage of a network: `activation(body(x))`.
+    """A stage of a network: `activation(body(norm(x)))`.
 
     Args:
         body: all up to the last activation; its answer is what `Output.preact` holds.
         activation: the last activation, never in place; identity where the stage ends without one.
+        norm: in a pre-activation network, the batch norm of the sum that the stage before ends with.
     """
 
+    norm: nn.Module
     body: nn.Sequential
     activation: nn.Module
 
-    def __init__(self, body: nn.Sequential, activation: nn.Module) -> None:
+    def __init__(self, body: nn.Sequential, activation: nn.Module, norm: nn.Module | None = None) -> None:
         super().__init__()
-        self.body, self.activation = body, activation
+        self.norm, self.body, self.activation = norm or nn.Identity(), body, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.body(x))
+        return self.activation(self.body(self.norm(x)))
 
 
 class Network(nn.Module):
@@ -55,6 +63,8 @@ class Network(nn.Module):
         classifier: from the embedding (B, D) to logits (B, K).
         norms: for each stage, the last batch norm before `preact`, or None where no single one covers its channels.
         head: last stage to embedding (B, D); by default the mean over positions.
+        other_names: prefixes of weights' names in another layout of the same network, to those in this one. Saved weights of
+            either layout load.
 
     Attributes:
         dropout: on the embedding, before the classifier; `dropout.p` is 0 until a recipe sets it.
@@ -67,6 +77,7 @@ class Network(nn.Module):
         classifier: nn.Linear,
         norms: Sequence[nn.Module | None],
         head: nn.Module | None = None,
+        other_names: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -74,19 +85,46 @@ class Network(nn.Module):
         self.head = head or global_pool()
         self.dropout = nn.Dropout(0.0)
         self.classifier = classifier
-        self.norms = list(norms)  # a plain list: these modules are registered in their blocks
+        self.norms = list(norms)  # a plain list: these modules are registered elsewhere
+        self.other_names = dict(other_names or {})
+        self.register_load_state_dict_pre_hook(_rename)
+
+    @property
+    def last_activation(self) -> nn.Module:
+        """The module that answers with `Output.activated[-1]`, for tools that hook it."""
+        assert isinstance(self.blocks[-1], Stage)
+        return self.blocks[-1].activation
+
+    def own_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Saved weights under the names of this network's layout."""
+        own = set(self.state_dict())
+        if not self.other_names or own == set(state):
+            return dict(state)
+        renamed = {}
+        for name, tensor in state.items():
+            other = next((prefix for prefix in self.other_names if name.startswith(prefix)), "")
+            renamed[self.other_names.get(other, "") + name.removeprefix(other)] = tensor
+        return renamed if own == set(renamed) else dict(state)
 
     def forward(self, image: Tensor) -> Output:
         x = stem = self.stem(image)
         stages, preact = [], []
         for block in self.blocks:
             assert isinstance(block, Stage)
-            preact.append(block.body(x))
+            preact.append(block.body(block.norm(x)))
             x = block.activation(preact[-1])
             stages.append(x)
         embedding = self.head(x)
         logits = self.classifier(self.dropout(embedding))
         return Output(logits, embedding, tuple(stages), tuple(preact), stem)
+
+
+def _rename(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before loading: weights below `prefix` that were saved in the other layout get the names of this one."""
+    assert isinstance(network, Network)
+    if network.other_names:
+        found = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
+        state |= {prefix + name: tensor for name, tensor in network.own_names(found).items()}
 
 
 def conv_norm(in_channels: int, channels: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from bench.data import load
 from bench.data.files import Files
 from bench.data.stream import STREAMED_SIZE
-from bench.models import MODELS, Network
+from bench.models import MODELS, Network, stored
 from bench.records.cell import Spec
 from bench.records.naming import model_name
 from methods.base import Context, Method, Networks, Output
@@ -122,7 +122,7 @@ def _answer(spec: str, channels: int, height: int, width: int, classes: int) -> 
     for device in ("meta", "cpu"):
         try:
             with ShapesAlone(), torch.device(device):
-                network = MODELS.build({**json.loads(spec), "classes": classes, "channels": channels}).eval()
+                network = MODELS.build({**stored(json.loads(spec)), "classes": classes, "channels": channels}).eval()
                 images = torch.zeros(2, channels, height, width)
         except Exception as error:  # whatever a plug-in raises
             failure: Exception = Unbuildable(str(error))
@@ -157,7 +157,7 @@ def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -
 
 def differences(found: Mapping[str, Any], network: Network) -> str | None:
     """How these weights differ in name or shape from the network's, in a line; None where they fit."""
-    expected = network.state_dict()
+    expected, found = network.state_dict(), network.own_names(found)
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     classifier = shapes.get("classifier.weight", ())
     if classifier and len(classifier) == 2 and classifier[0] != network.classifier.out_features:

@@ -105,7 +105,8 @@ def data_name(spec: Spec) -> str:
 
 def describe(spec: Spec) -> str:
     """'resnet20', or 'resnet34(pretrained=True)': the name and the arguments that are on."""
-    arguments = {name: value for name, value in spec.items() if name not in ("type", "name") and value not in (False, None)}
+    usual = (False, None, *(["sums"] if "taps" in spec else []))  # the usual features need no name
+    arguments = {name: value for name, value in spec.items() if name not in ("type", "name") and value not in usual}
     inner = ", ".join(f"{name}={value}" for name, value in arguments.items())
     return model_name(spec) + (f"({inner})" if inner else "")
 
