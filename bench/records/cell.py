@@ -52,7 +52,7 @@ class Teacher(Frozen):
         answer = self.model_dump(mode="json", include=changes)
         if (
             source != self.model and "taps" in self.model and not self.cell
-        ):  # a file's digest does not tell which features count
+        ):  # a file of weights has no taps
             answer["taps"] = self.model["taps"]
         return {"source": source, **answer} if answer else source
 
