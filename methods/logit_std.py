@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Context, Method, Output
+from methods.base import METHODS, Batch, Card, Method, Output
+from methods.composition import Composition, adds_terms, overrides
 from methods.parts import widened
 
 
@@ -18,7 +19,7 @@ def standardised(logits: Tensor) -> Tensor:
 
 
 @METHODS.register_module("logit_std")
-class LogitStandardisation(Method):
+class LogitStandardisation(Composition):
     """Sun et al.: weight * the terms of `method` on standardised logits of student and teacher, beside that method's
     cross-entropy on the plain ones.
 
@@ -27,7 +28,8 @@ class LogitStandardisation(Method):
         weight: of the wrapped terms' sum, on top of their own weights, at least 0; the presets have the published 9.
 
     Raises:
-        ValueError: `method` is not one that compares the logits of one batch: it has a step or preparation of its own.
+        ValueError: `method` is not one that compares the logits of one batch: it has a step or preparation of its own, or
+            no term beside the cross-entropy.
     """
 
     card = Card(
@@ -47,21 +49,15 @@ class LogitStandardisation(Method):
         super().__init__()
         self.method: Method = METHODS.build(method)
         self.weight = weight
-        if type(self.method).step is not Method.step or self.method.prepare_epochs:
+        if overrides(self.method, "step") or self.method.prepare_epochs:
             raise ValueError(f"logit_std wraps methods on the logits of one batch, which '{method['type']}' is not")
-        self.version = self.method.version
-        self.needs = self.method.needs
-        self.teacher_epochs_fraction = self.method.teacher_epochs_fraction
-        self.draws_random = self.method.draws_random
-        self.memory_by_sample = self.method.memory_by_sample
-        self.needs_hard_labels = self.method.needs_hard_labels
+        if not adds_terms(self.method):
+            raise ValueError(f"logit_std weights the terms beside the cross-entropy, and '{method['type']}' has none")
+        self.fold_flags()
 
     @property
-    def changes_cross_entropy(self) -> bool:
-        return self.method.changes_cross_entropy
-
-    def setup(self, context: Context) -> None:
-        self.method.setup(context)
+    def members(self) -> dict[str, Method]:
+        return {"method": self.method}
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         student_std = student._replace(logits=standardised(student.logits))
