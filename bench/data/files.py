@@ -19,6 +19,7 @@ from bench.data.augment import draw_boxes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 BILINEAR = Image.Resampling.BILINEAR
+STREAMED_SIZE = 224  # height and width of images from files, where the recipe names no `image_size`
 
 
 class Files:

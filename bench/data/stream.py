@@ -16,12 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.data.augment import Mix, Policy, apply, cutout, draw_boxes, draw_mix, resize_boxes, send
-from bench.data.files import Crops, Files, generator
+from bench.data.files import STREAMED_SIZE, Crops, Files, generator
 from bench.data.sets import Dataset, Split
 from bench.records.recipe import Recipe
 from methods.base import Batch
-
-STREAMED_SIZE = 224  # of image files, where the recipe names no `image_size`
 
 
 class Stream:

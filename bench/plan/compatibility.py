@@ -5,64 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from bench.data import load
-from bench.data.files import Files
-from bench.data.stream import STREAMED_SIZE
+from bench.data import Shape
 from bench.models import MODELS, Network, stored
 from bench.records.cell import Spec
 from bench.records.naming import model_name
 from methods.base import Context, Method, Networks, Output
-
-
-class Shape(NamedTuple):
-    """What of a data set matters to networks and methods before its images are seen."""
-
-    channels: int
-    height: int
-    width: int
-    classes: int
-    samples: int  # training images
-
-    @property
-    def image(self) -> str:
-        return f"{self.channels}x{self.height}x{self.width}"
-
-
-STANDARD = {  # so that a plan needs no data
-    "digits": Shape(1, 8, 8, 10, 1000),
-    "cifar10": Shape(3, 32, 32, 10, 50_000),
-    "cifar100": Shape(3, 32, 32, 100, 50_000),
-    "fashion_mnist": Shape(1, 28, 28, 10, 60_000),
-    "svhn": Shape(3, 32, 32, 10, 73_257),
-}
-
-
-def shape_of(data: Spec, root: str | None = None) -> Shape:
-    """Of the data of a cell. Standard sets need not be there; of image folders no file is decoded.
-
-    Raises:
-        OSError, ValueError: data of another kind that are missing or malformed.
-    """
-    if data["type"] in STANDARD:
-        shape = STANDARD[data["type"]]
-        return shape._replace(samples=data["train_images"] or shape.samples)
-    found = load({**data, "digest": None} | ({"size": 0} if data["type"] == "imagefolder" else {}), root)
-    images = found.train.images
-    side = data.get("size") or STREAMED_SIZE
-    height, width = (side, side) if isinstance(images, Files) else images.shape[2:]
-    return Shape(found.channels, height, width, found.classes, len(found.train.targets))
-
-
-def sized(shape: Shape, image_size: int) -> Shape:
-    """With the recipe's `image_size`, if any."""
-    return shape._replace(height=image_size, width=image_size) if image_size else shape
 
 
 def pretrained(model: Spec, classes: int) -> bool:

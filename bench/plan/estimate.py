@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from bench.plan.compatibility import Shape, ShapesAlone, answer, sized
+from bench.data import Shape
+from bench.plan.compatibility import ShapesAlone, answer
 from bench.plan.expand import Grid
 from bench.records.cell import Cell, digest
 from bench.records.naming import describe
@@ -93,7 +94,7 @@ def estimate(cells: list[Cell], shapes: dict[str, Shape], costs: list[Cost]) -> 
     known = {cost.key: cost for cost in costs if hardware and cost.machine.hardware == hardware[0][0]}
     hours, timed = 0.0, 0
     for cell in cells:
-        shape = sized(shapes[digest(cell.data)], cell.recipe.image_size)
+        shape = shapes[digest(cell.data)].resized(cell.recipe.image_size)
         samples = round(shape.samples * (1 - cell.recipe.validation))
         prepare_epochs = METHODS.build(cell.method).prepare_epochs
         images = samples * (cell.recipe.epochs + prepare_epochs)

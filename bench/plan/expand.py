@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.data import DATASETS, digest
+from bench.data import DATASETS, Shape, digest, shape_of
 from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError
 from bench.models import MODELS, weights
-from bench.plan.compatibility import Shape, Unbuildable, answer, differences, pretrained, refusal, shape_of, sized
+from bench.plan.compatibility import Unbuildable, answer, differences, pretrained, refusal
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
 from bench.plan.recipes import recipe_for
 from bench.plan.specs import added_later, complete, expand_methods, pair_presets, signatures, value_of
@@ -164,7 +164,7 @@ class _Expansion:
             at = f"{where}, pairs[{index}]"
             model = _model(long_form("student", pair.student), f"{at}.student")
             recipe = recipe_for(long_form("recipe", file.recipe), model_name(model), f"{where}, recipe")
-            student = _Side(data, sized(shape, recipe.image_size), model, recipe, precision)
+            student = _Side(data, shape.resized(recipe.image_size), model, recipe, precision)
             _check_buildable(student, f"{at}.student")
             teacher, ready = self._teacher(file, pair, student, where, at)
             self._add_methods(file, _Sides(student, teacher, ready), entries)

@@ -1,0 +1,115 @@
+"""Formats for the user's own data: arrays in one .npz file, and folders of image files. Their digest is part of a cell's id."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from torch import Tensor
+
+from bench.data.files import Files, decode, scan
+from bench.data.sets import Dataset, Split, location, own_format, split_of, statistics
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def _npz_digest(file: Path) -> str:
+    arrays = _open_npz(file)
+    hashed = hashlib.sha256()
+    for key in NPZ_KEYS:
+        hashed.update(f"{key} {arrays[key].dtype.str} {arrays[key].shape}".encode())
+        hashed.update(np.ascontiguousarray(arrays[key]).data)
+    return hashed.hexdigest()
+
+
+@own_format("npz", _npz_digest)
+def npz(root: str | None = None, path: str | None = None) -> Dataset:
+    """Arrays of your own in one .npz file; see the errors for what is allowed.
+
+    Keys: train_images, test_images, (N, H, W, C) or (N, H, W) uint8; train_labels, test_labels, (N,) integers from 0; and
+    optionally class_names. Mean and standard deviation are those of the training images.
+    """
+    arrays = _read_npz(location(root, path))
+    train = split_of(arrays["train_images"], arrays["train_labels"])
+    test = split_of(arrays["test_images"], arrays["test_labels"])
+    mean, std = statistics(train.images)
+    names = tuple(str(name) for name in arrays["class_names"])
+    return Dataset(train, test, len(names), mean, std, names)
+
+
+def _read_npz(file: Path) -> dict[str, np.ndarray]:
+    """The arrays, checked; class names "0", "1", ... where there are none."""
+    arrays = _open_npz(file)
+
+    def refuse(key: str, allowed: str) -> ValueError:
+        found = arrays[key]
+        return ValueError(f"{file}: '{key}' is {found.dtype} of shape {found.shape}; allowed: {allowed}")
+
+    for part in ("train", "test"):
+        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+            raise refuse(f"{part}_images", "uint8 of shape (N, H, W, C) or (N, H, W), not empty")
+        if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+            raise refuse(f"{part}_labels", f"integers of shape ({len(images)},), one for each image")
+        if labels.min() < 0:
+            raise ValueError(f"{file}: '{part}_labels' has the label {labels.min()}; allowed: 0 to classes - 1")
+    if arrays["test_images"].shape[1:] != arrays["train_images"].shape[1:]:
+        raise refuse("test_images", f"(N, {', '.join(map(str, arrays['train_images'].shape[1:]))}), as 'train_images' has it")
+    classes = 1 + int(max(arrays["train_labels"].max(), arrays["test_labels"].max()))
+    names = arrays.setdefault("class_names", np.array([str(label) for label in range(classes)]))
+    if names.dtype.kind == "S":
+        names = arrays["class_names"] = np.char.decode(names, "utf-8")
+    if names.dtype.kind != "U" or names.ndim != 1 or len(names) < classes:
+        raise refuse("class_names", f"at least {classes} texts, since the largest label is {classes - 1}")
+    return arrays
+
+
+def _open_npz(file: Path) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not a file; npz needs the path of an .npz file (numpy.savez writes one)")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            present = archive.files
+            arrays = {key: archive[key] for key in (*NPZ_KEYS, "class_names") if key in present}
+    except (BadZipFile, EOFError, TypeError, OSError, ValueError) as error:  # TypeError: a single array
+        raise ValueError(f"{file} is no .npz file of plain arrays, or it is damaged ({error})") from error
+    if missing := [key for key in NPZ_KEYS if key not in arrays]:
+        raise ValueError(f"{file} has no {', '.join(missing)}; it holds: {', '.join(present) or 'nothing'}")
+    return arrays
+
+
+def _imagefolder_digest(folder: Path) -> str:
+    hashed = hashlib.sha256()
+    _, *splits = _scan_folders(folder)
+    for files, _ in splits:
+        for file in files:
+            hashed.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
+    return hashed.hexdigest()
+
+
+@own_format("imagefolder", _imagefolder_digest)
+def imagefolder(root: str | None = None, path: str | None = None, size: int = 0) -> Dataset:
+    """Image files in class folders: train/CLASS/*, and val/CLASS/* (or test/CLASS/*). Grey ones become RGB.
+
+    Args:
+        size: 0 streams the files from disk, batch by batch, for sets that are too large for memory; the recipe's crop must
+            then be 'resized'. Otherwise all images are held in memory, their shorter side resized to `size`, centre-cropped.
+    """
+    if size < 0:
+        raise ValueError(f"size: {size} is not possible; allowed: pixels, or 0 to stream the files")
+    names, train, test = _scan_folders(location(root, path))
+    splits = [Split(decode(files, size) if size else files, targets) for files, targets in (train, test)]
+    return Dataset(splits[0], splits[1], len(names), IMAGENET_MEAN, IMAGENET_STD, names, auto_augment="imagenet")
+
+
+def _scan_folders(folder: Path) -> tuple[tuple[str, ...], tuple[Files, Tensor], tuple[Files, Tensor]]:
+    """Class names, and (files, labels) of the training and of the test folder."""
+    test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+    if test is None or not (folder / "train").is_dir():
+        raise FileNotFoundError(f"{folder} has not both train/ and val/ (or test/), each with one folder a class")
+    names, train_files, train_targets = scan(folder / "train")
+    _, test_files, test_targets = scan(test, names)
+    return names, (train_files, train_targets), (test_files, test_targets)
