@@ -117,6 +117,7 @@ class Method(nn.Module):
 
     card: ClassVar[Card]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # published values by name; 'teacher/student' names one pair's
+    example: ClassVar[dict[str, Any]] = {}  # values for arguments without a default, for tests and `every` in a grid
     added_later: ClassVar[tuple[str, ...]] = ()  # arguments newer than `version`: at their default they leave a cell's id alone
 
     # The rest may depend on the arguments, hence may also be set on the instance.

@@ -45,6 +45,8 @@ class LogitStandardisation(Composition):
         "dkd": {"method": {"type": "dkd", "temperature": 2.0}, "weight": 9.0},
     }
 
+    example = presets["kd"]
+
     def __init__(self, method: dict[str, Any], weight: float = 1.0) -> None:
         super().__init__()
         self.method: Method = METHODS.build(method)

@@ -59,6 +59,8 @@ class Sum(Composition):
         train_only="those of the parts",
     )
 
+    example = {"parts": [{"type": "tfd"}, {"type": "kd"}]}
+
     def __init__(self, parts: list[dict[str, Any]]) -> None:
         super().__init__()
         if not parts:

@@ -43,9 +43,9 @@ class FragileStore(Store):
 
 def spec(key):
     """The method with every default, its preparation shortened; compositions with parts."""
-    given = {"sum": {"parts": [{"type": "tfd"}, {"type": "kd"}]}, "logit_std": {"method": {"type": "kd"}}}.get(key, {})
-    short = {name: value for name, value in SHORT.items() if name in arguments_of(METHODS.get(key))}
-    return {"type": key, **given, **short}
+    method = METHODS.get(key)
+    short = {name: value for name, value in SHORT.items() if name in arguments_of(method)}
+    return {"type": key, **method.example, **short}
 
 
 def train_all(grid, store, options=CPU):

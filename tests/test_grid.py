@@ -82,6 +82,16 @@ def test_a_number_that_yaml_reads_as_text_is_a_number(tiny, tmp_path):
     assert (cell.method["weight"], cell.recipe.weight_decay) == (8e-4, 8e-4)
 
 
+def test_every_stands_for_every_registered_method(tiny):
+    grid = tiny(methods=[{"every": {"prepare_epochs": 1, "weight": [0.5, 1.0]}}])
+    methods = [cell.method for cell in grid.cells]
+    assert {method["type"] for method in methods} == set(METHODS.module_dict)
+    assert {method["prepare_epochs"] for method in methods if "prepare_epochs" in method} == {1}
+    assert [method["weight"] for method in methods if method["type"] == "kd"] == [0.5, 1.0]
+    assert sum(method["type"] == "none" for method in methods) == 1  # it has no weight
+    assert grid.skipped == []
+
+
 def test_preset_pair_is_the_one_published_for_the_pair(tiny):
     pairs = [{"student": "resnet20", "teacher": "resnet56"}, {"student": "wrn_16_2", "teacher": "wrn_40_2"}]
     logit_std = {"logit_std": {"method": {"type": "dkd", "preset": "pair"}}}
@@ -376,6 +386,10 @@ def test_what_changes_the_answer_of_a_teacher_from_a_file_is_part_of_its_identit
         ({"methods": ["kdd"]}, r"tiny, methods\[0\]: unknown method 'kdd'; did you mean 'kd'\? Known: .*tfd"),
         ({"methods": ["none", "tfd+kdd"]}, r"tiny, methods\[1\]: unknown method 'kdd'"),
         ({"methods": [{"kd": {"temprature": 4}}]}, r"methods\[0\]\.temprature: unknown key.*did you mean 'temperature'"),
+        (
+            {"methods": [{"every": {"temprature": 4}}]},
+            r"methods\[0\]\.temprature: unknown argument of any method .*did you mean 'temperature'",
+        ),
         ({"methods": [{"kd": {"temperature": "hot"}}]}, r"methods\[0\]\.temperature: .*valid number.*'hot'"),
         ({"methods": [{"kd": {"weight": False}}]}, r"methods\[0\]\.weight: a number, not False \(YAML"),
         ({"methods": [{"kd": {"weight": float("nan")}}]}, r"methods\[0\]\.weight: .*finite"),

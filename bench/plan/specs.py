@@ -103,12 +103,14 @@ def value_of(value: Any, annotation: Any, where: str) -> Any:
 
 # Methods: short forms, presets, axes
 
+EVERY = "every"  # an entry of a grid's list of methods that stands for all of them
+
 
 def expand_methods(entries: list[str | dict[str, Any]], where: str) -> list[tuple[dict[str, Any], str]]:
     """(short spec, where) for every combination of the axes.
 
     An entry is `kd`, `tfd+kd`, `{kd: {temperature: 4}}`, `{tfd+kd: {tfd: {weight: .01}}}` or `{type: kd, temperature: 4}`;
-    a list in the place of a value is an axis.
+    a list in the place of a value is an axis. `every` and `{every: {prepare_epochs: 1}}` stand for every registered method.
     """
     expanded = []
     for index, entry in enumerate(entries):
@@ -124,8 +126,26 @@ def expand_methods(entries: list[str | dict[str, Any]], where: str) -> list[tupl
             raise UserError(f"{at}: write {{name: {{argument: value}}}} or {{type: name, argument: value}}, not {entry!r}")
         if not isinstance(key, str) or not isinstance(arguments, dict):
             raise UserError(f"{at}: write {{name: {{argument: value}}}}, not {entry!r}")
-        expanded += [(spec, at) for spec in _combinations(key, arguments, at)]
+        named = _every(arguments, at) if key == EVERY else [(key, arguments)]
+        expanded += [(spec, at) for name, given in named for spec in _combinations(name, given, at)]
     return expanded
+
+
+def _every(arguments: dict[str, Any], where: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every registered method by its key, with its example and with those of the arguments that it has."""
+    parameters = {key: arguments_of(method) for key, method in sorted(METHODS.module_dict.items())}
+    for name in arguments:
+        known = set[str]().union(*parameters.values())
+        if name not in known:
+            raise unknown("argument of any method", name, known, f"{where}.{name}")
+    found = []
+    for key, own in parameters.items():
+        given = {**METHODS.get(key).example, **{name: value for name, value in arguments.items() if name in own}}
+        missing = [name for name, each in own.items() if each.default is each.empty and name not in given]
+        if missing:
+            raise UserError(f"{where}: '{key}' needs {missing[0]}, of which its class gives no `example`")
+        found.append((key, given))
+    return found
 
 
 def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[dict[str, Any]]:
