@@ -251,7 +251,7 @@ def check_facts(data: Dataset, shape: Shape) -> None:
     assert data.shape == shape
     assert data.train.targets.unique().tolist() == data.test.targets.unique().tolist() == list(range(shape.classes))
     mean, std = statistics(data.train.images)
-    assert data.mean == pytest.approx(mean, abs=0.0002)  # as the field has them: CIFAR-100's is off by 0.00015, 1/26 of a gray level
+    assert data.mean == pytest.approx(mean, abs=0.0002)  # the field's: CIFAR-100's is off by 0.00015
     assert data.std == pytest.approx(std, abs=0.0002)
 
 
