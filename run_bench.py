@@ -276,7 +276,7 @@ def _tell_who_trains_alone(cells: list[Any], console: Any) -> None:
 
 def _worker_options(options: argparse.Namespace) -> dict[str, Any]:
     """Plain values for `bench.records.options.Options`."""
-    from bench.engine.visualisers import backend
+    from bench.engine.visualizers import backend
 
     return {
         "device": options.device,
@@ -298,6 +298,7 @@ def cost(options: argparse.Namespace) -> int:
 
 def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespace, console: Any, force: bool) -> None:
     from bench.engine.device import machine, resolve_device
+    from bench.measure import meters
     from bench.measure import probe as cost
     from bench.records.options import Options
     from bench.records.record import BUSY_PERCENT
@@ -309,7 +310,7 @@ def _measure(cells: list[Any], grid: str, store: Any, options: argparse.Namespac
         if options.verb == "cost":
             console.print("measured before, on this hardware; --force measures again")
         return
-    busy = cost.neighbours_percent()
+    busy = meters.neighbours_percent()
     console.print("measuring costs; leave the machine alone meanwhile", highlight=False)
     if busy > BUSY_PERCENT:
         console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")
@@ -326,15 +327,17 @@ def speed(options: argparse.Namespace) -> int:
 
     from bench.measure import speed as bench_speed
     from bench.records.options import Options
+    from reports import speed as reports_speed
 
     grid, store = _plan(options)
     settings = Options(device=options.device, threads=options.threads, data_root=options.data_root)
     measured = bench_speed.measure(grid, store, settings, options.ablate, tell=lambda line: print(line, file=sys.stderr))
+    found = bench_speed.as_json(measured)
     if options.json:
-        print(json.dumps(bench_speed.as_json(measured), indent=1))
+        print(json.dumps(found, indent=1))
         return 0
     console = _console()
-    for part in bench_speed.tables(measured):
+    for part in reports_speed.tables(found):
         console.print(part, highlight=False)
     return 0
 

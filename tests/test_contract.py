@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.engine.trainee import Answers, Teacher
+from bench.engine.trainee import NetworkView, Teacher
 from bench.models import MODELS, Network
 from methods import METHODS, Batch, Context, Method, Networks
 
@@ -70,7 +70,7 @@ def build(key: str, pair: str, **arguments: Any) -> Case:
     student = network(models[0], 0)
     method = METHODS.build({"type": key, **REQUIRED.get(key, {}), **arguments})
     source = {"none": None, "teacher": (models[1], 1), "self": (models[0], 1)}[method.needs]
-    nets = Networks(Answers(student), Teacher(copy.deepcopy(network(*source)), None, "fp32") if source else None)
+    nets = Networks(NetworkView(student), Teacher(copy.deepcopy(network(*source)), None, "fp32") if source else None)
 
     def set_up(method: Method) -> None:
         with torch.no_grad():

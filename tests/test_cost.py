@@ -11,10 +11,12 @@ import synthetic
 import torch
 
 import run_bench
-from bench.engine.train import assemble, count_flops
-from bench.measure import meters as energy
+from bench.engine.assemble import assemble
+from bench.engine.flops import count_flops
+from bench.measure import meters
 from bench.measure import probe as cost
-from bench.measure.probe import LiveTensors, Subject
+from bench.measure.meters import LiveTensors, OtherWork
+from bench.measure.probe import Probe
 from bench.plan import estimate as planning
 from bench.records.options import Options
 from bench.records.store import Store
@@ -43,7 +45,7 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
     assert {each.key for each in measured} == {cell.cost_key for cell in grid.cells}
     by_label = {each.label: each for each in measured}
     for each in measured:
-        assert set(each.parts) == set(cost.PARTS)
+        assert set(each.parts) == {"data", "student", "teacher", "method", "backward", "optimiser"}
         assert 0 < each.step.low_ms <= each.step.median_ms <= each.step.high_ms
         assert (each.prepare_step is not None) == (each.label.startswith("ft"))
         assert 0 < each.energy_j_per_step <= 6
@@ -93,11 +95,11 @@ def test_a_machine_that_only_submits_jobs_is_not_measured(tmp_path, capsys):
 def test_other_work_is_that_of_other_processes(monkeypatch):
     cores = [types.SimpleNamespace(user=u, nice=0.0, system=s, steal=0.0, idle=0.0) for u, s in ((100.0, 10.0), (50.0, 5.0))]
     moment = {"wall": 1000.0, "own": 7.0}
-    monkeypatch.setattr(cost.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr(cost.psutil, "cpu_times", lambda percpu: cores)
-    monkeypatch.setattr(cost, "time", types.SimpleNamespace(
+    monkeypatch.setattr(meters.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(meters.psutil, "cpu_times", lambda percpu: cores)
+    monkeypatch.setattr(meters, "time", types.SimpleNamespace(
         process_time=lambda: moment["own"], perf_counter=lambda: moment["wall"]))  # fmt: skip
-    others = cost.OtherWork()
+    others = OtherWork()
     moment |= {"wall": 1010.0, "own": 7.0 + 9.0}
     cores[0] = types.SimpleNamespace(user=108.0, nice=0.0, system=12.0, steal=0.0, idle=0.0)  # 10 s busy
     cores[1] = types.SimpleNamespace(user=53.0, nice=0.0, system=5.0, steal=2.0, idle=5.0)  # 5 s busy or stolen
@@ -109,9 +111,9 @@ def test_the_probe_leaves_the_trainee_as_it_was(tiny, tmp_path, quick_probe):
     bench = assemble(grid.cells, Store(tmp_path), grid.name, CPU)
     [trainee] = bench.trainees.values()
     before = {name: value.clone() for name, value in trainee.state_dict().items()}
-    subject = Subject.of(grid.cells[0], bench)
-    subject.calibrate()
-    subject.time_parts()
+    probe = Probe(grid.cells[0], bench)
+    probe.calibrate()
+    probe.time_parts()
     count_flops(bench, trainee)
     assert all(torch.equal(before[name], value) for name, value in trainee.state_dict().items())
 
@@ -144,8 +146,8 @@ def test_live_tensors_count_what_is_alive_together():
     assert live.peak_bytes == 8000
 
 
-@pytest.mark.parametrize(("meters", "expected"), [(({0: 3.0}, {0: 2.0}, {0: 0.5}), 5.5), (({}, None, None), None)])
-def test_energy_adds_all_meters_or_says_nothing(meters, expected, monkeypatch):
+@pytest.mark.parametrize(("readings", "expected"), [(({0: 3.0}, {0: 2.0}, {0: 0.5}), 5.5), (({}, None, None), None)])
+def test_energy_adds_all_meters_or_says_nothing(readings, expected, monkeypatch):
     class Monitor:
         def __init__(self, gpu_indices):
             assert gpu_indices == []  # the CPU's work takes no GPU's energy
@@ -155,16 +157,16 @@ def test_energy_adds_all_meters_or_says_nothing(meters, expected, monkeypatch):
 
         def end_window(self, key):
             assert key == self.key
-            return types.SimpleNamespace(gpu_energy=meters[0], cpu_energy=meters[1], dram_energy=meters[2])
+            return types.SimpleNamespace(gpu_energy=readings[0], cpu_energy=readings[1], dram_energy=readings[2])
 
     monkeypatch.setitem(sys.modules, "zeus", types.ModuleType("zeus"))
     monkeypatch.setitem(sys.modules, "zeus.monitor", types.SimpleNamespace(ZeusMonitor=Monitor))
     ran = []
-    assert energy.joules(lambda: ran.append(1), torch.device("cpu")) == expected
+    assert meters.joules(lambda: ran.append(1), torch.device("cpu")) == expected
     assert ran == [1]
 
 
 def test_energy_without_zeus_is_not_measured(monkeypatch):
     monkeypatch.setitem(sys.modules, "zeus", None)
     monkeypatch.setitem(sys.modules, "zeus.monitor", None)
-    assert energy.joules(lambda: None, torch.device("cpu")) is None
+    assert meters.joules(lambda: None, torch.device("cpu")) is None

@@ -12,9 +12,10 @@ import safetensors.torch
 import torch
 from small import write_grid
 
+from bench.engine.assemble import assemble
 from bench.engine.distributed import ALONE, Team
+from bench.engine.optimizer import Optimizer
 from bench.engine.schedule import learning_rate
-from bench.engine.train import assemble
 from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.records.cell import Cell, seed_from
@@ -41,7 +42,7 @@ def by_hand(cell: Cell, store: Store) -> list[dict[str, float]]:
     """Rows of the curves: every batch in two halves, batch norm by half, gradients averaged, statistics of the first half."""
     bench = assemble([cell], store, "small", Options(device="cpu", threads=1))
     trainee = bench.trainees[cell.id]
-    stream, optimiser = bench.stream(trainee), trainee.optimiser()
+    stream, optimizer = bench.stream(trainee), Optimizer(trainee, bench.device)
     statistics = [name for name, _ in trainee.student.named_buffers()]
     rows = []
     for epoch in range(cell.recipe.epochs):
@@ -49,7 +50,6 @@ def by_hand(cell: Cell, store: Store) -> list[dict[str, float]]:
         trainee.train()
         losses = []
         for step, batch in enumerate(stream.epoch(epoch)):
-            optimiser.zero_grad()
             before = {name: value.clone() for name, value in trainee.student.named_buffers()}
             half = len(batch.target) // 2
             for part in (slice(half, None), slice(None, half)):  # the first half last: its statistics stay
@@ -60,9 +60,8 @@ def by_hand(cell: Cell, store: Store) -> list[dict[str, float]]:
                 loss = torch.nn.functional.cross_entropy(trainee.student(image).logits, target)
                 (loss / 2).backward()
                 losses.append(float(loss.detach()))
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(cell.recipe, epoch * len(stream) + step, len(stream))
-            optimiser.step()
+            optimizer.set_lr(learning_rate(cell.recipe, epoch * len(stream) + step, len(stream)))
+            optimizer.step()
         trainee.eval()
         with torch.no_grad():
             hits = [(trainee.student(image).logits.argmax(1) == target).float() for image, target in bench.held_batches("test")]

@@ -12,9 +12,10 @@ import safetensors.torch
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.engine.loop import DivergedError
+from bench.engine.assemble import assemble
 from bench.engine.schedule import learning_rate
-from bench.engine.train import assemble, train
+from bench.engine.step import DivergedError
+from bench.engine.train import train
 from bench.plan.specs import arguments_of
 from bench.records.options import Options
 from bench.records.recipe import Recipe

@@ -81,7 +81,7 @@ def test_a_corrupt_checkpoint_is_set_aside(store: Store, tmp_path: Path, here: l
 
 
 def test_a_sealed_checkpoint_of_something_else_is_set_aside(store: Store, tmp_path: Path, here: list[str]) -> None:
-    from bench.engine.hooks import pack
+    from bench.engine.checkpoint import pack
 
     before = results(store.root)
     _, student = teacher_and_student(store)

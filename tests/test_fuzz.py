@@ -278,7 +278,7 @@ def quietly(root: Path) -> list[str]:
 @FEWER
 @given(data=st.data())
 def test_checkpoint(trained: tuple[Path, str, dict[str, Any]], data: st.DataObject) -> None:
-    from bench.engine.hooks import pack
+    from bench.engine.checkpoint import pack
 
     root, grid, expected = trained
     store = Store(root)

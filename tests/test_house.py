@@ -264,7 +264,7 @@ def methods_table() -> str:
 
 def speed_tables() -> str:
     """From the records of `run_bench.py speed --json`: with each piece switched off, and of methods that share a teacher."""
-    from bench.measure import speed
+    from reports import speed
 
     pieces, together = (json.loads((REFERENCE / name).read_text()) for name in ("speed_cpu.json", "speed_together_cpu.json"))
     return speed.markdown(pieces) + speed.lock_step_markdown(together)

@@ -10,12 +10,14 @@ import torch
 
 import run_bench
 from bench.data import load
+from bench.engine.assemble import assemble, build_network
 from bench.engine.device import has_bf16
-from bench.engine.train import assemble, build_network
+from bench.engine.optimizer import Optimizer
 from bench.measure import speed
 from bench.measure.usual_loop import UsualLoop
 from bench.records.options import Options
 from bench.records.store import Store
+from reports import speed as speed_tables
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_speed_reports_every_case(precision, tmp_path, monkeypatch, capsys, quic
     assert "folded teacher" not in found["ablations"]["resnet8 tfd"]
     assert list(found["together"]) == ["resnet8: none, tfd, kd"]
     assert not list(tmp_path.iterdir())  # nothing is trained
-    page = speed.markdown(found)
+    page = speed_tables.markdown(found)
     assert all(f"| resnet8 | {teacher} | {method} |" in page for teacher, method in (("–", "tfd"), ("resnet14", "kd")))
     assert "| folded teacher | – | – |" in page
 
@@ -70,14 +72,13 @@ def test_the_usual_loop_learns_what_the_engine_learns(tiny, tmp_path):
     student.load_state_dict(trainee.student.state_dict())
     loop = UsualLoop(student, None, trainee.method, bench.train, load(cell.data), cell.recipe, bench.device, workers=0)
     loop.optimizer.param_groups[0]["lr"] = 0.05
-    optimizer = trainee.optimiser()
-    optimizer.param_groups[0]["lr"] = 0.05
+    optimizer = Optimizer(trainee, bench.device)
+    optimizer.set_lr(0.05)
     batches = list(bench.stream(trainee).epoch(0))[:2]
     loop.batches = iter([(batch.image, batch.target, batch.index) for batch in batches])
     trainee.train()
     for batch in batches:
         loop.step()
-        optimizer.zero_grad()
         sum(trainee(batch).values()).backward()
         optimizer.step()
     for name, value in trainee.student.state_dict().items():

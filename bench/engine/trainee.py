@@ -1,4 +1,4 @@
-"""The inner parts of a training: networks that answer, and the trainee = student + method + optimiser."""
+"""The inner parts of a training: networks as methods see them, and the trainee, which is a student with its method."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import copy
 from typing import Any, cast
 
 import torch
-from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.engine.device import autocast
 from bench.engine.folding import folded
 from bench.models import Network
 from bench.records.recipe import Recipe
 from methods.base import Batch, Method, Networks, Output
 
 
-class Answers:
+class NetworkView:
     """A network as methods see it: under bf16, logits and embedding come in fp32, in which the losses are computed."""
 
     def __init__(self, network: Network) -> None:
@@ -40,7 +38,7 @@ class Answers:
         return self.network.norms
 
 
-class Teacher(Answers):
+class Teacher(NetworkView):
     """Frozen, in eval mode, and asked once for each tensor of images, however many trainees want the answer.
 
     Args:
@@ -51,7 +49,7 @@ class Teacher(Answers):
     def __init__(self, network: Network, image: Tensor | None, precision: str) -> None:
         super().__init__(network.eval().requires_grad_(False))
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.answering = network if image is None else folded(network, image, dtype)
+        self.inference = network if image is None else folded(network, image, dtype)
         self._dtype = torch.float32 if image is None else dtype
         self._image: Tensor | None = None
         self._output: Output | None = None
@@ -62,37 +60,14 @@ class Teacher(Answers):
     def __call__(self, image: Tensor) -> Output:
         if image is not self._image or self._output is None:
             with torch.no_grad():
-                output = self.answering(image.to(self._dtype))
+                output = self.inference(image.to(self._dtype))
             output = output._replace(logits=output.logits.float(), embedding=output.embedding.float())
             self._image, self._output = image, output
         return self._output
 
 
-class Optimiser(OptimWrapper):
-    """mmengine's wrapper with bf16 autocast on any device, and clipping that does not wait for the device."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str, clip_grad_norm: float) -> None:
-        super().__init__(optimizer, clip_grad={"max_norm": clip_grad_norm} if clip_grad_norm else None)
-        self.device, self.precision = device, precision
-
-    def optim_context(self, model: nn.Module) -> Any:
-        return autocast(self.device, self.precision)
-
-    def update_params(self, loss: Tensor, step_kwargs: Any = None, zero_kwargs: Any = None) -> None:
-        """mmengine's, without what serves the accumulation of gradients: 20 microseconds a step."""
-        loss.backward()
-        if self.clip_grad_kwargs:
-            self._clip_grad()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def _clip_grad(self) -> None:
-        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        nn.utils.clip_grad_norm_(parameters, **self.clip_grad_kwargs)
-
-
 class Trainee(nn.Module):
-    """A student with its method: the unit that is optimised, evaluated and checkpointed.
+    """A student with its method: the unit that is optimized, evaluated and checkpointed.
 
     Args:
         student: the network, on the device.
@@ -104,8 +79,11 @@ class Trainee(nn.Module):
         super().__init__()
         self.core = nn.ModuleDict({"student": student, "method": method})
         self.recipe = recipe
-        self.networks = Networks(Answers(student), teacher)
+        self.networks = Networks(NetworkView(student), teacher)
         self.average = AveragedModel(self.core).requires_grad_(False) if recipe.ema else None
+        self._averaging = False  # whether the average has begun
+        if self.average is not None:  # on the device, so that a recorded step counts, too
+            self.average.n_averaged = self.average.n_averaged.to(next(student.parameters()).device)
         buffers = dict(self.core.named_buffers())
         self._statistics = [name for name in self.core.state_dict() if name in buffers]
 
@@ -126,17 +104,21 @@ class Trainee(nn.Module):
         """After a step, with `recipe.ema`: parameters are averaged; batch norm statistics, already averages, are copied.
 
         `AveragedModel.update_parameters` does the same, but waits for the device, and cannot copy buffers that change their
-        shape, as those that a method keeps for its next step may.
+        shape, as those that a method keeps for its next step may. The first call copies: a step is recorded after it.
         """
         if self.average is None:
             return
         means, values = list(self.average.module.parameters()), list(self.core.parameters())
-        first = self.average.n_averaged == 0  # on the CPU, whatever the device
-        get_ema_multi_avg_fn(0.0 if first else self.recipe.ema)(means, values, None)
+        get_ema_multi_avg_fn(self.recipe.ema if self._averaging else 0.0)(means, values, None)
+        self._averaging = True
         copies, statistics = dict(self.average.module.named_buffers()), dict(self.core.named_buffers())
-        for name in self._statistics:
-            copies[name].copy_(statistics[name])
+        torch._foreach_copy_([copies[name] for name in self._statistics], [statistics[name] for name in self._statistics])
         self.average.n_averaged += 1
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.load_state_dict(state)
+        self._averaging = self.average is not None and bool(self.average.n_averaged > 0)
 
     def predictor(self) -> nn.Module:
         """The network that is evaluated and deployed."""
@@ -146,19 +128,7 @@ class Trainee(nn.Module):
     def trained_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.core.parameters() if p.requires_grad]
 
-    def optimiser(self) -> torch.optim.SGD:
-        """SGD with the recipe's values; new at the start of each phase."""
-        recipe = self.recipe
-        return torch.optim.SGD(
-            self.trained_parameters(),
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-
-    def rehearsal(self) -> Trainee:
+    def duplicate(self) -> Trainee:
         """A copy for counting and timing: its steps leave no trace in this one. The teacher is shared."""
         memo = {id(self.networks.teacher): self.networks.teacher}
         return copy.deepcopy(self, memo)

@@ -1,11 +1,26 @@
-"""Energy by Zeus (optional extra `energy`): NVML for GPUs, RAPL for CPU packages and their memory, where the machine tells."""
+"""Meters: energy, memory, and how busy other processes keep the machine.
+
+Energy is by Zeus (optional extra `energy`): NVML for GPUs, RAPL for CPU packages and their memory, where the machine has them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bench.engine.device import hand_back_freed_memory
 
 
 def joules(action: Callable[[], object], device: torch.device) -> float | None:
@@ -28,3 +43,69 @@ def joules(action: Callable[[], object], device: torch.device) -> float | None:
     meters = [measured.gpu_energy, measured.cpu_energy, measured.dram_energy]
     values = [value for meter in meters if meter for value in meter.values()]
     return sum(values) if values else None
+
+
+def host_peak_mib(action: Callable[[], object]) -> float:
+    """Most main memory that this process holds while `action` runs (resident set).
+
+    Where the system keeps no high-water mark: what is resident afterwards.
+    """
+    hand_back_freed_memory()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the mark starts anew
+    action()
+    with contextlib.suppress(OSError, KeyError):
+        facts = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(facts["VmHWM"].split()[0]) / 2**10
+    return psutil.Process().memory_info().rss / 2**20
+
+
+class OtherWork:
+    """How busy other processes keep this one's CPU cores, from here on."""
+
+    def __init__(self) -> None:
+        self._start = self._look()
+
+    def percent(self) -> float:
+        """Of what the cores could have done since."""
+        busy, own, passed = (now - then for now, then in zip(self._look(), self._start, strict=True))
+        return min(100.0, max(0.0, 100 * (busy - own) / max(passed, 1e-6)))
+
+    @staticmethod
+    def _look() -> tuple[float, float, float]:
+        """Seconds that the cores have been busy, that this process has computed, and that have passed on all cores."""
+        cores = psutil.cpu_times(percpu=True)
+        if hasattr(os, "sched_getaffinity"):
+            mine = os.sched_getaffinity(0)
+            cores = [core for number, core in enumerate(cores) if number in mine] or cores
+        busy = sum(core.user + core.nice + core.system + getattr(core, "steal", 0.0) for core in cores)
+        return busy, time.process_time(), len(cores) * time.perf_counter()
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of all tensors that are created inside and still alive, for devices that do not count them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak_bytes = 0
+        self._alive: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        inputs = {StorageWeakRef(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(answer):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                reference = StorageWeakRef(storage)
+                if reference not in inputs:  # neither a view nor an operation in place
+                    self._alive[reference] = storage.nbytes()
+        self._alive = {reference: size for reference, size in self._alive.items() if not reference.expired()}
+        self.peak_bytes = max(self.peak_bytes, sum(self._alive.values()))
+        return answer
+
+
+def neighbours_percent() -> float:
+    """How busy other processes keep the machine right now; the probe wants to be alone."""
+    others = OtherWork()
+    time.sleep(0.5)
+    return others.percent()

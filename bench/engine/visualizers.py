@@ -1,4 +1,4 @@
-"""Names of mmengine's visualiser backends as a user writes them. No mmengine is imported until one is asked for."""
+"""Names of mmengine's visualizer backends as a user writes them. No mmengine is imported until one is asked for."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def backend(name: str) -> str:
     known = {key.removesuffix("VisBackend").lower(): key for key in VISBACKENDS.module_dict if key != "BaseVisBackend"}
     short = name.removesuffix("VisBackend").lower()
     if short not in known:
-        raise unknown("visualiser backend", name, known, "--visualise")
+        raise unknown("visualizer backend", name, known, "--visualise")
     return known[short]

@@ -1,0 +1,178 @@
+"""Networks, methods and data of the cells that train as a group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from bench.data import Dataset, Split, Stream, evaluation_batches, hold_out, load
+from bench.engine.device import resolve_device, resolve_precision
+from bench.engine.distributed import ALONE, Team
+from bench.engine.step import Step
+from bench.engine.trainee import NetworkView, Teacher, Trainee
+from bench.errors import UserError
+from bench.models import MODELS, Network, stored
+from bench.models.weights import read as read_weights
+from bench.records.cell import Cell, seed_from
+from bench.records.options import Options
+from bench.records.store import Store
+from methods import METHODS, Context, Networks
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass
+class Assembly:
+    """Everything that a group of cells works with: cells that share data, seed, recipe and precision."""
+
+    cells: list[Cell]
+    device: torch.device
+    dataset: Dataset
+    train: Split
+    held: dict[str, Split]  # what is evaluated: test, and val where the recipe holds it out
+    trainees: dict[str, Trainee]  # by cell id
+    streams: dict[str | None, Stream] = field(default_factory=dict)  # by the kind of partner
+
+    @property
+    def first(self) -> Cell:
+        return self.cells[0]
+
+    def step(self, team: Team = ALONE) -> Step:
+        """The training step of all trainees."""
+        return Step(self.trainees, self.device, self.first.precision, team)
+
+    def held_batches(self, name: str, batch_size: int = 500, team: Team = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels to evaluate on; this process's part of them."""
+        return evaluation_batches(
+            team.part(self.held[name]),
+            self.dataset,
+            self.device,
+            batch_size=batch_size,
+            memory_format=torch.channels_last,
+            image_size=self.first.recipe.image_size,
+        )
+
+    def sample(self) -> Tensor:
+        """Two images as networks see them."""
+        return next(self.held_batches("test", batch_size=2))[0]
+
+    def stream(self, trainee: Trainee) -> Stream:
+        """The batches that a trainee's method wants."""
+        partner = trainee.method.partner
+        if partner not in self.streams:
+            cell = self.first
+            self.streams[partner] = Stream(
+                self.train,
+                self.dataset,
+                cell.recipe,
+                cell.seed,
+                self.device,
+                partner=partner,
+                memory_format=torch.channels_last,
+            )
+        return self.streams[partner]
+
+
+TeacherSource = Callable[[Cell, Store, str, Dataset], Network]
+
+
+def assemble(
+    cells: list[Cell], store: Store, grid: str, options: Options, teacher_network: TeacherSource | None = None
+) -> Assembly:
+    """Build networks, methods and data of a group. Cells with the same teacher share it.
+
+    Args:
+        teacher_network: where a teacher's network comes from, by default `load_teacher`.
+
+    Raises:
+        UserError: this machine cannot have the precision, the data set or the teacher.
+        ValueError: a method cannot work with these networks; the message says why.
+    """
+    cell = cells[0]
+    device = resolve_device(options.device)
+    resolve_precision(cell.precision, device)
+    dataset = load(cell.data, options.data_root)
+    train, held = dataset.train, {"test": dataset.test}
+    if cell.recipe.validation:
+        train, held["val"] = hold_out(train, cell.recipe.validation)
+    assembly = Assembly(cells, device, dataset, train, held, {})
+    teachers: dict[str, Teacher] = {}
+    for each in cells:
+        teacher = None
+        if each.teacher:
+            key = str(each.teacher.identity)
+            if key not in teachers:
+                network = (teacher_network or load_teacher)(each, store, grid, dataset)
+                teachers[key] = Teacher(_place(network, device), assembly.sample(), cell.precision)
+            teacher = teachers[key]
+        assembly.trainees[each.id] = _trainee(each, assembly, teacher)
+    return assembly
+
+
+def build_network(spec: dict[str, Any], dataset: Dataset) -> Network:
+    """A network for the data's classes and channels, in contiguous layout on the CPU."""
+    return MODELS.build({**stored(spec), "classes": dataset.classes, "channels": dataset.channels})
+
+
+def load_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Network:
+    """The trained teacher: of another cell, from the user's file, or with the published weights that its model comes with.
+
+    Raises:
+        UserError: it is not trained yet, or its file is not the one that the cell was planned with.
+    """
+    assert cell.teacher is not None
+    source = cell.teacher
+    network = build_network(source.model, dataset)
+    if source.cell:
+        record = store.record(grid, source.cell)
+        if record is None:
+            raise UserError(f"{cell.id}: its teacher {source.cell} is not trained yet")
+        network.load_state_dict(safetensors.torch.load(store.weights(grid, record)))
+    elif source.weights:
+        tensors, sha256 = read_weights(source.weights)
+        if sha256 != source.weights_sha256:
+            raise UserError(f"{source.weights} is not the file that {cell.id} was planned with")
+        network.load_state_dict(tensors)
+    return network
+
+
+def untrained_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Network:
+    """The teacher's network without its weights: as fast as a trained one."""
+    assert cell.teacher is not None
+    model = cell.teacher.model
+    return build_network({**model, "pretrained": False} if "pretrained" in model else model, dataset)
+
+
+def _trainee(cell: Cell, assembly: Assembly, teacher: Teacher | None) -> Trainee:
+    torch.manual_seed(seed_from("student", cell.identity["student"], cell.seed))
+    student = _place(build_network(cell.student, assembly.dataset), assembly.device)
+    student.dropout.p = cell.recipe.dropout
+    method = METHODS.build(cell.method)
+    networks = Networks(NetworkView(student), teacher)
+    sample = assembly.sample()
+    torch.manual_seed(seed_from("method", cell.seed))
+    student.eval()
+    with torch.no_grad():
+        outputs = (networks.student(sample), teacher(sample) if teacher else None)
+    train = assembly.train
+    method.setup(
+        Context(
+            *outputs,
+            classes=assembly.dataset.classes,
+            samples=len(train.targets),
+            batch_size=cell.recipe.batch_size,
+            image=(sample.shape[1], sample.shape[2], sample.shape[3]),
+            targets=train.targets.to(assembly.device),
+            networks=networks,
+        )
+    )
+    return Trainee(student, _place(method, assembly.device), teacher, cell.recipe)
+
+
+def _place(module: Module, device: torch.device) -> Module:
+    return module.to(device).to(memory_format=torch.channels_last)

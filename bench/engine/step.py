@@ -1,0 +1,161 @@
+"""One optimization step: what training runs, the cost probe times, the FLOP counter counts, and `speed` measures.
+
+Nothing in a step waits for the device, and no method's name appears in it. All that changes from step to step is a tensor in
+memory that stays the same: learning rates, epoch, progress, momenta, sums of loss terms. So a step can be recorded once and
+replayed, which `tests/test_capture.py` shows for every method.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+
+import torch
+from torch import Tensor, nn
+
+from bench.engine.clock import SILENT, Clock, SilentClock
+from bench.engine.device import autocast
+from bench.engine.distributed import ALONE, Team
+from bench.engine.optimizer import Optimizer
+from bench.engine.trainee import Teacher, Trainee
+from methods.base import Batch
+
+
+class DivergedError(ArithmeticError):
+    """A loss became NaN or infinite."""
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """The loss. Python's `sum` would begin with an addition to 0."""
+    return reduce(add, terms.values())
+
+
+@dataclass
+class Member:
+    """One trainee of a step."""
+
+    trainee: Trainee
+    module: nn.Module  # the trainee itself, or what averages its gradients over processes
+    optimizer: Optimizer
+    sums: dict[bool, dict[str, Tensor]] = field(default_factory=lambda: {False: {}, True: {}})  # of terms; key: preparing
+
+
+class Step:
+    """One optimization step of a group of trainees on one batch.
+
+    The order is fixed: teachers forget, then for each trainee forward, backward (which averages gradients over processes), the
+    method's `gradients`, clipping, optimizer, the method's `after_step`, moving average. In a preparation phase a method's
+    `prepare` replaces its `step`; `gradients`, `after_step` and the average belong to the main phase alone.
+
+    Args:
+        trainees: by cell id; they see the same batches, and a teacher that they share is asked once a step.
+        precision: "fp32" or "bf16".
+        team: the processes that share each batch.
+
+    Attributes:
+        members: by cell id.
+        clock: silent in training. The probe puts in one that times the parts "forward", "backward" and "optimizer".
+    """
+
+    def __init__(self, trainees: dict[str, Trainee], device: torch.device, precision: str, team: Team = ALONE) -> None:
+        self.device, self.precision, self.team = device, precision, team
+        self.members = {
+            cell_id: Member(trainee, team.wrap(trainee, device), Optimizer(trainee, device))
+            for cell_id, trainee in trainees.items()
+        }
+        self.clock: Clock | SilentClock = SILENT
+        self._teachers: list[Teacher] = []
+        for trainee in trainees.values():
+            teacher = trainee.networks.teacher
+            if teacher is not None and not any(teacher is known for known in self._teachers):
+                self._teachers.append(teacher)
+        self._epoch = torch.zeros((), dtype=torch.int64, device=device)
+        self._progress = torch.zeros((), dtype=torch.float64, device=device)
+        self._filled: object = 0  # the epoch that `_epoch` holds, so that it is written only when it changes
+
+    def __call__(self, batch: Batch, preparing: bool = False) -> None:
+        """Take the step.
+
+        Args:
+            batch: all of it, on the device; of several processes each takes its share. An epoch and a progress that are
+                numbers are written into static tensors.
+        """
+        batch, weight = self.team.share(self._static(batch))
+        for teacher in self._teachers:
+            teacher.forget()
+        for member in self.members.values():
+            self._one(member, batch, weight, preparing)
+
+    def _one(self, member: Member, batch: Batch, weight: float, preparing: bool) -> None:
+        trainee, optimizer, measure = member.trainee, member.optimizer, self.clock.measure
+        method, student = trainee.method, trainee.student
+        with measure("forward"), autocast(self.device, self.precision):
+            terms = member.module(batch, preparing)
+        if weight != 1:
+            terms = {name: weight * term for name, term in terms.items()}
+        with measure("backward"):
+            total(terms).backward()
+        with measure("optimizer"):
+            if not preparing:
+                method.gradients(student)
+            optimizer.clip()
+            optimizer.step()
+            if not preparing:
+                method.after_step(student)
+                trainee.move_average()
+        _add(member.sums[preparing], terms)
+
+    def _static(self, batch: Batch) -> Batch:
+        """The batch with its epoch and progress in tensors that are the same ones in every step."""
+        if isinstance(batch.epoch, Tensor):
+            return batch
+        if batch.epoch != self._filled:
+            self._epoch.fill_(batch.epoch)
+            self._filled = batch.epoch
+        self._progress.fill_(batch.progress)
+        return batch._replace(epoch=self._epoch, progress=self._progress)
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of the steps that follow; 0 before the first call."""
+        for member in self.members.values():
+            member.optimizer.set_lr(lr)
+
+    def start_phase(self) -> None:
+        """Have all optimizers start anew, as at the beginning of the main phase."""
+        for member in self.members.values():
+            member.optimizer.zero_momenta()
+
+    def train(self) -> None:
+        """Put all trainees into training mode."""
+        for member in self.members.values():
+            member.trainee.train()
+
+    def mean_terms(self, steps: int, preparing: bool = False) -> dict[str, dict[str, float]]:
+        """Mean of each loss term over the last `steps` steps, by cell id; the sums start anew. Waits for the device.
+
+        Raises:
+            DivergedError: a mean is not finite.
+        """
+        means: dict[str, dict[str, float]] = {}
+        for cell_id, member in self.members.items():
+            sums = member.sums[preparing]
+            values = self.team.sum(torch.stack(list(sums.values()))) / (self.team.size * steps)
+            means[cell_id] = dict(zip(sums, values.tolist(), strict=True))
+            for value in sums.values():
+                value.zero_()
+        for cell_id, terms in means.items():
+            bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
+            if bad:
+                raise DivergedError(f"{cell_id}: {', '.join(f'{name} is {value}' for name, value in bad.items())}")
+        return means
+
+
+def _add(sums: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
+    """Add terms to their sums, in place. A term that is new gets a sum, in float64."""
+    for name, term in terms.items():
+        if name in sums:
+            sums[name].add_(term.detach())
+        else:
+            sums[name] = term.detach().to(torch.float64, copy=True)
