@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +18,24 @@ from torch import Tensor
 
 from bench.engine.trainee import NetworkView, Teacher
 from bench.models import MODELS, Network
-from methods import METHODS, Batch, Context, Method, Networks
+from bench.plugins import import_plugin
+from methods import METHODS, Batch, Card, Context, Method, Networks, Output, TeacherMethod
 
 KEYS = sorted(METHODS.module_dict)
 PAIRS = {"same family": ("resnet8", "resnet14"), "cross family": ("wrn_16_1", "vgg8"), "wide": ("wrn_16_2", "wrn_40_2")}
-REQUIRED = {"sum": {"parts": [{"type": "tfd"}, {"type": "kd"}]}, "logit_std": {"method": {"type": "kd"}}}
+
+# The methods that may do less than the contract asks, each with its reason. All others must keep all of it.
+REFUSES_A_PAIR = {("fsp", "cross family"): "fsp needs equal channels"}
+NEEDS_NETWORKS = {"one": "one copies the student's last stage"}
+TRAINS_OTHERWISE = {  # with all weights at 0
+    "byot": "the exits have a cross-entropy each",
+    "dlb": "the cross-entropy is the mean over two batches",
+    "frskd": "the self-teacher has a cross-entropy",
+    "one": "the branches have a cross-entropy each",
+    "simkd": "there is no cross-entropy",
+}
+CASES = [(key, pair) for key in KEYS for pair in PAIRS if (key, pair) not in REFUSES_A_PAIR]
+
 B, K, N = 10, 10, 40  # a batch has every class, so that no teacher is wrong about all of it
 TARGETS = torch.arange(N) % K
 
@@ -40,6 +55,11 @@ def batches() -> list[Batch]:
         Batch(image[i], TARGETS[index], index, epoch=epoch, epochs=100, progress=epoch / 100, partner=partner[i])
         for i, epoch in enumerate((58, 59, 59))
     ]
+
+
+def arguments(key: str) -> dict[str, inspect.Parameter]:
+    method = METHODS.get(key)
+    return {} if method.__init__ is Method.__init__ else dict(inspect.signature(method, eval_str=True).parameters)
 
 
 @dataclass
@@ -64,11 +84,15 @@ class Case:
         return {name: p for name, p in self.method.named_parameters() if p.requires_grad}
 
 
-def build(key: str, pair: str, **arguments: Any) -> Case:
-    """A method after `setup`, with networks as the engine wraps them; skipped where the method refuses the pair."""
+def spec(key: str, **arguments: Any) -> dict[str, Any]:
+    return {"type": key, **METHODS.get(key).example, **arguments}
+
+
+def build(key: str, pair: str = "same family", **arguments: Any) -> Case:
+    """A method after `setup`, with networks as the engine wraps them."""
     models = PAIRS[pair]
     student = network(models[0], 0)
-    method = METHODS.build({"type": key, **REQUIRED.get(key, {}), **arguments})
+    method = METHODS.build(spec(key, **arguments))
     source = {"none": None, "teacher": (models[1], 1), "self": (models[0], 1)}[method.needs]
     nets = Networks(NetworkView(student), Teacher(copy.deepcopy(network(*source)), None, "fp32") if source else None)
 
@@ -79,13 +103,19 @@ def build(key: str, pair: str, **arguments: Any) -> Case:
             method.setup(Context(nets.student(image), teacher, K, N, B, (1, 8, 8), TARGETS, nets))
 
     torch.manual_seed(4)
-    try:
-        set_up(method)
-    except ValueError as refusal:
-        if pair == "same family":
-            raise
-        pytest.skip(str(refusal))
+    set_up(method)
     return Case(method, nets, set_up)
+
+
+@pytest.mark.parametrize(("key", "pair"), REFUSES_A_PAIR)
+def test_what_may_refuse_does(key: str, pair: str) -> None:
+    with pytest.raises(ValueError, match=REFUSES_A_PAIR[key, pair]):
+        build(key, pair)
+
+
+def prepared(case: Case) -> dict[str, Tensor]:
+    """The terms of a step of the preparation, if there is one."""
+    return case.method.prepare(case.nets, batches()[0]) if case.method.prepare_epochs else {}
 
 
 def gradients(loss: Tensor, parameters: list[Tensor]) -> list[Tensor]:
@@ -97,12 +127,10 @@ def total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(("key", "pair"), CASES)
 def test_terms_and_gradients(key: str, pair: str) -> None:
     case = build(key, pair)
-    prepared = [case.method.prepare(case.nets, batches()[0])] if case.method.prepare_epochs else []
-    answers = prepared + [case.step(batch) for batch in batches()]
+    answers = [terms for terms in (prepared(case), *(case.step(batch) for batch in batches())) if terms]
     for terms in answers:
         for name, term in terms.items():
             assert term.shape == (), name
@@ -122,8 +150,7 @@ def test_terms_and_gradients(key: str, pair: str) -> None:
         assert not any(p.requires_grad for p in case.nets.teacher.network.parameters())
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(("key", "pair"), CASES)
 def test_bf16_is_close_to_fp32(key: str, pair: str) -> None:
     terms = {}
     for precision in ("fp32", "bf16"):
@@ -134,15 +161,14 @@ def test_bf16_is_close_to_fp32(key: str, pair: str) -> None:
         assert terms["bf16"][name].item() == pytest.approx(term.item(), rel=0.1, abs=0.01), name
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(("key", "pair"), CASES)
 def test_state_round_trip(key: str, pair: str) -> None:
     case = build(key, pair)
     first, second, _ = batches()
     case.step(first)
     state = copy.deepcopy(case.method.state_dict())
     expected = case.step(second)
-    resumed = METHODS.build({"type": key, **REQUIRED.get(key, {})})
+    resumed = METHODS.build(spec(key))
     torch.manual_seed(5)
     case.set_up(resumed)
     resumed.load_state_dict(state)
@@ -150,23 +176,59 @@ def test_state_round_trip(key: str, pair: str) -> None:
     assert {name: term.item() for name, term in again.items()} == {name: term.item() for name, term in expected.items()}
 
 
-def arguments(key: str) -> dict[str, inspect.Parameter]:
-    method = METHODS.get(key)
-    return {} if method.__init__ is Method.__init__ else dict(inspect.signature(method, eval_str=True).parameters)
+def weights_of(key: str) -> list[str]:
+    return [name for name in arguments(key) if name.endswith("weight")]
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if "weight" in arguments(key)])
+def all_terms(case: Case) -> dict[str, float]:
+    """Those of the preparation and of every step, as numbers."""
+    terms = {f"prepare {name}": term for name, term in prepared(case).items()}
+    for i, batch in enumerate(batches()):
+        terms |= {f"{i} {name}": term for name, term in case.step(batch).items()}
+    return {name: term.item() for name, term in terms.items()}
+
+
+@pytest.mark.parametrize("key", [key for key in KEYS if "weight" in arguments(key) and key not in TRAINS_OTHERWISE])
 def test_weight_zero_is_plain_training(key: str) -> None:
-    """Where all that a method adds has a weight, and the cross-entropy is the plain one."""
-    weights = {name: float(name == "ce_weight") for name in arguments(key) if name.endswith("weight")}
-    inner = {"method": {"type": "kd", "ce_weight": 1.0}} if key == "logit_std" else {}
-    case, none = build(key, "same family", **weights, **inner), build("none", "same family")
+    weights = {name: float(name == "ce_weight") for name in weights_of(key)}
+    case, none = build(key, **weights), build("none")
     terms = [case.step(batch) for batch in batches()][-1]
-    if case.method.changes_cross_entropy or any(term != 0 for name, term in terms.items() if name != "ce"):
-        pytest.skip("has terms of the labels beside the cross-entropy")
     expected = gradients(total(none.step(batches()[-1])), none.student_parameters)
     for ours, theirs in zip(gradients(total(terms), case.student_parameters), expected, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key in KEYS for name in weights_of(key)])
+def test_every_weight_counts(key: str, name: str) -> None:
+    default = spec(key).get(name, arguments(key)[name].default)
+    assert all_terms(build(key, **{name: default / 2})) != all_terms(build(key))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_epoch_may_be_a_tensor(key: str) -> None:
+    """In training it is one, so that a recorded step can be replayed; terms are the same as with Python's numbers."""
+
+    def terms(number: Callable[..., Any]) -> list[dict[str, float]]:
+        case = build(key)
+        found = []
+        for epoch in (0, 1, 19, 30, 64, 65, 90, 99):
+            batch = batches()[0]._replace(epoch=number(epoch), progress=number(epoch / 100))
+            found.append({name: term.item() for name, term in case.step(batch).items()})
+        return found
+
+    assert terms(torch.tensor) == terms(lambda value: value)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_memories_keep_their_place_and_shape(key: str) -> None:
+    """Also over a shorter batch, as an epoch ends with: a replayed step reads and writes where the first one did."""
+    case = build(key)
+    before = {name: (buffer.data_ptr(), buffer.shape) for name, buffer in case.method.named_buffers()}
+    first, second, third = batches()
+    short = second._replace(**{name: getattr(second, name)[: B // 2] for name in ("image", "target", "index", "partner")})
+    for batch in (first, short, third):
+        case.step(batch)
+    assert {name: (buffer.data_ptr(), buffer.shape) for name, buffer in case.method.named_buffers()} == before
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -176,13 +238,12 @@ def test_double_precision_without_networks(key: str) -> None:
         student, teacher = (
             copy.deepcopy(network(*of)).double()(batches()[0].image.double()) for of in (("resnet8", 0), ("resnet14", 1))
         )
-    method = METHODS.build({"type": key, **REQUIRED.get(key, {})})
-    try:
-        method.setup(Context(student, teacher, K, N, B, (1, 8, 8)))
-    except ValueError as refusal:
-        if "networks" not in str(refusal):
-            raise
-        pytest.skip(str(refusal))
+    method, context = METHODS.build(spec(key)), Context(student, teacher, K, N, B, (1, 8, 8))
+    if key in NEEDS_NETWORKS:
+        with pytest.raises(ValueError, match=NEEDS_NETWORKS[key]):
+            method.setup(context)
+        return
+    method.setup(context)
     for term in method.double().loss(student, teacher, batches()[0]).values():
         assert term.dtype == torch.float64
         assert term.isfinite()
@@ -190,7 +251,7 @@ def test_double_precision_without_networks(key: str) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_predictor_answers(key: str) -> None:
-    case = build(key, "same family")
+    case = build(key)
     predictor = case.method.predictor(case.nets.student.network).eval()
     with torch.no_grad():
         assert predictor(batches()[0].image).logits.shape == (B, K)
@@ -207,9 +268,105 @@ def test_card_and_arguments(key: str) -> None:
         assert argument.annotation is not inspect.Parameter.empty, name
         assert f"{name}:" in about or f"{name}," in about, f"{name} is not documented"
         if argument.default is inspect.Parameter.empty:
-            assert name in REQUIRED[key]
+            assert name in method.example
         else:
             assert json.loads(json.dumps(argument.default)) == argument.default, name
     for name, preset in method.presets.items():
         assert preset.keys() <= arguments(key).keys(), name
-        assert METHODS.build({"type": key, **REQUIRED.get(key, {}), "preset": name})
+        assert METHODS.build(spec(key, preset=name))
+
+
+# The contract itself
+
+
+def blocks(page: str) -> dict[str, str]:
+    """The named Python blocks of a page, by file name."""
+    fence = re.compile(r"^```python ([\w.]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    return dict(fence.findall((Path(__file__).parent.parent / page).read_text(encoding="utf-8")))
+
+
+def keep_contract(key: str) -> None:
+    """Everything above, for a method that is not registered when the tests are collected."""
+    for pair in PAIRS:
+        test_terms_and_gradients(key, pair)
+        test_bf16_is_close_to_fp32(key, pair)
+        test_state_round_trip(key, pair)
+    for name in weights_of(key):
+        test_every_weight_counts(key, name)
+    test_weight_zero_is_plain_training(key)
+    test_the_epoch_may_be_a_tensor(key)
+    test_memories_keep_their_place_and_shape(key)
+    test_double_precision_without_networks(key)
+    test_predictor_answers(key)
+    test_card_and_arguments(key)
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """What a test registers is gone after it."""
+    before = dict(METHODS.module_dict)
+    yield
+    METHODS.module_dict.clear()
+    METHODS.module_dict.update(before)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("page", "file", "key"), [("CONTRIBUTING.md", "mine.py", "mine"), ("README.md", "confidence_penalty.py", "cp")]
+)
+def test_methods_on_our_pages_keep_the_contract(page: str, file: str, key: str, tmp_path: Path) -> None:
+    path = tmp_path / file
+    path.write_text(blocks(page)[file])
+    import_plugin(str(path))
+    method = METHODS.get(key)
+    own = vars(method)
+    assert "loss" not in own, "it writes only what it adds"
+    assert ("distill" in own) == issubclass(method, TeacherMethod)
+    keep_contract(key)
+
+
+class IgnoresItsWeight(Method):
+    """A planted fault.
+
+    Args:
+        weight: ignored.
+    """
+
+    card = Card("Planted", "CE + entropy", "-")
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"planted": student.logits.square().mean()}
+
+
+class BranchesOnTheEpoch(IgnoresItsWeight):
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+        share = 0.1 * batch.epoch / batch.epochs if isinstance(batch.epoch, int) else 0.0
+        return {"planted": share * student.logits.square().mean()}
+
+
+class ReplacesItsMemory(IgnoresItsWeight):
+    def setup(self, context: Context) -> None:
+        self.register_buffer("memory", torch.zeros(1))
+
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+        self.memory = student.logits.detach()
+        return {"planted": student.logits.square().mean()}
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("method", "check"),
+    [
+        (IgnoresItsWeight, test_weight_zero_is_plain_training),
+        (IgnoresItsWeight, lambda key: test_every_weight_counts(key, "weight")),
+        (BranchesOnTheEpoch, test_the_epoch_may_be_a_tensor),
+        (ReplacesItsMemory, test_memories_keep_their_place_and_shape),
+    ],
+)
+def test_planted_faults_fail(method: type[Method], check: Callable[[str], None]) -> None:
+    METHODS.register_module("planted", module=method)
+    with pytest.raises(AssertionError):
+        check("planted")
