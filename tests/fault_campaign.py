@@ -36,7 +36,6 @@ import bench.engine.train
 import bench.plan.expand  # noqa: F401  (imported once, here: every dispatcher is a fork of this process)
 from bench.records import upkeep
 from bench.records.folders import ResultsFolder
-from bench.records.store import Store
 from run_bench import main as bench_main
 
 SETTLE_RUNS = 6  # undisturbed runs after which everything must be done
@@ -219,7 +218,7 @@ class Campaign:
         with self._fresh_results():
             while sum(self.figures.injected.values()) - before < faults:
                 if not self.going():
-                    if results_are_whole(self.results, self.folder / "undisturbed"):
+                    if same_cells_done(self.results, self.folder / "undisturbed"):
                         break
                     self.runs = [self.start(self.results)]
                     time.sleep(self.chance.uniform(0, 3 * LATEST_S))  # workers need some seconds to start
@@ -275,11 +274,9 @@ class Campaign:
         return self.figures
 
 
-def results_are_whole(root: Path, other: Path) -> bool:
-    """Whether the same cells are done in both."""
-    return {record.id for record in Store(root).records("small")[0]} == {
-        record.id for record in Store(other).records("small")[0]
-    }
+def same_cells_done(root: Path, other: Path) -> bool:
+    mine, theirs = ({record.id for record in ResultsFolder(each).grid("small").records()[0]} for each in (root, other))
+    return mine == theirs
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from bench.records.store import Store
+from bench.records.folders import ResultsFolder
 
 GRID: dict[str, Any] = {
     "data": {"type": "digits", "train_images": 50, "test_images": 50},
@@ -26,8 +26,8 @@ def write_grid(folder: Path, name: str = "small", **changes: Any) -> str:
 
 
 def results(root: Path, grid: str = "small") -> dict[str, dict[str, Any]]:
-    """By cell: all of its record that does not tell of clocks, machines and moments."""
-    records, problems = Store(root).records(grid)
+    """By cell: all of its record but clocks, machines and moments."""
+    records, problems = ResultsFolder(root).grid(grid).records()
     assert problems == []
     left_out = {"clocks", "neighbours", "machine", "commit", "started", "finished", "curves_sha256"}
     return {record.id: record.model_dump(mode="json", exclude=left_out) for record in records}

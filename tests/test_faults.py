@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import torch
 from fault_campaign import Campaign
 from small import results, trainings, write_grid
 
-from bench.jobs import local as dispatch
+from bench.jobs import local
+from bench.records import files
 from bench.records.cell import Cell
+from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.record import Record
-from bench.records.store import Store
 from run_bench import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,15 +43,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(finished: Path, tmp_path: Path) -> Store:
+def folder(finished: Path, tmp_path: Path) -> GridFolder:
     """A copy of it."""
-    subprocess.run(["cp", "-r", str(finished), str(tmp_path / "results")], check=True)
-    return Store(tmp_path / "results")
+    shutil.copytree(finished, tmp_path / "results")
+    return ResultsFolder(tmp_path / "results").grid("small")
 
 
-def teacher_and_student(store: Store) -> tuple[Record, Record]:
-    teacher, student = sorted(store.records("small")[0], key=lambda record: record.cell.teacher is not None)
+def teacher_and_student(folder: GridFolder) -> tuple[Record, Record]:
+    teacher, student = sorted(folder.records()[0], key=lambda record: record.cell.teacher is not None)
     return teacher, student
+
+
+def path_of(folder: GridFolder, record: Record, name: str) -> Path:
+    return folder.results.root / folder.name / record.id / name
 
 
 def damage(path: Path) -> None:
@@ -59,37 +65,36 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["record.json", "weights.safetensors", "curves.csv"])
-def test_run_again_mends_a_damaged_teacher(store: Store, tmp_path: Path, here: list[str], name: str) -> None:
-    before = results(store.root)
-    teacher, student = teacher_and_student(store)
-    damage(store.cell("small", teacher.id) / name)
-    (store.cell("small", student.id) / "record.json").unlink()
+def test_run_again_mends_a_damaged_teacher(folder: GridFolder, tmp_path: Path, here: list[str], name: str) -> None:
+    before = results(folder.results.root)
+    teacher, student = teacher_and_student(folder)
+    damage(path_of(folder, teacher, name))
+    path_of(folder, student, "record.json").unlink()
     assert main(["run", write_grid(tmp_path, methods=["kd"]), *here]) == 0
-    assert results(store.root) == before
+    assert results(folder.results.root) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"0" * 64, b"0" * 500])
-def test_a_corrupt_checkpoint_is_set_aside(store: Store, tmp_path: Path, here: list[str], content: bytes) -> None:
-    before = results(store.root)
-    _, student = teacher_and_student(store)
-    folder = store.cell("small", student.id)
-    (folder / "record.json").unlink()
-    (folder / "checkpoint").write_bytes(content)
+def test_a_corrupt_checkpoint_is_set_aside(folder: GridFolder, tmp_path: Path, here: list[str], content: bytes) -> None:
+    before = results(folder.results.root)
+    _, student = teacher_and_student(folder)
+    path_of(folder, student, "record.json").unlink()
+    path_of(folder, student, "checkpoint").write_bytes(content)
     assert main(["run", write_grid(tmp_path, methods=["kd"]), *here]) == 0
-    assert results(store.root) == before
-    assert [path.name for path in folder.glob("checkpoint*")] == ["checkpoint.damaged-1"]
+    assert results(folder.results.root) == before
+    assert [path.name for path in path_of(folder, student, "").glob("checkpoint*")] == ["checkpoint.damaged-1"]
 
 
-def test_a_sealed_checkpoint_of_something_else_is_set_aside(store: Store, tmp_path: Path, here: list[str]) -> None:
+def test_a_sealed_checkpoint_of_something_else_is_set_aside(folder: GridFolder, tmp_path: Path, here: list[str]) -> None:
     from bench.engine.checkpoint import pack
 
-    before = results(store.root)
-    _, student = teacher_and_student(store)
-    (store.cell("small", student.id) / "record.json").unlink()
-    store.write_checkpoint("small", student.id, pack({"epoch": 1, "threads": 1, "trainee": {}, "optimizer": {}, "history": []}))
+    before = results(folder.results.root)
+    _, student = teacher_and_student(folder)
+    path_of(folder, student, "record.json").unlink()
+    folder.cell(student.id).write_checkpoint(pack({"epoch": 1, "threads": 1, "trainee": {}, "optimizer": {}, "history": []}))
     main(["run", write_grid(tmp_path, methods=["kd"]), *here])
     assert main(["run", write_grid(tmp_path, methods=["kd"]), *here]) == 0
-    assert results(store.root) == before
+    assert results(folder.results.root) == before
 
 
 @pytest.fixture
@@ -113,8 +118,8 @@ def test_full_disk_is_named_and_run_again_completes(
     filler = small_disk / "filler"
     filler.write_bytes(b"0" * (16 * 2**20 - 2**18))  # a quarter of a MiB is left: the start fits, weights do not
     assert main(["run", grid, *here]) in (1, 2)
-    said = capsys.readouterr()
-    assert "No space left" in said.out + said.err
+    printed = capsys.readouterr()
+    assert "No space left" in printed.out + printed.err
     assert results(small_disk) == {}
     filler.unlink()
     assert main(["run", grid, *here]) == 0
@@ -182,10 +187,9 @@ def test_a_cell_that_kills_its_workers_is_named_and_does_not_stop_the_others(tmp
     root = tmp_path / "results"
     options = ["--results", str(root), "--device", "cpu", "--no-cost", "--jobs", "1", "--import", str(plugin)]
     assert main(["run", write_grid(tmp_path, methods=["deadly", "none"]), *options]) == 1
-    store = Store(root)
-    assert [record.cell.method["type"] for record in store.records("small")[0]] == ["none"]
+    assert [record.cell.method["type"] for record in ResultsFolder(root).grid("small").records()[0]] == ["none"]
     (failed,) = (root / "small").glob("*/failure.json")
-    assert "3 workers died on it" in store.read_json(failed)["error"]
+    assert "3 workers died on it" in files.read_json(failed)["error"]
 
 
 def test_a_stopped_run_leaves_the_last_checkpoint_and_no_process(tmp_path: Path) -> None:
@@ -193,15 +197,15 @@ def test_a_stopped_run_leaves_the_last_checkpoint_and_no_process(tmp_path: Path)
     root = tmp_path / "results"
     options = ["--results", str(root), "--device", "cpu", "--no-cost", "--checkpoint-s", "0", "--threads", "1", "--jobs", "1"]
     run = subprocess.Popen([sys.executable, ROOT / "run_bench.py", "run", grid, *options], cwd=tmp_path)
-    store, end = Store(root), time.monotonic() + 60
+    end = time.monotonic() + 60
     while not (found := list(root.glob("small/*/checkpoint"))):
         assert time.monotonic() < end
         time.sleep(0.2)
     run.send_signal(signal.SIGTERM)
     assert run.wait(20) == 128 + signal.SIGTERM
-    cell_id = found[0].parent.name
-    assert not store.locked("small", cell_id)
-    assert store.read_checkpoint("small", cell_id)
+    cell = ResultsFolder(root).grid("small").cell(found[0].parent.name)
+    assert not cell.locked()
+    assert cell.read_checkpoint()
     assert not (found[0].parent / "failure.json").exists()
 
 
@@ -222,8 +226,8 @@ def test_each_local_job_has_a_device_of_its_own(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")  # torch sees none of them: the jobs train on the CPU
     options = ["--results", str(tmp_path / "results"), "--no-cost", "--jobs", "4", "--threads", "1", "--import", str(plugin)]
     assert main(["run", write_grid(tmp_path, methods=["teller"], seeds=[0, 1, 2, 3]), *options]) == 0
-    told = [path.name.removeprefix("device-").rpartition("-") for path in tmp_path.glob("device-*")]
-    assert sorted(device for device, _, process in told if process != str(os.getpid())) == ["GPU-a", "GPU-b"]
+    devices = [path.name.removeprefix("device-").rpartition("-") for path in tmp_path.glob("device-*")]
+    assert sorted(device for device, _, process in devices if process != str(os.getpid())) == ["GPU-a", "GPU-b"]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +243,7 @@ def test_each_local_job_has_a_device_of_its_own(tmp_path: Path, monkeypatch: pyt
 )
 def test_devices_of_jobs(monkeypatch: pytest.MonkeyPatch, device: str, visible: str, expected: tuple[list[str], str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert dispatch._gpus(device) == expected
+    assert local.visible_gpus(device) == expected
 
 
 def test_short_fault_campaign(tmp_path: Path) -> None:

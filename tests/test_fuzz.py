@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from small import GRID, results, write_grid
 
 from bench.errors import UserError
-from bench.jobs import cluster as clusters
-from bench.jobs import slurm
+from bench.jobs import cluster_file, slurm
 from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.plugins import import_plugin
@@ -102,7 +101,7 @@ def test_grid_contents(raw: dict[str, Any]) -> None:
 def test_grid_and_cluster_bytes(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(raw)
-    for read in (lambda: expand(*grid_file.read(str(path)), device="cpu"), lambda: clusters.read(str(path), {})):
+    for read in (lambda: expand(*grid_file.read(str(path)), device="cpu"), lambda: cluster_file.read(str(path), {})):
         try:
             read()
         except UserError as error:
@@ -134,11 +133,11 @@ def test_cluster_contents(tmp_path: Path, raw: dict[str, Any]) -> None:
     except (yaml.YAMLError, UnicodeEncodeError):
         assume(False)
     try:
-        found = clusters.read(str(path), {})
+        found = cluster_file.read(str(path), {})
     except UserError as error:
         assert str(error)
     else:
-        for name in (found.partition, found.account, found.qos, found.constraint):
+        for name in (getattr(found, key, None) for key in ("partition", "account", "qos", "constraint")):
             assert name is None or not set(name) & set(" \n\t'\"\\")
 
 

@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.plan import estimate as planning
 from bench.plan import grid_file
 from bench.plan.expand import expand
-from bench.records.store import Store
+from bench.records.folders import ResultsFolder
 from bench.records.upkeep import verify
 from methods import METHODS
 
@@ -65,7 +65,7 @@ def test_tables_1_and_2_hold_exactly_the_papers_cells(name, methods, cells):
 def test_their_plan_needs_no_data_and_estimates_the_cost(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # there are no data here
     text = io.StringIO()
-    planning.show(expanded(name), Store(tmp_path / "results"), Console(file=text, width=120))
+    planning.show(expanded(name), ResultsFolder(tmp_path / "results").grid(name), Console(file=text, width=120))
     assert "PFLOP in the networks" in text.getvalue() or "EFLOP in the networks" in text.getvalue()
     assert "skipped" not in text.getvalue()
 
@@ -153,7 +153,7 @@ def test_every_method_finishes(tmp_path, repository):
     command = [sys.executable, "run_bench.py", "run", "every_method", "--no-cost", "--results", str(tmp_path)]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    store = Store(tmp_path)
-    records, problems = store.records("every_method")
+    folder = ResultsFolder(tmp_path).grid("every_method")
+    records, problems = folder.records()
     assert {record.id for record in records} == {cell.id for cell in expanded("every_method").cells}
-    assert (problems, verify(store.results.grid("every_method"))) == ([], [])
+    assert (problems, verify(folder)) == ([], [])

@@ -15,12 +15,11 @@ from small import results, trainings, write_grid
 from test_distributed import RECIPE, check_against_by_hand
 
 from bench.errors import UserError
-from bench.jobs import cluster as clusters
-from bench.jobs import slurm
+from bench.jobs import base, cluster_file, slurm
 from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.records.cell import Cell
-from bench.records.store import Store
+from bench.records.folders import GridFolder, ResultsFolder
 from run_bench import main
 
 PATIENCE_S = 120
@@ -58,6 +57,10 @@ def until(ready: Callable[[], object]) -> None:
         time.sleep(0.2)
 
 
+def small(folder: Path, grid: str = "small") -> GridFolder:
+    return ResultsFolder(folder / "results").grid(grid)
+
+
 def cell(root: Path, method: str) -> Path | None:
     return next(root.glob(f"results/small/digits-resnet8-{method}-s*"), None)
 
@@ -67,15 +70,16 @@ def test_grid_through_slurm_equals_a_local_run(cluster: SlurmCluster, asked: lis
     assert main(["run", grid, *asked]) == 0
     assert main(["run", grid, *asked, "--wait"]) == 0  # comes back; nothing is handed over twice
 
-    store = Store(tmp_path / "results")
-    (arrays,) = store.launches("small").values()
-    assert all(len(jobs) <= slurm_cluster.ARRAY_SIZE for jobs in arrays)
-    assert len(arrays) > 2
-    assert set(trainings(store.root).values()) == {1}
-    students = [record for record in store.records("small")[0] if record.cell.teacher]
+    folder = small(tmp_path)
+    (launch,) = folder.launches().values()
+    assert launch.backend == "slurm"
+    assert all(len(jobs) <= slurm_cluster.ARRAY_SIZE for jobs in launch.arrays)
+    assert len(launch.arrays) > 2
+    assert set(trainings(folder.results.root).values()) == {1}
+    students = [record for record in folder.records()[0] if record.cell.teacher]
     assert len(students) == 2
     for student in students:
-        teacher = store.record("small", student.cell.teacher.cell)
+        teacher = folder.cell(student.cell.teacher.cell).record()
         assert datetime.fromisoformat(teacher.finished) <= datetime.fromisoformat(student.started)
     assert main(["run", grid, "--no-cost", "--results", str(tmp_path / "local"), "--device", "cpu", "--threads", "1"]) == 0
     assert results(tmp_path / "results") == results(tmp_path / "local")
@@ -111,11 +115,11 @@ def test_cancel_ends_this_grid_only(
     assert "queued" in capsys.readouterr().out
     main(["cancel", "small", *root])
     assert capsys.readouterr().out.startswith("4 cells")
-    store = Store(tmp_path / "results")
-    until(lambda: not slurm.queue(store, "small"))
-    assert len(slurm.queue(store, "other")) == 1
+    first_folder, second_folder = small(tmp_path), small(tmp_path, "other")
+    until(lambda: not base.queue(first_folder))
+    assert len(base.queue(second_folder)) == 1
     main(["cancel", "other", *root])
-    until(lambda: not slurm.queue(store, "other"))
+    until(lambda: not base.queue(second_folder))
 
 
 def test_restarted_controller_loses_nothing_and_runs_nothing_twice(
@@ -126,7 +130,7 @@ def test_restarted_controller_loses_nothing_and_runs_nothing_twice(
     cluster.stop_daemon("slurmctld", kill=True)
     cluster.stop_daemon("slurmdbd", kill=True)
     with pytest.raises(UserError):
-        slurm.queue(Store(tmp_path / "results"), "small")
+        base.queue(small(tmp_path))
     assert main(["run", grid, *asked]) == 2  # who does not know the queue hands nothing over
     cluster.start_daemon("slurmdbd")
     cluster.start_daemon("slurmctld")
@@ -137,12 +141,12 @@ def test_restarted_controller_loses_nothing_and_runs_nothing_twice(
 def test_students_of_a_lost_teacher_do_not_start(cluster: SlurmCluster, asked: list[str], tmp_path: Path) -> None:
     grid = write_grid(tmp_path, methods=["kd"], recipe={"name": "digits", "epochs": 3000})
     main(["run", grid, *asked])
-    store = Store(tmp_path / "results")
-    until(lambda: any(job.state == "RUNNING" for job in slurm.queue(store, "small").values()))
-    teacher = next(job for job in slurm.queue(store, "small").values() if job.state == "RUNNING")
+    folder = small(tmp_path)
+    until(lambda: any(job.state == "RUNNING" for job in base.queue(folder).values()))
+    teacher = next(job for job in base.queue(folder).values() if job.state == "RUNNING")
     cluster.call("scancel", teacher.job_id)
-    until(lambda: not slurm.queue(store, "small"))
-    assert store.records("small")[0] == []
+    until(lambda: not base.queue(folder))
+    assert folder.records()[0] == []
     assert not (tmp_path / "results/small/report").exists()
 
 
@@ -200,14 +204,15 @@ def test_mistakes_in_a_cluster_file_are_named(tmp_path: Path, text: str, says: s
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=r"c\.yaml") as error:
-        clusters.read(str(path), {})
+        cluster_file.read(str(path), {})
     assert says in str(error.value)
 
 
 def test_options_stand_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("{partition: gpu, minutes: 60}")
-    found = clusters.read(str(path), {"minutes": 5, "account": None})
+    found = cluster_file.read(str(path), {"minutes": 5, "account": None})
+    assert isinstance(found, slurm.Slurm)
     assert (found.kind, found.partition, found.minutes, found.account) == ("slurm", "gpu", 5, None)
 
 

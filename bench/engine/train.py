@@ -104,8 +104,8 @@ def _hooks(assembly: Assembly, store: Store, grid: str, options: Options, team: 
         store.write_json(store.cell(grid, cell_id) / "progress.json", progress)
 
     hooks: list[Hook] = [EvaluateHook(assembly)]
-    if team.leads and options.visualise:
-        hooks.append(VisualizeHook(options.visualise, store.cell(grid, assembly.first.id) / "visual"))
+    if team.leads and options.visualize:
+        hooks.append(VisualizeHook(options.visualize, store.cell(grid, assembly.first.id) / "visual"))
     if team.leads:
         hooks += [ProgressHook(write_progress), CheckpointHook(write_checkpoint, options.checkpoint_s)]
     return hooks

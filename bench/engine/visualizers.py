@@ -17,5 +17,5 @@ def backend(name: str) -> str:
     known = {key.removesuffix("VisBackend").lower(): key for key in VISBACKENDS.module_dict if key != "BaseVisBackend"}
     short = name.removesuffix("VisBackend").lower()
     if short not in known:
-        raise unknown("visualizer backend", name, known, "--visualise")
+        raise unknown("visualizer backend", name, known, "--visualize")
     return known[short]

@@ -1,8 +1,8 @@
 """Cells to Slurm through submitit: arrays of jobs, students behind their teachers. No torch here.
 
 A launch's file, written before anything is submitted, says which job holds which cells; jobs are known by their names, which
-carry the launch's id. Job ids are only used while Slurm tells them, and submitit's pickles are never read here: ids are given
-out again after a controller lost its state, and so are pickles' names. What is done, the store says.
+carry the launch's id. Job ids are only used while Slurm shows them, and submitit's pickles are never read here: ids are given
+out again after a controller lost its state, and so are pickles' names. What is done, the results folder says.
 """
 
 from __future__ import annotations
@@ -12,64 +12,190 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 import psutil
+from pydantic import Field
 
 from bench.errors import UserError
-from bench.jobs.cluster import Cluster
-from bench.jobs.local import ROUNDS, environment, give_up
-from bench.jobs.worker import Job, Worker
+from bench.jobs.base import ROUNDS, Backend, Handed, Queued, Watch, give_up, register
+from bench.jobs.worker import Job, Worker, environment
 from bench.records.cell import Cell
-from bench.records.store import Store
+from bench.records.folders import GridFolder
+from bench.records.options import Options
 
 ANSWER_S = 60  # to a client command; one without a controller needs about 10
-ARRAY_SIZE = 1001  # where the cluster does not tell: Slurm's own default
+ARRAY_SIZE = 1001  # where the cluster does not say: Slurm's own default
 THREADS = 4  # where the user does not say
 WAIT_S = 2.0
 FORGETS_S = 10  # Slurm may show a job this late
 
-
-class Queued(NamedTuple):
-    job_id: str  # of this moment
-    state: str  # as squeue says: PENDING, RUNNING, ...
-    reason: str
+Name = Annotated[str, Field(pattern=r"^[^\s'\"\\]+$")]
 
 
-def submit(cells: list[Cell], store: Store, grid: str, options: dict[str, Any], cluster: Cluster) -> int:
-    """Hand over the cells that are neither settled nor in the queue; returns how many those are.
+@register
+class Slurm(Backend):
+    """Submits arrays of jobs. Names of None and memory of None leave the choice to the cluster."""
 
-    Raises:
-        UserError: Slurm does not answer or refuses; the folder does not suit jobs on other machines.
-    """
-    root = store.root.resolve()
-    _check_shared(root)
-    queued = queue(store, grid)
-    left = [cell for cell in cells if cell.id not in queued and not store.settled(grid, cell.id)]
-    if not left:
-        return 0
-    size = max_array_size()
-    launch = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    arrays = list(plan(left, set(queued), cluster.cells_per_job, size))
-    store.write_launch(grid, launch, [[[cell.id for cell in job] for job in array] for array, _ in arrays])
-    ids = {cell_id: job.job_id for cell_id, job in queued.items()}
-    for number, (array, teacher) in enumerate(arrays):
-        asked = {**options, "threads": cluster.threads or THREADS, "neighbours": 0}
-        processes = array[0][0].recipe.processes
-        job = Job(str(root), grid, [], asked, processes=processes, alone=True)
-        jobs = [replace(job, cells=[cell.model_dump(mode="json") for cell in element]) for element in array]
-        name = job_name(launch, number)
-        found = _submit(jobs, name, store.launch_folder(grid, launch), cluster, ids.get(teacher or ""))
-        ids |= {cell.id: job_id for element, job_id in zip(array, found, strict=True) for cell in element}
-    return len(left)
+    kind = "slurm"
+    measures_here = False  # this machine only submits jobs
+
+    partition: Name | None = None
+    account: Name | None = None
+    qos: Name | None = None
+    constraint: Name | None = None
+    minutes: int = Field(240, ge=1)  # time limit of a job; what is not done by then goes on from its checkpoint
+    gpus: int = Field(1, ge=0, le=1)  # of each process
+    memory_gib: float | None = Field(None, gt=0)  # of each process
+    nodes: int = Field(1, ge=1)  # over which the processes of a cell are spread
+    cells_per_job: int = Field(1, ge=1)  # trained one after the other, so that small cells share a start
+    setup: list[str] = []  # shell lines before the worker starts, such as `module load cuda`
+
+    def plans_for(self, device: str) -> str:
+        from bench.engine.device import GPU_ELSEWHERE  # planning imports torch
+
+        return GPU_ELSEWHERE if self.gpus else device
+
+    def check(self, options: Options) -> None:
+        if options.together and self.cells_per_job == 1:
+            raise UserError("--together: a job of one cell has no company; set cells_per_job in the cluster file")
+
+    def train(self, cells: Sequence[Cell], folder: GridFolder, options: Options, wait: bool, watch: Watch) -> Handed:
+        count = self.submit(cells, folder, options)
+        watch.note(f"{count} cells handed to Slurm, {len(cells) - count} in its hands already")
+        if wait:
+            self.follow(cells, folder, options, watch)
+        return Handed(count, ended=wait)
+
+    def submit(self, cells: Sequence[Cell], folder: GridFolder, options: Options) -> int:
+        """Hand over the cells that are neither settled nor in the queue; returns how many those are.
+
+        Raises:
+            UserError: Slurm does not answer or refuses; the folder does not suit jobs on other machines.
+        """
+        _check_shared(folder.results.root.resolve())
+        queued = self.queue(folder)
+        left = [cell for cell in cells if cell.id not in queued and not folder.cell(cell.id).settled()]
+        if not left:
+            return 0
+        size = max_array_size()
+        launch = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        arrays = list(plan(left, set(queued), self.cells_per_job, size))
+        folder.write_launch(launch, self.kind, [[[cell.id for cell in job] for job in array] for array, _ in arrays])
+        ids = {cell_id: job.job_id for cell_id, job in queued.items()}
+        mine = replace(options, threads=self.threads or THREADS, neighbours=0)
+        for number, (array, teacher) in enumerate(arrays):
+            jobs = [Job.describe(cells_of_job, folder, mine, exclusive=True) for cells_of_job in array]
+            after = ids.get(teacher or "")
+            found = self._submit(jobs, job_name(launch, number), folder.launch_folder(launch), after)
+            ids |= {cell.id: job_id for job, job_id in zip(array, found, strict=True) for cell in job}
+        return len(left)
+
+    def _submit(self, jobs: list[Job], name: str, folder: Path, after: str | None) -> list[str]:
+        """Submit one array, which starts after a job where `after` is its id; returns its jobs' ids."""
+        import submitit
+
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=10**6)  # `bench.jobs.worker.ATTEMPTS` bounds them
+        executor.update_parameters(job_name=name, **self._parameters(jobs[0].processes, after))
+        try:
+            with environment(self.threads or THREADS), executor.batch():
+                found = [executor.submit(Worker(), job) for job in jobs]
+        except (
+            subprocess.CalledProcessError,
+            submitit.core.utils.FailedJobError,
+            submitit.core.utils.FailedSubmissionError,
+        ) as error:
+            raise UserError(f"sbatch refused: {_last_line(str(error))}") from None
+        return [job.job_id for job in found]
+
+    def _parameters(self, processes: int, after: str | None) -> dict[str, Any]:
+        """Of an array whose cells are trained by so many processes, as submitit names them."""
+        nodes = min(self.nodes, processes)
+        if processes % nodes:
+            raise UserError(f"nodes: {nodes} do not share {processes} processes (recipe.processes) evenly")
+        wishes: dict[str, Any] = {
+            "nodes": nodes,
+            "ntasks_per_node": processes // nodes,
+            "srun_args": ["--kill-on-bad-exit=1"],  # a process that waits for a dead one would wait for long
+            "time": self.minutes,
+            "cpus_per_task": self.threads or THREADS,
+            "signal_delay_s": min(90, self.minutes * 15),
+            "additional_parameters": {"requeue": True},
+        }
+        wishes |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(self, key))}
+        if self.gpus:
+            wishes["gpus_per_node"] = self.gpus * processes // nodes
+        if self.memory_gib:
+            wishes["mem"] = f"{round(self.memory_gib * 1024 * processes / nodes)}M"
+        if self.setup:
+            wishes["setup"] = self.setup
+        if self.jobs:
+            wishes["array_parallelism"] = self.jobs
+        if after:
+            wishes["dependency"] = f"afterok:{after}"
+            wishes["additional_parameters"]["kill-on-invalid-dep"] = "yes"
+        return wishes
+
+    def queue(self, folder: GridFolder) -> dict[str, Queued]:
+        launches = {name: launch for name, launch in folder.launches().items() if launch.backend == self.kind}
+        if not launches:
+            return {}
+        arrays = {job_name(name, number): each for name, found in launches.items() for number, each in enumerate(found.arrays)}
+        answer = _call("squeue", "--me", "--array", "--noheader", "--format=%j|%i|%K|%T|%r")
+        held = {}
+        for line in answer.splitlines():
+            name, job_id, index, state, reason = line.split("|", 4)
+            element = int(index) if index.isdigit() else 0
+            if name in arrays and element < len(arrays[name]):
+                held.update(dict.fromkeys(arrays[name][element], Queued(job_id, state, reason)))
+        return held
+
+    def cancel(self, folder: GridFolder) -> int:
+        held = self.queue(folder)
+        ids = sorted({job.job_id for job in held.values()})  # as Slurm shows them now, of jobs with this grid's names
+        for start in range(0, len(ids), 500):
+            _call("scancel", "--me", *ids[start : start + 500])
+        return len(held)
+
+    def follow(self, cells: Sequence[Cell], folder: GridFolder, options: Options, watch: Watch) -> None:
+        """Stay until every cell is done or failed, and hand over again what Slurm lost.
+
+        Raises:
+            UserError: Slurm refuses a job.
+            KeyboardInterrupt: the jobs go on.
+        """
+        rounds, before = 0, len(cells)
+        unseen_since = time.monotonic()
+        while left := [cell for cell in cells if not folder.cell(cell.id).settled()]:
+            watch.update()
+            time.sleep(WAIT_S)
+            try:
+                if self.queue(folder):
+                    unseen_since = time.monotonic()
+            except UserError:  # a controller that is down comes back, and knows its jobs again
+                unseen_since = time.monotonic()
+            if time.monotonic() - unseen_since < FORGETS_S:
+                continue
+            rounds = 0 if len(left) < before else rounds + 1
+            before = len(left)
+            if rounds > ROUNDS:
+                break
+            for cell in left:
+                teacher = cell.teacher.cell if cell.teacher else None
+                if teacher and folder.cell(teacher).failure():
+                    folder.cell(cell.id).write_failure(f"its teacher {teacher} failed", again=True)
+            self.submit(left, folder, options)
+            unseen_since = time.monotonic()
+        give_up(left, folder, "see the job's log beside the launch")
+        watch.update()
 
 
 def plan(
-    cells: list[Cell], queued: set[str], cells_per_job: int, array_size: int
+    cells: Sequence[Cell], queued: set[str], cells_per_job: int, array_size: int
 ) -> Iterator[tuple[list[list[Cell]], str | None]]:
     """(jobs of an array, the cell it depends on or None), teachers' arrays first.
 
@@ -92,126 +218,6 @@ def plan(
 
 def job_name(launch: str, number: int) -> str:
     return f"kd-{launch}-{number}"
-
-
-def _submit(jobs: list[Job], name: str, folder: Path, cluster: Cluster, after: str | None) -> list[str]:
-    """Submit one array; returns its jobs' ids."""
-    import submitit
-
-    processes = jobs[0].processes
-    nodes = min(cluster.nodes, processes)
-    if processes % nodes:
-        raise UserError(f"nodes: {nodes} do not share {processes} processes (recipe.processes) evenly")
-    wishes: dict[str, Any] = {
-        "nodes": nodes,
-        "ntasks_per_node": processes // nodes,
-        "srun_args": ["--kill-on-bad-exit=1"],  # a process that waits for a dead one would wait for long
-        "job_name": name,
-        "time": cluster.minutes,
-        "cpus_per_task": cluster.threads or THREADS,
-        "signal_delay_s": min(90, cluster.minutes * 15),
-        "additional_parameters": {"requeue": True},
-    }
-    wishes |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(cluster, key))}
-    if cluster.gpus:
-        wishes["gpus_per_node"] = cluster.gpus * processes // nodes
-    if cluster.memory_gib:
-        wishes["mem"] = f"{round(cluster.memory_gib * 1024 * processes / nodes)}M"
-    if cluster.setup:
-        wishes["setup"] = cluster.setup
-    if cluster.jobs:
-        wishes["array_parallelism"] = cluster.jobs
-    if after:
-        wishes["dependency"] = f"afterok:{after}"
-        wishes["additional_parameters"]["kill-on-invalid-dep"] = "yes"
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=10**6)  # `bench.jobs.worker.ATTEMPTS` bounds them
-    executor.update_parameters(**wishes)
-    try:
-        with environment(cluster.threads or THREADS), executor.batch():
-            found = [executor.submit(Worker(), job) for job in jobs]
-    except (
-        subprocess.CalledProcessError,
-        submitit.core.utils.FailedJobError,
-        submitit.core.utils.FailedSubmissionError,
-    ) as error:
-        raise UserError(f"sbatch refused: {_last_line(str(error))}") from None
-    return [job.job_id for job in found]
-
-
-def queue(store: Store, grid: str) -> dict[str, Queued]:
-    """What Slurm holds of a grid's cells, by cell.
-
-    Raises:
-        UserError: Slurm does not answer, and this grid was handed to it before.
-    """
-    launches = store.launches(grid)
-    if not launches:
-        return {}
-    names = {job_name(launch, number): array for launch, arrays in launches.items() for number, array in enumerate(arrays)}
-    answer = _call("squeue", "--me", "--array", "--noheader", "--format=%j|%i|%K|%T|%r")
-    found = {}
-    for line in answer.splitlines():
-        name, job_id, index, state, reason = line.split("|", 4)
-        element = int(index) if index.isdigit() else 0
-        if name in names and element < len(names[name]):
-            found.update(dict.fromkeys(names[name][element], Queued(job_id, state, reason)))
-    return found
-
-
-def cancel(store: Store, grid: str) -> int:
-    """End the grid's jobs and no others; returns how many cells they held.
-
-    Raises:
-        UserError: Slurm does not answer.
-    """
-    held = queue(store, grid)
-    ids = sorted({job.job_id for job in held.values()})  # as Slurm tells them now, of jobs with this grid's names
-    for start in range(0, len(ids), 500):
-        _call("scancel", "--me", *ids[start : start + 500])
-    return len(held)
-
-
-def follow(
-    cells: list[Cell],
-    store: Store,
-    grid: str,
-    options: dict[str, Any],
-    cluster: Cluster,
-    watch: Callable[[], None],
-    wait_s: float = WAIT_S,
-) -> None:
-    """Stay until every cell is done or failed, and hand over again what Slurm lost.
-
-    Raises:
-        UserError: Slurm refuses a job.
-        KeyboardInterrupt: the jobs go on.
-    """
-    rounds, before = 0, len(cells)
-    unseen_since = time.monotonic()
-    while left := [cell for cell in cells if not store.settled(grid, cell.id)]:
-        watch()
-        time.sleep(wait_s)
-        try:
-            if queue(store, grid):
-                unseen_since = time.monotonic()
-        except UserError:  # a controller that is down comes back, and knows its jobs again
-            unseen_since = time.monotonic()
-        if time.monotonic() - unseen_since < FORGETS_S:
-            continue
-        rounds = 0 if len(left) < before else rounds + 1
-        before = len(left)
-        if rounds > ROUNDS:
-            break
-        for cell in left:
-            teacher = cell.teacher.cell if cell.teacher else None
-            if teacher and store.scratch(grid, teacher, "failure.json"):
-                from bench.jobs.worker import fail
-
-                fail(store, grid, cell.id, f"its teacher {teacher} failed", again=True)
-        submit(left, store, grid, options, cluster)
-        unseen_since = time.monotonic()
-    give_up(left, store, grid, "see the job's log beside the launch")
-    watch()
 
 
 def max_array_size() -> int:

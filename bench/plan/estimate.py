@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -17,19 +17,22 @@ from bench.data import Shape
 from bench.plan.compatibility import ShapesAlone, answer
 from bench.plan.expand import Grid
 from bench.records.cell import Cell, digest
+from bench.records.folders import GridFolder
 from bench.records.naming import describe
-from bench.records.progress import STATES, state_of
+from bench.records.progress import RARE_STATES, STATES
 from bench.records.record import Cost
-from bench.records.store import Store
 from methods import METHODS
 
 
-def show(grid: Grid, store: Store, console: Console) -> None:
-    """Print the cells by pair and method with their states, what is skipped and why, and the estimate."""
+def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
+    """Print the cells by pair and method with their states, what is skipped and why, and the estimate.
+
+    Returns:
+        Ids of cells whose records this version cannot read; they are left alone.
+    """
     cells = grid.by_id
-    folder = store.folder(grid.name)
-    started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    states = {name: state_of(store, grid.name, name) if name in started else "missing" for name in cells}
+    started = set(folder.folders())
+    states: dict[str, str] = {name: folder.cell(name).state() if name in started else "missing" for name in cells}
     rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
     teachers = {cell.teacher.cell for cell in cells.values() if cell.teacher}
     settings = _settings(cells)
@@ -43,15 +46,24 @@ def show(grid: Grid, store: Store, console: Console) -> None:
     for key, names in rows.items():
         counts = Counter(states[name] for name in names)
         shown = [*(key if several else key[1:]), _ranges(cells[name].seed for name in names)]
-        table.add_row(*map(escape, shown), ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+        table.add_row(*map(escape, shown), _counted(counts, [state for state in (*STATES, *RARE_STATES) if counts[state]]))
     console.print(table)
     for skip in grid.skipped:
         console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
+    unreadable = [name for name, state in states.items() if state == "unreadable"]
+    for name in unreadable:
+        console.print(f"unreadable {name}: {folder.cell(name).unreadable()}", highlight=False, markup=False)
     counts = Counter(states.values())
-    console.print(f"{len(grid.cells)} cells: " + ", ".join(f"{counts[state]} {state}" for state in STATES), highlight=False)
-    left = [cell for name, cell in cells.items() if states[name] != "done"]
+    shown_states = [*STATES, *(state for state in RARE_STATES if counts[state])]
+    console.print(f"{len(grid.cells)} cells: {_counted(counts, shown_states)}", highlight=False)
+    left = [cell for name, cell in cells.items() if states[name] not in ("done", "unreadable")]
     if left:
-        console.print(f"left to do: {estimate(left, grid.shapes, store.costs(grid.name)[0])}", highlight=False)
+        console.print(f"left to do: {estimate(left, grid.shapes, folder.costs()[0])}", highlight=False)
+    return unreadable
+
+
+def _counted(counts: Mapping[str, int], states: Iterable[str]) -> str:
+    return ", ".join(f"{counts[state]} {state}" for state in states)
 
 
 def _settings(cells: dict[str, Cell]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from filelock import FileLock
 
+from bench.errors import UserError
 from bench.records import files
 from bench.records.files import DamagedError, UnreadableError
 from bench.records.record import Record
@@ -199,6 +200,23 @@ class CellFolder:
         for path in found:
             files.set_aside(path)
         return [self.place(path.name) for path in found]
+
+    def export(self, target: Path) -> Path:
+        """Write the weights of the finished cell to a file; returns its path.
+
+        Raises:
+            UserError: the cell is not finished, or its files are damaged.
+            OSError: the file cannot be written.
+        """
+        try:
+            record = self.record()
+            if record is None:
+                raise UserError(f"{self.id} is not finished")
+            raw = self.weights(record)
+        except ValueError as error:
+            raise UserError(f"{self.id}: {error}") from None
+        files.write(target, raw)
+        return target
 
     def copy_from(self, other: CellFolder) -> None:
         """Copy a finished cell's files, the record last, since it means that the rest is there."""

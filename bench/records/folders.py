@@ -181,6 +181,16 @@ class GridFolder:
         path = self._path / "manifest.json"
         files.write_json(path, (files.read_hint(path) or {}) | manifest)
 
+    def add_to_manifest(self, manifest: dict[str, Any]) -> None:
+        """Add what the manifest here does not know: cells, and cards of methods."""
+        if self.name in self.results.grids():
+            ours = self.manifest()
+            known = {cell["id"] for cell in ours["cells"]}
+            new = [cell for cell in manifest["cells"] if cell["id"] not in known]
+            cards = manifest.get("methods", {}) | ours.get("methods", {})
+            manifest = ours | {"cells": ours["cells"] + new} | ({"methods": cards} if cards else {})
+        self.write_manifest(manifest)
+
     def manifest(self) -> dict[str, Any]:
         """{"about", "cells": [{"id", "label", ...}], "skipped": [{"what", "reason"}], "grid", ...}.
 
@@ -232,15 +242,13 @@ class GridFolder:
     def write_launch(self, launch: str, backend: str, arrays: Arrays) -> None:
         files.write_json(self._path / "launches" / f"{safe(launch)}.json", {"arrays": arrays, "backend": backend})
 
-    def launches(self, backend: str) -> dict[str, Launch]:
-        """What was handed to one kind of cluster, by the launch's name. Damaged files are left out: they are hints."""
+    def launches(self) -> dict[str, Launch]:
+        """What was handed to clusters, by the launch's name. Damaged files are left out: they are hints."""
         found = {}
         for path in sorted((self._path / "launches").glob("*.json")):
             with contextlib.suppress(ValueError, OSError):
                 body = files.read_json(path)
-                launch = Launch(body.get("backend", "slurm"), ARRAYS.validate_python(body.get("arrays")))
-                if launch.backend == backend:
-                    found[path.stem] = launch
+                found[path.stem] = Launch(str(body.get("backend", "slurm")), ARRAYS.validate_python(body.get("arrays")))
         return found
 
     def report_folder(self) -> Path:

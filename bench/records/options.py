@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,14 @@ class Options:
     threads: int = 0  # 0: all cores
     data_root: str | None = None
     checkpoint_s: float = 30.0
-    visualise: tuple[str, ...] = ()  # mmengine's visualizer backends, such as TensorboardVisBackend
+    visualize: tuple[str, ...] = ()  # mmengine's visualizer backends, such as TensorboardVisBackend
     neighbours: int = 0
     imports: tuple[str, ...] = ()  # the user's own plug-ins
     together: bool = False  # train cells in lock-step where that is the same: see `bench.engine.lockstep`
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """The options among these values; lists become tuples."""
+        known = {field.name for field in fields(cls)} & given.keys()
+        values: dict[str, Any] = {name: tuple(given[name]) if isinstance(given[name], list) else given[name] for name in known}
+        return cls(**values)

@@ -67,7 +67,7 @@ class Store:
         return self.results.grid(grid).manifest()
 
     def launches(self, grid: str) -> dict[str, list[list[list[str]]]]:
-        return {name: launch.arrays for name, launch in self.results.grid(grid).launches("slurm").items()}
+        return {name: launch.arrays for name, launch in self.results.grid(grid).launches().items()}
 
     def record(self, grid: str, cell_id: str) -> Record | None:
         return self.at(grid, cell_id).record()

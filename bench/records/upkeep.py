@@ -99,7 +99,7 @@ def merge(ours: ResultsFolder, theirs: ResultsFolder) -> tuple[int, list[Problem
     for name in theirs.grids():
         here, there = ours.grid(name), theirs.grid(name)
         here.check_writable()
-        _merge_manifests(here, there)
+        here.add_to_manifest(there.manifest())
         records, unusable = there.records()
         problems += [Problem(f"{theirs.root}/{problem.path}", problem.reason) for problem in unusable]
         for record in records:
@@ -129,12 +129,3 @@ def _contradiction(ours: Record, theirs: Record) -> str:
 def results(record: Record) -> str:
     """Digest of what two trainings of one cell must agree in."""
     return digest(record.model_dump(mode="json", include={"accuracies", "weights_sha256", "steps"}))
-
-
-def _merge_manifests(here: GridFolder, there: GridFolder) -> None:
-    manifest = there.manifest()
-    if here.name in here.results.grids():
-        mine = here.manifest()
-        known = {cell["id"] for cell in mine["cells"]}
-        manifest = {**mine, "cells": mine["cells"] + [cell for cell in manifest["cells"] if cell["id"] not in known]}
-    here.write_manifest(manifest)

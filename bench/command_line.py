@@ -1,0 +1,88 @@
+"""How a verb of the command line is declared, parsed and run: a function, one line about it, and its arguments. Imports nothing
+that takes time."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from bench.errors import UserError
+
+Given = argparse.Namespace  # what the user gave
+Action = Callable[[Given], int | None]  # returns the exit code; None is 0
+Argument = Callable[[argparse._ActionsContainer], object]  # adds an argument, or several
+
+
+class Verb(NamedTuple):
+    action: Action
+    about: str
+    arguments: tuple[Argument, ...]
+
+
+VERBS: dict[str, Verb] = {}  # in the order of their declaration
+
+
+def verb(about: str, *arguments: Argument) -> Callable[[Action], Action]:
+    """Make a function a verb of its own name; a '_' at the end of the name is left out."""
+
+    def declare(action: Action) -> Action:
+        VERBS[action.__name__.rstrip("_")] = Verb(action, about, arguments)
+        return action
+
+    return declare
+
+
+def argument(*names: str, **settings: Any) -> Argument:
+    """See `argparse.ArgumentParser.add_argument`."""
+    return lambda parser: parser.add_argument(*names, **settings)
+
+
+def number(name: str, about: str, default: int | None = None) -> Argument:
+    return argument(name, type=int, default=default, metavar="N", help=about)
+
+
+def flag(name: str, about: str) -> Argument:
+    return argument(name, action="store_true", help=about)
+
+
+def several(name: str, about: str, metavar: str, *others: str, dest: str) -> Argument:
+    """An option that may be given again and again; `others`: further names."""
+    return argument(name, *others, dest=dest, action="append", default=[], metavar=metavar, help=about)
+
+
+def together(*arguments: Argument) -> Argument:
+    return lambda parser: [add(parser) for add in arguments]
+
+
+def group(title: str, *arguments: Argument) -> Argument:
+    """Arguments with a heading of their own in the help."""
+    return lambda parser: together(*arguments)(parser.add_argument_group(title))
+
+
+def parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog=name, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for key, declared in VERBS.items():
+        sub = verbs.add_parser(key, help=declared.about, description=declared.about)
+        together(*declared.arguments)(sub)
+    return top
+
+
+def run(given: Given) -> int:
+    """Run the verb that was given; what a user can mend is one line and exit code 2."""
+    try:
+        return VERBS[given.verb].action(given) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:  # a place that was given
+        print(f"error: {error.filename2 or error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0

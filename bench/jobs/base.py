@@ -1,0 +1,188 @@
+"""What a backend is: whoever runs the jobs that train cells. A new one is one class in one file of this folder. No torch here.
+
+Every job gets a list of cells and takes the first that is neither done, failed, locked by another, nor waiting for its teacher:
+see `bench.jobs.worker`. Only the results folder says what is done; no backend is asked for a job's own result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.errors import UserError, unknown
+from bench.jobs.worker import ATTEMPTS
+from bench.records.cell import Cell
+from bench.records.folders import GridFolder
+from bench.records.options import Options
+
+if TYPE_CHECKING:
+    from bench.engine.distributed import Team
+
+ROUNDS = ATTEMPTS + 1  # launches in a row that may end without any cell's end: so many a deadly cell needs to be named
+
+
+class Queued(NamedTuple):
+    """A cell's place in a queue."""
+
+    job_id: str  # of this moment
+    state: str  # as the queue names it: PENDING, RUNNING, ...
+    reason: str
+
+    def __str__(self) -> str:
+        return f"job {self.job_id}, {self.state.lower()}, {self.reason}"
+
+
+class Handed(NamedTuple):
+    """What became of the cells that a backend was given."""
+
+    cells: int  # that were handed over by this call
+    ended: bool  # whether each cell is done or has failed; else jobs go on after this call
+
+
+class Watch(Protocol):
+    """Follows a run while cells are trained; `bench.records.progress.Progress` is one."""
+
+    def update(self) -> None:
+        """Called about twice a second."""
+
+    def note(self, line: str) -> None:
+        """Takes one line for the user."""
+
+
+class Backend(BaseModel):
+    """Runs the jobs of a grid. Its fields are its settings: the keys of a cluster file, and the options of the same names.
+
+    Numbers of 0 leave the choice to the backend. Only `train` has to be written.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: ClassVar[str]  # the name in `--cluster` and in cluster files
+    measures_here: ClassVar[bool] = True  # whether this machine is the one whose costs are asked for
+
+    jobs: int = Field(0, ge=0)  # at a time
+    threads: int = Field(0, ge=0)  # CPU threads of a process
+
+    def plans_for(self, device: str) -> str:
+        """The device that jobs will have where the user asks for `device`, for `bench.engine.device.resolve_device`."""
+        return device
+
+    def check(self, options: Options) -> None:
+        """Refuse what this backend cannot do, before anything is trained.
+
+        Raises:
+            UserError: says what to change.
+        """
+
+    def team(self, device: str) -> contextlib.AbstractContextManager[Team | None]:
+        """The processes that were started with this one to train together; None where this one is alone."""
+        return contextlib.nullcontext()
+
+    def train(self, cells: Sequence[Cell], folder: GridFolder, options: Options, wait: bool, watch: Watch) -> Handed:
+        """Train cells that are neither done nor failed, teachers before their students.
+
+        Args:
+            wait: stay until each cell is done or has failed, where this backend could also leave at once.
+
+        Raises:
+            UserError: this backend refuses, or does not answer.
+            KeyboardInterrupt, SystemExit: after what cannot go on alone has been stopped.
+        """
+        raise NotImplementedError
+
+    def assist(self, folder: GridFolder, options: Options, team: Team) -> None:
+        """Train in a follower of the team what its leader sends."""
+        from bench.jobs.worker import assist
+
+        assist(folder, options, team)
+
+    def queue(self, folder: GridFolder) -> Mapping[str, Queued]:
+        """Cells of this grid that wait or run in a queue, by id.
+
+        Raises:
+            UserError: the queue does not answer, and this grid was handed to it before.
+        """
+        return {}
+
+    def cancel(self, folder: GridFolder) -> int:
+        """End this grid's jobs and no others; returns how many cells they held.
+
+        Raises:
+            UserError: the queue does not answer.
+        """
+        return 0
+
+
+BACKENDS: dict[str, type[Backend]] = {}
+Class = TypeVar("Class", bound=type[Backend])
+
+
+def register(backend: Class) -> Class:
+    """Make a backend known by its kind."""
+    BACKENDS[backend.kind] = backend
+    return backend
+
+
+def backends() -> dict[str, type[Backend]]:
+    """Every known backend by its kind; those of this folder are imported here."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"bench.jobs.{module.name}")
+    return BACKENDS
+
+
+def _used(folder: GridFolder) -> Iterator[Backend]:
+    """Those to which cells of this grid were handed before."""
+    known = backends()
+    for kind in sorted({launch.backend for launch in folder.launches().values()}):
+        if kind not in known:
+            raise unknown("cluster kind", kind, known, f"{folder.name}/launches")
+        yield known[kind]()
+
+
+def queue(folder: GridFolder) -> dict[str, Queued]:
+    """Cells of this grid that wait or run in some queue, by id.
+
+    Raises:
+        UserError: a queue does not answer.
+    """
+    return {cell_id: place for backend in _used(folder) for cell_id, place in backend.queue(folder).items()}
+
+
+def try_queue(folder: GridFolder) -> tuple[dict[str, str], str]:
+    """(where each waiting cell stands, "") or, where a queue does not answer, (nothing, why)."""
+    try:
+        return {cell_id: str(place) for cell_id, place in queue(folder).items()}, ""
+    except UserError as error:
+        return {}, str(error)
+
+
+def cancel(folder: GridFolder) -> int:
+    """End this grid's jobs, wherever they are; returns how many cells they held.
+
+    Raises:
+        UserError: a queue does not answer.
+    """
+    return sum(backend.cancel(folder) for backend in _used(folder))
+
+
+def give_up(cells: Sequence[Cell], folder: GridFolder, last_lines: str) -> None:
+    """Name as failed what was lost without a trace.
+
+    Raises:
+        UserError: a trace cannot be written.
+    """
+    for cell in cells:
+        place = folder.cell(cell.id)
+        if place.settled() or place.locked():
+            continue
+        error = "its workers died (killed, or out of memory), or could not write its folder"
+        try:
+            place.write_failure(error, last_lines, again=True)
+        except OSError as why:
+            raise UserError(f"{cell.id} is not done, and its folder cannot be written: {why}; what is done is kept") from None

@@ -1,0 +1,44 @@
+"""Cells in this process, one after the other: for debuggers, and for processes that torchrun starts. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bench.jobs.base import Watch, register
+from bench.jobs.local import Launcher
+from bench.jobs.worker import Job, Worker
+
+if TYPE_CHECKING:
+    from bench.engine.distributed import Team
+
+
+@register
+class Debug(Launcher):
+    """Trains in this process."""
+
+    kind = "debug"
+
+    @contextlib.contextmanager
+    def team(self, device: str) -> Iterator[Team | None]:
+        if "WORLD_SIZE" not in os.environ:
+            yield None
+            return
+        from bench.engine.distributed import join
+
+        with join(int(os.environ["WORLD_SIZE"]), device) as team:
+            yield team
+
+    def launch(self, job: Job, cells: int, watch: Watch) -> str:
+        import submitit
+
+        options = replace(job.options, threads=self.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            debug = submitit.DebugExecutor(folder).submit(Worker(), replace(job, options=options))
+            if error := debug.exception():
+                raise error
+        return ""

@@ -1,0 +1,279 @@
+"""The story of a run: plan a grid, train what is missing of it, measure what its steps cost.
+
+    from bench import run
+
+    record = run.fit("digits", student="resnet8", method="tfd", recipe="digits")   # one training
+    outcome = run.run("quick")                                                     # a grid, shipped or from a file
+
+Both write to a results folder, and train nothing that is done there. Nothing is printed unless a console is given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from bench.data import load
+from bench.engine.device import machine, resolve_device
+from bench.engine.lockstep import alone_because
+from bench.engine.visualizers import backend as visualizer_backend
+from bench.errors import UserError
+from bench.jobs.base import Backend
+from bench.jobs.debug import Debug
+from bench.jobs.local import Local
+from bench.measure import meters, probe
+from bench.plan import grid_file
+from bench.plan.expand import Grid, expand
+from bench.plugins import import_plugin
+from bench.records import upkeep
+from bench.records.cell import Cell
+from bench.records.folders import GridFolder, ResultsFolder
+from bench.records.options import Options
+from bench.records.progress import Progress
+from bench.records.record import BUSY_PERCENT, Record
+from bench.records.store import Store
+
+SILENT = Console(quiet=True)
+
+
+class Outcome(NamedTuple):
+    """What a run has come to."""
+
+    folder: GridFolder
+    states: dict[str, str]  # by cell; empty where another process leads, or jobs go on after the call
+    ended: bool = True  # whether no jobs go on
+
+    @property
+    def done(self) -> list[str]:
+        """Ids of the cells that are done."""
+        return [cell_id for cell_id, state in self.states.items() if state == "done"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing has failed or is missing of what has ended."""
+        return len(self.done) == len(self.states)
+
+
+def plan(
+    grid: str,
+    results: str | Path = "results",
+    overrides: Iterable[str] = (),
+    options: Options | None = None,
+    backend: Backend | None = None,
+) -> tuple[Grid, GridFolder]:
+    """The cells of a grid, and the folder of their results.
+
+    Args:
+        grid: a shipped grid's name, or a grid file.
+        overrides: `key.key=value` each, over the file's contents.
+        backend: whose jobs will train the cells; its device decides what precision `auto` is.
+
+    Raises:
+        UserError: something in the grid file or the options is wrong.
+    """
+    options = options or Options()
+    for plugin in options.imports:
+        import_plugin(plugin)
+    name, raw = grid_file.read(grid, overrides)
+    device = backend.plans_for(options.device) if backend else options.device
+    return expand(name, raw, options.data_root, device), ResultsFolder(results).grid(name)
+
+
+def run(
+    grid: str,
+    results: str | Path = "results",
+    overrides: Iterable[str] = (),
+    options: Options | None = None,
+    backend: Backend | None = None,
+    *,
+    wait: bool = False,
+    retry: bool = False,
+    force: bool = False,
+    costs: bool = True,
+    console: Console = SILENT,
+) -> Outcome:
+    """Train what is missing of a grid, then measure the costs of its steps.
+
+    Args:
+        grid, overrides: see `plan`.
+        backend: who runs the jobs; default: processes of this machine.
+        wait: on a cluster, stay until all is done.
+        retry: train failed cells again.
+        force: train finished cells again; their old records are set aside.
+        costs: measure what was not measured on this hardware.
+
+    Raises:
+        UserError: something that was given is wrong; nothing was trained.
+    """
+    options, backend = options or Options(), backend or Local()
+    backend.check(options)
+    with backend.team(options.device) as team:
+        if team and not team.leads:
+            folder = ResultsFolder(results).grid(grid_file.read(grid, overrides)[0])
+            mine = replace(_for_workers(options), device=team.device(options.device), threads=backend.threads)
+            for plugin in mine.imports:
+                import_plugin(plugin)
+            backend.assist(folder, mine, team)
+            return Outcome(folder, {})
+        planned, folder = plan(grid, results, overrides, options, backend)
+        begin(planned, folder)
+        outcome = _run(planned, folder, options, backend, wait, retry, force, console)
+    if costs and outcome.done:
+        if backend.measures_here:
+            measure([cell for cell in planned.cells if cell.id in outcome.done], folder, options, console=console)
+        else:  # its steps are nobody's cost
+            console.print("costs are not measured here: run `cost` on an idle machine of the cluster")
+    return outcome
+
+
+def fit(
+    data: str | dict[str, Any],
+    student: str | dict[str, Any],
+    method: str | dict[str, Any] = "none",
+    teacher: str | dict[str, Any] | None = None,
+    recipe: str | dict[str, Any] = "crd",
+    seed: int = 0,
+    precision: str = "auto",
+    results: str | Path = "results",
+    name: str = "fit",
+    options: Options | None = None,
+) -> Record:
+    """Train one student in this process, and its teacher first where its method needs one that is not trained yet.
+
+    Args:
+        data, student, method, teacher, recipe: as in a grid file: names, or mappings with their arguments.
+        name: of the grid in the results folder to which the cell is added.
+
+    Raises:
+        UserError: something that was given is wrong, or a training failed; the message says why.
+    """
+    options = options or Options()
+    raw: dict[str, Any] = {"data": data, "recipe": recipe, "precision": precision, "seeds": [seed], "methods": [method]}
+    raw["pairs"] = [{"student": student, "teacher": teacher}]
+    for plugin in options.imports:
+        import_plugin(plugin)
+    planned = expand(name, raw, options.data_root, options.device)
+    teachers = {cell.teacher.cell for cell in planned.cells if cell.teacher}
+    students = [cell for cell in planned.cells if cell.id not in teachers]
+    if planned.skipped or len(students) != 1:
+        reason = planned.skipped[0].reason if planned.skipped else f"this names {len(students)}"
+        raise UserError(f"fit trains one student: {reason}")
+    folder = ResultsFolder(results).grid(name)
+    folder.check_writable()
+    folder.add_to_manifest(planned.manifest())
+    _run(planned, folder, options, Debug(threads=options.threads), wait=True, retry=True, force=False, console=SILENT)
+    cell = folder.cell(students[0].id)
+    if why := cell.unreadable():
+        raise UserError(f"{cell.id}: {why}")
+    record = cell.record()
+    if record is None:
+        raise UserError(f"{cell.id}: {(cell.failure() or {}).get('error', 'it was not trained')}")
+    return record
+
+
+def begin(grid: Grid, folder: GridFolder) -> None:
+    """Say in the results folder what the grid consists of.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    folder.check_writable()
+    folder.write_manifest(grid.manifest())
+
+
+def rounds(grid: Grid, folder: GridFolder) -> Iterator[list[Cell]]:
+    """The cells that are left to train, round by round; what one round has found may decide about the next."""
+    if left := [cell for cell in grid.cells if not folder.cell(cell.id).settled()]:
+        yield left
+
+
+def _run(
+    grid: Grid,
+    folder: GridFolder,
+    options: Options,
+    backend: Backend,
+    wait: bool,
+    retry: bool,
+    force: bool,
+    console: Console,
+) -> Outcome:
+    started, trained = time.monotonic(), 0
+    for skip in grid.skipped:
+        console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
+    for line in upkeep.prepare(grid.cells, folder, retry, force):
+        console.print(line, highlight=False, markup=False)
+    for cells in rounds(grid, folder):
+        _check_data(cells[0], options)
+        if options.together:
+            _name_who_trains_alone(cells, console)
+        trained += len(cells)
+        with Progress(folder, {cell.id: cell.label for cell in grid.cells}, console) as progress:
+            handed = backend.train(cells, folder, _for_workers(options), wait, progress)
+        if not handed.ended:
+            console.print("`status` tells how far they are; `run` again hands over what was lost, then reports")
+            return Outcome(folder, {}, ended=False)
+    states: dict[str, str] = {cell.id: folder.cell(cell.id).state() for cell in grid.cells}
+    ends, spent = list(states.values()), time.monotonic() - started
+    console.print(
+        f"{trained} were left; {ends.count('done')} of {len(ends)} done, {ends.count('failed')} failed, {spent:.0f} s",
+        highlight=False,
+    )
+    return Outcome(folder, states)
+
+
+def _check_data(cell: Cell, options: Options) -> None:
+    """Fail, or download, before any worker starts."""
+    try:
+        load(cell.data, options.data_root)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(str(error)) from None
+
+
+def _name_who_trains_alone(cells: Sequence[Cell], console: Console) -> None:
+    reasons = {cell.label: reason for cell in cells if (reason := alone_because(cell))}
+    for label, reason in reasons.items():
+        console.print(f"alone: {label}: {reason}", highlight=False, markup=False)
+
+
+def _for_workers(options: Options) -> Options:
+    """The same options for processes that may work in another folder."""
+    return replace(
+        options,
+        data_root=str(Path(options.data_root).resolve()) if options.data_root else None,
+        visualize=tuple(visualizer_backend(name) for name in options.visualize),
+        imports=tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in options.imports),
+    )
+
+
+def measure(
+    cells: Sequence[Cell], folder: GridFolder, options: Options | None = None, force: bool = False, console: Console = SILENT
+) -> int:
+    """Measure what a step of these cells costs, where it was not measured on this hardware; untrained networks take as long.
+
+    Args:
+        force: measure again what was measured.
+
+    Returns:
+        How many cells there were to measure; those with one `cost_key` are measured once.
+    """
+    options = options or Options()
+    known, _ = folder.costs()
+    wanted = (
+        list(cells) if force else probe.missing(list(cells), known, machine(resolve_device(options.device)), options.threads)
+    )
+    if not wanted:
+        return 0
+    busy = meters.neighbours_percent()
+    console.print("measuring costs; leave the machine alone meanwhile", highlight=False)
+    if busy > BUSY_PERCENT:
+        console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")
+    for cost in probe.measure(wanted, Store(folder.results.root), folder.name, options):
+        step = cost.step
+        line = f"  {cost.label:<24} {step.median_ms:8.2f} ms a step ({step.low_ms:.2f} to {step.high_ms:.2f})"
+        console.print(line, highlight=False)
+    return len(wanted)
