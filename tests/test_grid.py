@@ -214,8 +214,8 @@ class Opaque:
     ("change", "told"),
     [
         ({"model": "resnet14"}, r"does not fit resnet14.*it lacks blocks\.0\..*and \d+ more"),
-        ({"data": "cifar10"}, r"its stem\.\S+ is of shape \(16, 1, 3, 3\), not \(16, 3, 3, 3\)"),
-        ({"data": "cifar100"}, "its classifier is of 10 classes, the data have 100"),
+        ({"data": "cifar10"}, r"its stem\.\S+ has shape \(16, 1, 3, 3\), not \(16, 3, 3, 3\)"),
+        ({"data": "cifar100"}, "its classifier has 10 classes, the data have 100"),
         ({"file": "missing.pt"}, "No such file"),
         ({"contents": b"no weights"}, "neither safetensors nor a torch file"),
         ({"object": {"model": Opaque()}}, "neither safetensors nor a torch file"),

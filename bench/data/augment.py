@@ -1,4 +1,4 @@
-"""Augmentations of whole batches whose draws are one's own for each image: crops, policies, Cutout, mixing.
+"""Augmentations that process a batch at a time, with draws of its own for each image: crops, policies, Cutout, mixing.
 
 Images are (B, C, H, W) uint8 unless said otherwise; draws are (B, ...) tensors.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def send(draws: Tensor, device: torch.device) -> Tensor:
-    """To the device, without waiting for what it is computing."""
+    """The draws on the device, without waiting for its work to end."""
     return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
 
 
@@ -26,7 +26,7 @@ def send(draws: Tensor, device: torch.device) -> Tensor:
 def draw_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
     """Boxes (count, 4) int64 of random resized crops: top, left, height, width.
 
-    8 to 100 % of the area, aspect ratio 3/4 to 4/3, up to ten attempts and then the centre, as torchvision's standard has it.
+    8 to 100 % of the area, aspect ratio 3/4 to 4/3, up to ten attempts and then the center, as in torchvision.
     """
     area, ratio, top, left = torch.rand(4, count, 10, generator=generator, dtype=torch.float64)
     area = height * width * (0.08 + 0.92 * area)
@@ -36,35 +36,36 @@ def draw_boxes(count: int, height: int, width: int, generator: torch.Generator) 
     boxes = torch.stack([(top * (height - heights + 1)).floor(), (left * (width - widths + 1)).floor(), heights, widths], 2)
     first = fits.int().argmax(1)
     central_height, central_width = min(height, round(width / (3 / 4))), min(width, round(height * (4 / 3)))
-    centre = [(height - central_height) // 2, (width - central_width) // 2, central_height, central_width]
+    center = [(height - central_height) // 2, (width - central_width) // 2, central_height, central_width]
     chosen = boxes[torch.arange(count), first].long()
-    return torch.where(fits.any(1, keepdim=True), chosen, torch.tensor(centre))
+    return torch.where(fits.any(1, keepdim=True), chosen, torch.tensor(center))
 
 
 def resize_boxes(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Cut a box (B, 4) out of each image and resize it to size x size, bilinear.
 
-    Without antialiasing, unlike torchvision: the same wherever a box is enlarged.
+    Without antialiasing, unlike torchvision; equal to it wherever a box is enlarged.
     """
     top, left, height, width = boxes.float().unsqueeze(2).unbind(1)  # (B, 1) each
-    centres = (torch.arange(size, device=images.device) + 0.5) / size
-    y = (centres * height).clamp(min=0.5).minimum(height - 0.5) + top  # in pixels; the border is that of the box
-    x = (centres * width).clamp(min=0.5).minimum(width - 0.5) + left
+    centers = (torch.arange(size, device=images.device) + 0.5) / size
+    y = (centers * height).clamp(min=0.5).minimum(height - 0.5) + top  # in pixels; the border of the box, not of the image
+    x = (centers * width).clamp(min=0.5).minimum(width - 0.5) + left
     y, x = 2 * y / images.shape[2] - 1, 2 * x / images.shape[3] - 1
     grid = torch.stack([x.unsqueeze(1).expand(-1, size, -1), y.unsqueeze(2).expand(-1, -1, size)], 3)
     return F.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
 
 
-# Policies: torchvision's spaces and operations, with a magnitude for each image
+# Policies: torchvision's spaces and operations, with a magnitude of its own for each image
 
 
 class Operations(NamedTuple):
-    """One round of a policy, on the CPU: which operation each image undergoes, and how strongly."""
+    """One round of a policy, on the CPU: the operation of each image, and its magnitude."""
 
     kind: Tensor  # (B,) int64, position in NAMES
     magnitude: Tensor  # (B,)
 
     def part(self, where: slice) -> Operations:
+        """Those of some of the images."""
         return Operations(self.kind[where], self.magnitude[where])
 
 
@@ -73,7 +74,7 @@ def _blend(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
     return (images * (1 + magnitude) - other * magnitude).clamp(0, 255).to(torch.uint8)
 
 
-def _grey(images: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = images.float().unbind(1)
@@ -81,7 +82,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _color(images: Tensor, magnitude: Tensor) -> Tensor:
-    return images if images.shape[1] == 1 else _blend(images, _grey(images), magnitude)
+    return images if images.shape[1] == 1 else _blend(images, _gray(images), magnitude)
 
 
 def _sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ def _affine(
     yy: Tensor | float = 1.0,
     y0: Tensor | float = 0.0,
 ) -> Tensor:
-    """Nearest pixel from (xx x + xy y + x0, yx x + yy y + y0), in pixels from the centre; black outside. Arguments: (B,)."""
+    """Nearest pixel from (xx x + xy y + x0, yx x + yy y + y0), in pixels from the center; black outside. Arguments: (B,)."""
     height, width = images.shape[2:]
     entries = (xx, xy * (height / width), x0 * (2 / width), yx * (width / height), yy, y0 * (2 / height))
     theta = torch.zeros(len(images), 6, device=images.device)
@@ -160,7 +161,7 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # magnitude: (B, 
     "Rotate": _rotate,
     "Brightness": lambda images, magnitude: _blend(images, torch.zeros_like(images), magnitude),
     "Color": _color,
-    "Contrast": lambda images, magnitude: _blend(images, _grey(images).mean((1, 2, 3), keepdim=True), magnitude),
+    "Contrast": lambda images, magnitude: _blend(images, _gray(images).mean((1, 2, 3), keepdim=True), magnitude),
     "Sharpness": _sharpness,
     "Posterize": _posterize,
     "Solarize": lambda images, magnitude: torch.where(images >= 255 * magnitude, 255 - images, images),
@@ -172,7 +173,7 @@ NAMES = list(OPERATIONS)
 
 
 def apply(images: Tensor, operations: Operations) -> Tensor:
-    """One round of a policy: the images of each kind together."""
+    """The images (B, C, H, W) after one round of a policy; those with the same operation are processed together."""
     order = operations.kind.argsort(stable=True)
     counts = torch.bincount(operations.kind, minlength=len(NAMES)).tolist()
     magnitudes = send(operations.magnitude[order].view(-1, 1, 1, 1), images.device).split(counts)
@@ -186,21 +187,21 @@ def apply(images: Tensor, operations: Operations) -> Tensor:
 class Policy:
     """Draws operations for each image as torchvision's AutoAugment, RandAugment or TrivialAugmentWide would.
 
-    The spaces and AutoAugment's sub-policies are read from torchvision, which applies one draw to all images of a call; only
-    drawing and applying are done here. RandAugment: two operations at magnitude 9 of 31.
+    The spaces and AutoAugment's sub-policies come from torchvision. It applies one draw to all images of a call, so drawing and
+    applying are done here. RandAugment: two operations at magnitude 9 of 31.
 
     Args:
         name: "auto_augment", "rand_augment" or "trivial_augment".
-        images_of: whose AutoAugment policy: "cifar10", "imagenet" or "svhn".
+        images: what AutoAugment's policy was found on: "cifar10", "imagenet" or "svhn".
         height, width: of the images.
     """
 
-    def __init__(self, name: str, images_of: str, height: int, width: int) -> None:
+    def __init__(self, name: str, images: str, height: int, width: int) -> None:
         from torchvision.transforms import v2  # takes two seconds
 
         self.name = name
         policy = {
-            "auto_augment": lambda: v2.AutoAugment(v2.AutoAugmentPolicy(images_of)),
+            "auto_augment": lambda: v2.AutoAugment(v2.AutoAugmentPolicy(images)),
             "rand_augment": v2.RandAugment,
             "trivial_augment": v2.TrivialAugmentWide,
         }[name]()
@@ -242,27 +243,28 @@ class Policy:
         return rounds
 
 
-# Of normalised images
+# Of normalized images
 
 
-def cutout(images: Tensor, centres: Tensor, side: int) -> Tensor:
-    """Set a square of each normalised image to 0, the mean; `centres` (B, 2) are pixels, and the square may cross the border.
+def cutout(images: Tensor, centers: Tensor, side: int) -> Tensor:
+    """Set a square of each normalized image to 0, the mean; `centers` (B, 2) are pixels, and the square may cross the border.
 
     DeVries, Taylor. Improved regularization of convolutional neural networks with Cutout. 2017.
     """
-    top, left = (centres - side // 2).unsqueeze(2).unbind(1)
+    top, left = (centers - side // 2).unsqueeze(2).unbind(1)
     row, column = (torch.arange(size, device=images.device) for size in images.shape[2:])
     rows, columns = (row >= top) & (row < top + side), (column >= left) & (column < left + side)
     return images.masked_fill((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0)
 
 
 class Mix(NamedTuple):
-    """One batch's mixing with itself, rolled by one place: x <- kept x + (1 - kept) rolled x, or a box of the rolled x."""
+    """Mixes a batch with itself, rolled by one place: x <- kept x + (1 - kept) rolled x, or a box of the rolled x."""
 
-    kept: float  # share of the own label
+    kept: float  # share of an image's own label
     box: tuple[int, int, int, int] | None = None  # top, bottom, left, right: CutMix; None: mixup
 
     def images(self, images: Tensor) -> Tensor:
+        """Of (B, C, H, W)."""
         rolled = images.roll(1, 0)
         if self.box is None:
             return torch.lerp(rolled, images, self.kept)
@@ -279,8 +281,8 @@ class Mix(NamedTuple):
 def draw_mix(mixup: float, cutmix: float, height: int, width: int, rng: np.random.Generator) -> Mix | None:
     """One batch's draw from Beta(alpha, alpha); with both alphas above 0 mixup or CutMix, each with probability 1/2.
 
-    Zhang et al. mixup. ICLR 2018. Yun et al. CutMix. ICCV 2019: a box of area 1 - lambda about a uniform centre, cut at the
-    border, and the label in proportion to what is left.
+    Zhang et al. mixup. ICLR 2018. Yun et al. CutMix. ICCV 2019: a box of area 1 - lambda about a uniform center, cut at the
+    border; the label in proportion to what is left.
     """
     if not mixup and not cutmix:
         return None

@@ -1,4 +1,4 @@
-"""Image files: found in class folders, decoded, cropped as ImageNet's standard transforms do. Runs in loader processes."""
+"""Image files: found in class folders, decoded, cropped as by ImageNet's standard transforms. Runs in loader processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ class Files:
         return Path(os.fsdecode(self.paths[position]))
 
     def open(self, position: int) -> Image.Image:
-        """The decoded RGB image."""
+        """The decoded RGB image.
+
+        Raises:
+            ValueError: the file is no image, or damaged.
+        """
         path = self.path(position)
         try:
             with Image.open(path) as image:
@@ -54,7 +58,7 @@ def scan(folder: Path, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Fi
     """Class names, files and labels of folder/CLASS/*, sorted.
 
     Args:
-        names: the classes that the labels refer to; those found, where it is empty.
+        names: the classes that labels count; empty: those that are found.
 
     Raises:
         FileNotFoundError, ValueError: no images, or a class that is not in `names`.
@@ -74,8 +78,8 @@ def scan(folder: Path, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Fi
     return names, Files(paths), torch.tensor(labels)
 
 
-def centre(image: Image.Image, shorter: int, size: int) -> Image.Image:
-    """Resize the shorter side, then cut the size x size pixels in the middle."""
+def center_crop(image: Image.Image, shorter: int, size: int) -> Image.Image:
+    """Resize the shorter side to `shorter` pixels, then cut the size x size pixels in the middle."""
     width, height = image.size
     scale = shorter / min(width, height)
     image = image.resize((max(shorter, int(width * scale)), max(shorter, int(height * scale))), BILINEAR)
@@ -84,11 +88,11 @@ def centre(image: Image.Image, shorter: int, size: int) -> Image.Image:
 
 
 def decode(files: Files, size: int) -> Tensor:
-    """All images, (N, 3, size, size) uint8, centre-cropped; in threads, since decoding leaves the interpreter free."""
+    """All images, (N, 3, size, size) uint8, center-cropped; in threads, since decoding releases the interpreter's lock."""
     pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
 
     def fill(position: int) -> None:
-        pixels[position] = np.asarray(centre(files.open(position), size, size))
+        pixels[position] = np.asarray(center_crop(files.open(position), size, size))
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         list(pool.map(fill, range(len(files))))
@@ -102,9 +106,12 @@ def generator(*key: object) -> torch.Generator:
 
 
 class Crops:
-    """What the loader processes read: for training a random resized crop, drawn from (`key`, position); else the centre.
+    """What the loader processes read: random resized crops for training, center crops for evaluation.
 
-    The centre: the shorter side resized to 256/224 of `size`.
+    Args:
+        files: the images.
+        size: height and width of a crop in pixels.
+        key: a crop is drawn from it and the image's position. None: center crops, the shorter side resized to 256/224 of `size`.
     """
 
     def __init__(self, files: Files, size: int, key: tuple[object, ...] | None) -> None:
@@ -114,7 +121,7 @@ class Crops:
         """(size, size, 3) uint8."""
         image = self.files.open(position)
         if self.key is None:
-            image = centre(image, round(self.size * 256 / 224), self.size)
+            image = center_crop(image, round(self.size * 256 / 224), self.size)
         else:
             box = draw_boxes(1, image.height, image.width, generator(*self.key, position))
             top, left, height, width = box[0].tolist()

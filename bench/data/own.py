@@ -27,10 +27,13 @@ def _npz_digest(file: Path) -> str:
 
 @own_format("npz", _npz_digest)
 def npz(root: str | None = None, path: str | None = None) -> Dataset:
-    """Arrays of your own in one .npz file; see the errors for what is allowed.
+    """Arrays of your own in one .npz file.
 
     Keys: train_images, test_images, (N, H, W, C) or (N, H, W) uint8; train_labels, test_labels, (N,) integers from 0; and
     optionally class_names. Mean and standard deviation are those of the training images.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or one that is damaged, lacks a key, or has arrays of another kind.
     """
     arrays = _read_npz(location(root, path))
     train = split_of(arrays["train_images"], arrays["train_labels"])
@@ -57,7 +60,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
         if labels.min() < 0:
             raise ValueError(f"{file}: '{part}_labels' has the label {labels.min()}; allowed: 0 to classes - 1")
     if arrays["test_images"].shape[1:] != arrays["train_images"].shape[1:]:
-        raise refuse("test_images", f"(N, {', '.join(map(str, arrays['train_images'].shape[1:]))}), as 'train_images' has it")
+        raise refuse("test_images", f"(N, {', '.join(map(str, arrays['train_images'].shape[1:]))}), as in 'train_images'")
     classes = 1 + int(max(arrays["train_labels"].max(), arrays["test_labels"].max()))
     names = arrays.setdefault("class_names", np.array([str(label) for label in range(classes)]))
     if names.dtype.kind == "S":
@@ -75,7 +78,7 @@ def _open_npz(file: Path) -> dict[str, np.ndarray]:
             present = archive.files
             arrays = {key: archive[key] for key in (*NPZ_KEYS, "class_names") if key in present}
     except (BadZipFile, EOFError, TypeError, OSError, ValueError) as error:  # TypeError: a single array
-        raise ValueError(f"{file} is no .npz file of plain arrays, or it is damaged ({error})") from error
+        raise ValueError(f"{file} is not an .npz file of plain arrays, or is damaged ({error})") from error
     if missing := [key for key in NPZ_KEYS if key not in arrays]:
         raise ValueError(f"{file} has no {', '.join(missing)}; it holds: {', '.join(present) or 'nothing'}")
     return arrays
@@ -92,11 +95,14 @@ def _imagefolder_digest(folder: Path) -> str:
 
 @own_format("imagefolder", _imagefolder_digest)
 def imagefolder(root: str | None = None, path: str | None = None, size: int = 0) -> Dataset:
-    """Image files in class folders: train/CLASS/*, and val/CLASS/* (or test/CLASS/*). Grey ones become RGB.
+    """Image files in class folders: train/CLASS/*, and val/CLASS/* (or test/CLASS/*). Gray ones become RGB.
 
     Args:
         size: 0 streams the files from disk, batch by batch, for sets that are too large for memory; the recipe's crop must
-            then be 'resized'. Otherwise all images are held in memory, their shorter side resized to `size`, centre-cropped.
+            then be 'resized'. Otherwise all images are held in memory, their shorter side resized to `size`, center-cropped.
+
+    Raises:
+        FileNotFoundError, ValueError: a folder is missing or empty, or a test class has no training images.
     """
     if size < 0:
         raise ValueError(f"size: {size} is not possible; allowed: pixels, or 0 to stream the files")
@@ -109,7 +115,7 @@ def _scan_folders(folder: Path) -> tuple[tuple[str, ...], tuple[Files, Tensor], 
     """Class names, and (files, labels) of the training and of the test folder."""
     test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
     if test is None or not (folder / "train").is_dir():
-        raise FileNotFoundError(f"{folder} has not both train/ and val/ (or test/), each with one folder a class")
+        raise FileNotFoundError(f"{folder} lacks train/ or val/ (or test/), each with one folder a class")
     names, train_files, train_targets = scan(folder / "train")
     _, test_files, test_targets = scan(test, names)
     return names, (train_files, train_targets), (test_files, test_targets)

@@ -177,7 +177,7 @@ def location(root: str | None, path: str | None) -> Path:
         ValueError: neither is given.
     """
     if root is None and path is None:
-        raise ValueError("data of your own need their place: give 'path', or the data root")
+        raise ValueError("for data of your own, give 'path' or the data root")
     return Path(root or ".").expanduser() / Path(path or ".").expanduser()
 
 

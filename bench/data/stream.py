@@ -1,7 +1,7 @@
-"""What a training run sees, epoch after epoch: shuffled and augmented in batches, on the device.
+"""The batches of a training run: shuffled, augmented, on the device.
 
-Every draw depends on the data set, the seed and the epoch alone and is made on the CPU, once an epoch for all samples. Hence
-methods of one seed see the same images, on every device, and a resumed run sees what an undisturbed one would have seen.
+Every draw depends on the data set, the seed and the epoch alone. It is made on the CPU, once an epoch for all samples. Hence
+all methods of one seed get the same images, on every device, and a resumed run gets those of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Stream:
 
     Args:
         train: the training set, without what is held out.
-        data: where it comes from; for mean, std and the number of classes.
+        data: the data set it belongs to; gives mean, std and the number of classes.
         recipe: batch size, epochs, augmentation.
         seed: of order and augmentation.
         device, dtype, memory_format: of the images.
-        partner: a second image for each sample: another one of its class, or the same one augmented once more. Drawn apart, so
-            that the first images stay the same.
+        partner: a second image for each sample: another one of its class, or the same one augmented once more. It has draws of
+            its own, so that the first images stay the same.
 
     Attributes:
         shape: (C, H, W) of the images that a network sees.
@@ -57,7 +57,7 @@ class Stream:
         self.recipe, self.seed, self.device, self.partner, self.classes = recipe, seed, device, partner, data.classes
         self.cpu_targets, self.targets = train.targets, train.targets.to(device)
         rest = len(train.targets) % recipe.batch_size
-        short = rest < 2 * recipe.processes  # batch norm cannot train on a single image, hence not on such a last batch
+        short = rest < 2 * recipe.processes  # batch norm cannot train on a single image: such a last batch is dropped
         self.samples = len(train.targets) - rest * short
         self.batches_at_once = _batches_at_once(train.images, recipe, device)
         self.crops = _crops(train.images, recipe, device, self.batches_at_once * recipe.batch_size)
@@ -67,7 +67,7 @@ class Stream:
             if self.shape[0] not in (1, 3):
                 raise ValueError(f"augment: '{recipe.augment}' needs 1 or 3 channels; these images have {self.shape[0]}")
             self.policy = Policy(recipe.augment, data.auto_augment, *self.shape[1:])
-        self.normalise = Normalise(data, self.shape[2], device, dtype, memory_format)
+        self.normalize = Normalize(data, self.shape[2], device, dtype, memory_format)
 
     def __len__(self) -> int:
         """Steps an epoch; the last batch may be smaller."""
@@ -107,12 +107,12 @@ class Stream:
             )
 
     def _images(self, order: Tensor, view: str, epoch: int) -> Iterator[Tensor]:
-        """Batches of augmented, normalised images; `view` names the draws."""
+        """Batches of augmented, normalized images; `view` names the draws."""
         recipe, count, key = self.recipe, len(order), (view, self.seed, epoch)
         flips = send(torch.rand(count, generator=generator("flip", *key)) < 0.5, self.device)
         rounds = self.policy.draw(count, generator("policy", *key)) if self.policy else []
-        centres = torch.rand(count, 2, generator=generator("cutout", *key)) * torch.tensor(self.shape[1:])
-        centres = send(centres.long(), self.device)
+        centers = torch.rand(count, 2, generator=generator("cutout", *key)) * torch.tensor(self.shape[1:])
+        centers = send(centers.long(), self.device)
         done = 0
         for images in self.crops.batches(order, ("crop", *key)):
             part = slice(done, done + len(images))
@@ -121,9 +121,9 @@ class Stream:
                 images = torch.where(flips[part].view(-1, 1, 1, 1), images.flip(3), images)
             for operations in rounds:
                 images = apply(images, operations.part(part))
-            images = self.normalise(images)
+            images = self.normalize(images)
             if recipe.cutout:
-                images = cutout(images, centres[part], recipe.cutout)
+                images = cutout(images, centers[part], recipe.cutout)
             yield from images.split(recipe.batch_size)
 
     def _soft(self, target: Tensor, mix: Mix | None) -> Tensor:
@@ -143,10 +143,10 @@ def evaluation_batches(
     memory_format: torch.memory_format = torch.contiguous_format,
     image_size: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, targets) of the whole split in its order, normalised, not augmented.
+    """(images, targets) of the whole split in its order, normalized, not augmented.
 
     Args:
-        image_size: the recipe's. Images of another size are resized, the shorter side to 256/224 of it, and centre-cropped.
+        image_size: the recipe's. Images of another size are resized, the shorter side to 256/224 of it, and center-cropped.
     """
     targets = send(split.targets, device).split(batch_size)
     if isinstance(split.images, Files):
@@ -155,14 +155,14 @@ def evaluation_batches(
         batches = Crops(split.images, size, None).batches(order, batch_size, device)
     else:
         size = image_size or split.images.shape[3]
-        batches = (_central(send(images, device), image_size) for images in split.images.split(batch_size))
-    normalise = Normalise(data, size, device, dtype, memory_format)
+        batches = (_center_crop(send(images, device), image_size) for images in split.images.split(batch_size))
+    normalize = Normalize(data, size, device, dtype, memory_format)
     for images, target in zip(batches, targets, strict=True):
-        yield normalise(images), target
+        yield normalize(images), target
 
 
-def _central(images: Tensor, size: int) -> Tensor:
-    """See `evaluation_batches`; images that have the size already, or where `size` is 0, stay whole."""
+def _center_crop(images: Tensor, size: int) -> Tensor:
+    """See `evaluation_batches`. Images that have the size already stay as they are; so do all where `size` is 0."""
     height, width = images.shape[2:]
     if not size or (height, width) == (size, size):
         return images
@@ -174,7 +174,7 @@ def _central(images: Tensor, size: int) -> Tensor:
 
 
 def draw_partners(targets: Tensor, order: Tensor, draws: torch.Generator) -> Tensor:
-    """For each sample of `order` another one of its class, uniformly; itself where it is alone."""
+    """For each sample of `order` another one of its class, drawn uniformly; itself where it is the only one."""
     members = targets.argsort(stable=True)  # class by class
     place = members.argsort()  # of each sample in `members`
     sizes = torch.bincount(targets)
@@ -183,8 +183,8 @@ def draw_partners(targets: Tensor, order: Tensor, draws: torch.Generator) -> Ten
     return members[first + (place[order] - first + ahead) % size]
 
 
-class Normalise:
-    """uint8 images (B, C, H, W) to (x / 255 - mean) / std in the target's type and memory format."""
+class Normalize:
+    """uint8 images (B, C, H, W) to (x / 255 - mean) / std in the wanted type and memory format."""
 
     def __init__(
         self, data: Dataset, width: int, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format
@@ -210,7 +210,7 @@ class _Crops(Protocol):
 
 
 def _batches_at_once(images: Tensor | Files, recipe: Recipe, device: torch.device) -> int:
-    """That are augmented together: several on a GPU, and under a policy, to launch fewer kernels; fewer of large images."""
+    """How many are augmented together: several on a GPU and under a policy, to launch fewer kernels; fewer of large images."""
     if isinstance(images, Files):
         return 1
     wanted = 2048 if device.type != "cpu" else 512 if recipe.augment != "none" else 1  # images of 32x32
@@ -221,7 +221,7 @@ def _batches_at_once(images: Tensor | Files, recipe: Recipe, device: torch.devic
 def _crops(images: Tensor | Files, recipe: Recipe, device: torch.device, count: int) -> _Crops:
     if isinstance(images, Files):
         if recipe.crop != "resized":
-            raise ValueError(f"crop: '{recipe.crop}' does not suit image files of any size; allowed: 'resized', or give a size")
+            raise ValueError(f"crop: '{recipe.crop}' does not suit image files of any size; set crop: resized, or data.size")
         return _StreamedCrops(images, recipe.image_size or STREAMED_SIZE, recipe.batch_size, device)
     if recipe.crop == "resized":
         return _ResizedCrops(images, recipe.image_size or images.shape[3], device, count)
@@ -263,7 +263,7 @@ class _ResizedCrops:
 
 
 class _StreamedCrops:
-    """The same out of image files, decoded in processes."""
+    """ImageNet's random resized crops out of image files, decoded in processes."""
 
     def __init__(self, files: Files, size: int, batch_size: int, device: torch.device) -> None:
         self.shape = (3, size, size)

@@ -1,4 +1,4 @@
-"""The networks under comparison, registered in `MODELS`; every one answers with an `Output`."""
+"""The networks under comparison, registered in `MODELS`. Each returns an `Output`."""
 
 import importlib
 import pkgutil

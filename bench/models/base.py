@@ -1,4 +1,4 @@
-"""What the bench asks of a network: an `Output` for every batch, and its parts by name."""
+"""What the bench needs of a network: an `Output` for every batch, and its parts by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from methods.base import Output
 
 
 def build_model(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> Network:
-    """Build from `{"type": key or dotted path, "classes": K, **arguments}`; arguments it does not know are a TypeError."""
+    """Build from `{"type": key or dotted path, "classes": K, **arguments}`; arguments that it does not have are a TypeError."""
     arguments = dict(cfg)
     key = arguments.pop("type")
     model = registry.get(key)
@@ -34,7 +34,7 @@ class Stage(nn.Module):
     """A stage of a network: `activation(body(norm(x)))`.
 
     Args:
-        body: all up to the last activation; its answer is what `Output.preact` holds.
+        body: all up to the last activation; `Output.preact` holds what it returns.
         activation: the last activation, never in place; identity where the stage ends without one.
         norm: in a pre-activation network, the batch norm of the sum that the stage before ends with.
     """
@@ -52,7 +52,7 @@ class Stage(nn.Module):
 
 
 class Network(nn.Module):
-    """stem -> blocks -> head -> dropout -> classifier, answering with every intermediate result.
+    """stem -> blocks -> head -> dropout -> classifier. It returns every intermediate result.
 
     `stages[0] = blocks[0](stem)`, `stages[i] = blocks[i](stages[i - 1])`, `embedding = head(stages[-1])`; a method may copy any
     of these parts. All weights are drawn from torch's global generator.
@@ -149,7 +149,7 @@ def relu_between(units: Sequence[nn.Module]) -> nn.Sequential:
 
 
 def kaiming_convolutions(network: nn.Module) -> None:
-    """He et al.'s normal initialisation, by fan-out, of every convolution's weight; its bias, if any, to 0."""
+    """He et al.'s normal initialization, by fan-out, of every convolution's weight; its bias, if any, to 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -20,7 +20,7 @@ STAGES = [
 
 
 class InvertedBottleneck(nn.Module):
-    """1x1 convolution that widens, 3x3 depthwise one, 1x1 one that narrows; beside a shortcut where the shape stays."""
+    """A 1x1 convolution that widens, a 3x3 depthwise one, a 1x1 one that narrows; beside a shortcut where the shape stays."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
         super().__init__()

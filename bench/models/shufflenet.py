@@ -1,7 +1,7 @@
 """ShuffleNets for small images, with the layers of the CRD paper's RepDistiller: a 1x1 stem without stride or pooling.
 
 V1: Zhang et al., CVPR 2018. arXiv:1707.01083, 3 groups. V2: Ma et al., ECCV 2018. arXiv:1807.11164, width 1.
-torch's default initialisation.
+torch's default initialization.
 """
 
 from __future__ import annotations

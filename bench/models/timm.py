@@ -11,10 +11,10 @@ from methods.base import Output
 
 
 class TimmNetwork(Network):
-    """A timm network, which stays in one piece: it has no `blocks`, its `norms` are None, and `preact` is the same as `stages`.
+    """A timm network, not split into parts: it has no `blocks`, its `norms` are None, and `preact` equals `stages`.
 
-    Stages are the last four features that timm names, and a fifth is the stem; where it names more, as in transformers, they
-    are four evenly spaced ones. Where it names no fifth, `stem` is the first stage.
+    Stages are the last four features that timm lists, and a fifth is the stem. Where it lists more, as for transformers, the
+    stages are four evenly spaced ones. Where it lists no fifth, `stem` is the first stage.
 
     Args:
         body: a timm network that implements `forward_intermediates`, without its classifier.
@@ -55,7 +55,7 @@ def timm(classes: int, name: str, channels: int = 3, pretrained: bool = False) -
     classifier = body.get_classifier()
     if not hasattr(body, "forward_intermediates") or not isinstance(classifier, nn.Linear):
         raise ValueError(
-            f"timm's '{name}' cannot be tapped: it gives no intermediate features or has no single linear classifier"
+            f"timm's '{name}' cannot be used: it gives no intermediate features, or has no single linear classifier"
         )
     body.reset_classifier(0)
     return TimmNetwork(body, classifier)

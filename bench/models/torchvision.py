@@ -1,8 +1,7 @@
-"""torchvision's networks for ImageNet-sized images, taken apart into stem, four stages, head and classifier.
+"""torchvision's networks for ImageNet-sized images, split into stem, four stages, head and classifier.
 
-The stages are those at a stride of 4, 8, 16 and 32, whatever the family; what comes before is the stem. A network is its
-architecture alone: dropout and stochastic depth, which some of torchvision's constructors switch on, are off (see the recipe's
-`dropout`).
+The stages are those at a stride of 4, 8, 16 and 32, whatever the family; the layers before are the stem. Dropout and stochastic
+depth, which some of torchvision's constructors switch on, are off: they belong to the recipe (see its `dropout`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from bench.models.base import MODELS, Network, Stage, global_pool, relu_between
 from bench.models.resnet import Residual
 
 
-def of_resnet(net: Any) -> Network:
+def from_resnet(net: Any) -> Network:
     def unit(block: Any) -> Residual:
         layers = [block.conv1, block.bn1, nn.ReLU(inplace=True), block.conv2, block.bn2]
         if hasattr(block, "conv3"):
@@ -31,7 +30,7 @@ def of_resnet(net: Any) -> Network:
     return Network(stem, blocks, net.fc, norms=[units[-1].branch[-1] for units in stages])
 
 
-def of_regnet(net: Any) -> Network:
+def from_regnet(net: Any) -> Network:
     blocks, norms = [], []
     for stage in net.trunk_output:
         stage[-1].activation = nn.Identity()
@@ -40,8 +39,8 @@ def of_regnet(net: Any) -> Network:
     return Network(net.stem, blocks, net.fc, norms)
 
 
-def of_shufflenetv2(net: Any) -> Network:
-    """A unit's other half is rectified already, so that the last ReLU may follow the shuffle."""
+def from_shufflenetv2(net: Any) -> Network:
+    """A unit's other half is rectified already, so the last ReLU may follow the shuffle."""
     blocks = []
     for stage in (net.stage2, net.stage3, net.stage4):
         stage[-1].branch2[-1] = nn.Identity()
@@ -50,8 +49,8 @@ def of_shufflenetv2(net: Any) -> Network:
     return Network(nn.Sequential(*net.conv1, net.maxpool), blocks, net.fc, norms=[None] * 3, head=head)
 
 
-def of_densenet(net: Any) -> Network:
-    """A transition's batch norm and ReLU belong to the stage before it, as in `bench.models.wrn`."""
+def from_densenet(net: Any) -> Network:
+    """A transition's batch norm and ReLU belong to the stage before it, as in `bench.models.wrn` with rectified taps."""
     f = net.features
     stem = nn.Sequential(f.conv0, f.norm0, f.relu0, f.pool0)
     norms = [f.transition1.norm, f.transition2.norm, f.transition3.norm, f.norm5]
@@ -65,7 +64,7 @@ def of_densenet(net: Any) -> Network:
     return Network(stem, blocks, net.classifier, norms)
 
 
-def of_vgg(net: Any) -> Network:
+def from_vgg(net: Any) -> Network:
     """Each stage begins with the pooling that ends torchvision's groups; the hidden linear layers are in the head."""
     groups: list[list[nn.Module]] = [[]]
     for layer in net.features:
@@ -79,7 +78,7 @@ def of_vgg(net: Any) -> Network:
     return Network(nn.Sequential(*stem), blocks, net.classifier[-1], norms, head)
 
 
-def of_features(net: Any) -> Network:
+def from_features(net: Any) -> Network:
     """MobileNets and EfficientNets: a list of units that end without an activation, then a 1x1 convolution."""
     *units, last_convolution = net.features
     starts = [i for i, unit in enumerate(units) if i > 0 and reduces(unit)]
@@ -94,7 +93,7 @@ def reduces(unit: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) and max(module.stride) > 1 for module in unit.modules())
 
 
-def of_convnext(net: Any) -> Network:
+def from_convnext(net: Any) -> Network:
     stem, *rest = net.features
     stages = [rest[:1], rest[1:3], rest[3:5], rest[5:7]]
     blocks = [Stage(nn.Sequential(*layers), nn.Identity()) for layers in stages]
@@ -103,15 +102,15 @@ def of_convnext(net: Any) -> Network:
 
 
 TAPS: dict[str, Callable[[Any], Network]] = {
-    "ResNet": of_resnet,  # ResNeXt and Wide ResNet, too
-    "RegNet": of_regnet,
-    "ShuffleNetV2": of_shufflenetv2,
-    "DenseNet": of_densenet,
-    "VGG": of_vgg,
-    "MobileNetV2": of_features,
-    "MobileNetV3": of_features,
-    "EfficientNet": of_features,
-    "ConvNeXt": of_convnext,
+    "ResNet": from_resnet,  # ResNeXt and Wide ResNet, too
+    "RegNet": from_regnet,
+    "ShuffleNetV2": from_shufflenetv2,
+    "DenseNet": from_densenet,
+    "VGG": from_vgg,
+    "MobileNetV2": from_features,
+    "MobileNetV3": from_features,
+    "EfficientNet": from_features,
+    "ConvNeXt": from_convnext,
 }
 
 
@@ -120,8 +119,8 @@ def torchvision(classes: int, name: str, channels: int = 3, pretrained: bool = F
     """A network of torchvision by its `name` there, for ImageNet-sized images.
 
     Args:
-        pretrained: with torchvision's first ImageNet weights (IMAGENET1K_V1, which the field's tables use), from its cache or
-            the network; the classifier is new where `classes` is not 1000.
+        pretrained: with torchvision's first ImageNet weights (IMAGENET1K_V1, as in the field's tables), from its cache or the
+            network; the classifier is new where `classes` is not 1000.
 
     Raises:
         ValueError: torchvision has no classifier of that name, there is no rule for its family, or `pretrained` at other than
@@ -135,7 +134,7 @@ def torchvision(classes: int, name: str, channels: int = 3, pretrained: bool = F
             f"torchvision has no classifier '{name}'; nearest: {', '.join(difflib.get_close_matches(name, known)) or 'none'}"
         )
     if pretrained and channels != 3:
-        raise ValueError(f"pretrained weights of '{name}' are for 3 channels, not {channels}")
+        raise ValueError(f"the pretrained weights of '{name}' are for 3 channels, not {channels}")
     net = models.get_model(name, weights="IMAGENET1K_V1") if pretrained else models.get_model(name, num_classes=classes)
     family = type(net).__name__
     if family not in TAPS:
@@ -154,7 +153,7 @@ def torchvision(classes: int, name: str, channels: int = 3, pretrained: bool = F
 
 
 def replace_first_convolution(stem: nn.Module, channels: int) -> None:
-    """The same for another number of input channels, drawn anew with the same spread."""
+    """Replace it by one for another number of input channels, drawn anew with the same standard deviation."""
     first = next(module for module in stem.modules() if isinstance(module, nn.Conv2d))
     weight = first.weight.new_empty(first.out_channels, channels, *first.kernel_size)
     nn.init.normal_(weight, std=first.weight.std().item())

@@ -1,4 +1,4 @@
-"""Weights that the user brings: safetensors, or torch files that hold tensors alone."""
+"""Weights from the user's files: safetensors, or torch files that hold nothing but tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-WRAPPERS = ("model", "state_dict")  # keys under which checkpoints of the field keep the weights
+WRAPPERS = ("model", "state_dict")  # keys under which common checkpoints keep the weights
 
 
 def read(file: str) -> tuple[dict[str, Tensor], str]:
@@ -31,11 +31,11 @@ def _parse(raw: bytes, file: str) -> dict[str, Tensor]:
         pass
     try:
         found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except Exception:  # of many kinds, where the file is none of torch's
-        raise ValueError(f"{file} is neither safetensors nor a torch file that holds tensors alone") from None
+    except Exception:  # of many kinds, where torch did not write the file
+        raise ValueError(f"{file} is neither safetensors nor a torch file that holds nothing but tensors") from None
     for key in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{file} holds no tensors by name, neither directly nor under {' or '.join(WRAPPERS)}")
+        raise ValueError(f"{file} holds no tensors by name, neither at the top nor under {' or '.join(WRAPPERS)}")
     return found

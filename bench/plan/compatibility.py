@@ -1,4 +1,4 @@
-"""Whether networks, images and methods fit together, found out on shapes alone, before anything is trained."""
+"""Whether networks, images and methods fit together: found out from shapes alone, before anything is trained."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from bench.records.cell import Spec
 from bench.records.naming import model_name
 from methods.base import Context, Method, Networks, Output
 
+IMAGENET_CLASSES = 1000  # of torchvision's published classifiers
+
 
 def pretrained(model: Spec, classes: int) -> bool:
-    """Whether the network comes with published weights whose classifier has this many classes, hence can teach as it is."""
+    """Whether the network has published weights with a classifier for this many classes, so that it needs no training."""
     if not model.get("pretrained"):
         return False
     if model["type"] == "timm":
         from timm import get_pretrained_cfg
 
         return bool(get_pretrained_cfg(model["name"]).num_classes == classes)
-    return bool(model["type"] == "torchvision" and classes == 1000)
+    return bool(model["type"] == "torchvision" and classes == IMAGENET_CLASSES)
 
 
 def answer(model: Spec, shape: Shape) -> tuple[Network, Output]:
-    """The network and what it answers to two images, on the meta device: neither memory nor arithmetic, nor published weights.
+    """The network and its output for two images, on the meta device: no memory, no arithmetic, no published weights.
 
-    What needs values while it is built or asked is built and asked on the CPU instead.
+    A network that needs values while it is built or called runs on the CPU instead.
 
     Raises:
         Unbuildable: the model's arguments are wrong.
@@ -49,9 +51,9 @@ SUMS = (torch.Tensor.add, torch.Tensor.add_)
 
 
 class ShapesAlone(TorchFunctionMode):
-    """On the meta device, spares networks what torch does in Python there, for which it imports its compiler (a second).
+    """Shortcuts for common functions on the meta device, where torch's own Python code imports its compiler (a second).
 
-    Shapes are as they would be; values do not exist there.
+    Shapes are right; values do not exist on that device.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,7 +94,7 @@ def _answer(spec: str, channels: int, height: int, width: int, classes: int) -> 
 def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -> str | None:
     """Why a fresh method cannot be set up with these networks, or None.
 
-    Only what `setup` refuses by a ValueError counts: one that fails because there are no values may work with them.
+    Only a ValueError of `setup` counts. A method that fails otherwise may fail only because there are no values.
     """
     try:
         network_s, output_s = answer(student, shape)
@@ -109,19 +111,19 @@ def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -
     return None
 
 
-def differences(found: Mapping[str, Any], network: Network) -> str | None:
-    """How these weights differ in name or shape from the network's, in a line; None where they fit."""
+def differences(found: Mapping[str, torch.Tensor], network: Network) -> str | None:
+    """How these weights differ in names or shapes from the network's, in one line; None where they fit."""
     expected, found = network.state_dict(), network.own_names(found)
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     classifier = shapes.get("classifier.weight", ())
     if classifier and len(classifier) == 2 and classifier[0] != network.classifier.out_features:
-        return f"its classifier is of {classifier[0]} classes, the data have {network.classifier.out_features}"
-    told = [f"it lacks {name}" for name in expected if name not in shapes]
-    told += [f"it has {name} besides" for name in shapes if name not in expected]
-    told += [
-        f"its {name} is of shape {shapes[name]}, not {tuple(tensor.shape)}"
+        return f"its classifier has {classifier[0]} classes, the data have {network.classifier.out_features}"
+    differing = [f"it lacks {name}" for name in expected if name not in shapes]
+    differing += [f"it has {name} besides" for name in shapes if name not in expected]
+    differing += [
+        f"its {name} has shape {shapes[name]}, not {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in shapes and shapes[name] != tuple(tensor.shape)
     ]
-    more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
-    return "; ".join(told[:3]) + more if told else None
+    more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+    return "; ".join(differing[:3]) + more if differing else None

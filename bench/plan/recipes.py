@@ -1,4 +1,4 @@
-"""The recipes by name. A recipe is how a network is trained, whatever the method; a grid overrides any field of it."""
+"""The recipes by name. A recipe is how a network is trained, whatever the method. A grid file may override any field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
         {"batch_size": 128, "lr": 0.1, "nesterov": True},
     ),
     "imagenet100": (
-        "ImageNet as torchvision and the field have it: 100 epochs, batch 256, lr .1, x0.1 at 30/60/90",
+        "ImageNet as in torchvision's reference: 100 epochs, batch 256, lr .1, x0.1 at 30/60/90",
         {
             "epochs": 100,
             "batch_size": 256,
@@ -41,11 +41,15 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
-SMALL_LR = ("mobilenet", "shufflenet")  # students for which `crd` has lr .01
+SMALL_LR = ("mobilenet", "shufflenet")  # networks whose lr is .01 in `crd`
 
 
-def recipe_for(spec: Mapping[str, Any], student: str, where: str) -> Recipe:
-    """The recipe that `{"name": ..., **overrides}` is for this student.
+def recipe_for(spec: Mapping[str, Any], network: str, where: str) -> Recipe:
+    """The recipe that `{"name": ..., **overrides}` means for this network.
+
+    Args:
+        network: its name; the learning rate of `crd` and `tfd_code` depends on it.
+        where: place in the grid file, for errors.
 
     Raises:
         UserError: unknown name or field, or a value out of range.
@@ -60,7 +64,7 @@ def recipe_for(spec: Mapping[str, Any], student: str, where: str) -> Recipe:
         if isinstance(value, bool) and Recipe.model_fields[field].annotation in (int, float):
             raise UserError(f"{where}.{field}: a number, not {value} (YAML reads yes, no, on and off as true and false)")
     values = dict(RECIPES[name][1])
-    if name in ("crd", "tfd_code") and student.startswith(SMALL_LR):
+    if name in ("crd", "tfd_code") and network.startswith(SMALL_LR):
         values["lr"] = 0.01
     try:
         return Recipe(**{**values, **overrides})

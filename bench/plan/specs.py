@@ -1,4 +1,4 @@
-"""Specs: what a registry builds, as `{"type": key, **arguments}`, from the short forms that a grid file may use."""
+"""From the short forms of a grid file to full specs, `{"type": key, **every argument}`, from which a registry builds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import itertools
 import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mmengine.registry import Registry
@@ -20,18 +20,19 @@ from bench.records.naming import Signature, is_shipped, nested
 from methods import METHODS
 from methods.base import Method
 
-PARTS = (Method, Network, Dataset)  # what a user's own class is, or a user's own function says that it returns
+PARTS = (Method, Network, Dataset)  # base classes of users' own classes, and what users' own functions are annotated to return
+Builder = Callable[..., Any]  # a class or a function
 
 
-def arguments_of(builder: Any, given_elsewhere: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
-    """A registered class's or function's arguments by name, annotations resolved."""
-    function = builder.__init__ if inspect.isclass(builder) else builder
+def arguments_of(builder: Builder, elsewhere: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
+    """A registered class's or function's arguments by name, annotations resolved, without those that come from `elsewhere`."""
+    function: Builder = builder.__init__ if inspect.isclass(builder) else builder
     hints = typing.get_type_hints(function)
     parameters = inspect.signature(builder).parameters
     return {
         name: parameter.replace(annotation=hints.get(name, Any))
         for name, parameter in parameters.items()
-        if name not in given_elsewhere and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if name not in elsewhere and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     }
 
 
@@ -41,7 +42,9 @@ def complete(
     """The spec with every argument of its constructor, defaults included, values checked against the annotations.
 
     Args:
-        elsewhere: arguments that the harness gives.
+        kind: what the registry builds, for errors.
+        where: place of the spec in its file, for errors.
+        elsewhere: arguments that the harness adds when it builds.
 
     Raises:
         UserError: unknown type or argument, a missing argument, or a value of the wrong type.
@@ -77,8 +80,8 @@ def complete(
     return filled
 
 
-def _is_part(builder: Any, registry: Registry) -> bool:
-    """Whether a name that was found is of this registry: any callable has a dotted name, and building calls it."""
+def _is_part(builder: Builder, registry: Registry) -> bool:
+    """Whether it is safe to build with it. Any callable has a dotted name, and to build is to call it."""
     if builder in registry.module_dict.values():
         return True
     if inspect.isclass(builder):
@@ -88,6 +91,11 @@ def _is_part(builder: Any, registry: Registry) -> bool:
 
 
 def value_of(value: Any, annotation: Any, where: str) -> Any:
+    """The value as JSON, checked against the annotation; methods within it are completed.
+
+    Raises:
+        UserError: it has another type, or is not finite.
+    """
     if isinstance(value, dict) and "type" in value:  # a method within a method
         return complete(METHODS, "method", value, where)
     if isinstance(value, list) and value and all(isinstance(item, dict) and "type" in item for item in value):
@@ -110,7 +118,10 @@ def expand_methods(entries: list[str | dict[str, Any]], where: str) -> list[tupl
     """(short spec, where) for every combination of the axes.
 
     An entry is `kd`, `tfd+kd`, `{kd: {temperature: 4}}`, `{tfd+kd: {tfd: {weight: .01}}}` or `{type: kd, temperature: 4}`;
-    a list in the place of a value is an axis. `every` and `{every: {prepare_epochs: 1}}` stand for every registered method.
+    a list in place of a value is an axis. `every` and `{every: {prepare_epochs: 1}}` stand for every registered method.
+
+    Raises:
+        UserError: an entry of another form, an unknown method or part, or an empty axis.
     """
     expanded = []
     for index, entry in enumerate(entries):
@@ -148,7 +159,8 @@ def _every(arguments: dict[str, Any], where: str) -> list[tuple[str, dict[str, A
     return found
 
 
-def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[dict[str, Any]]:
+def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[Spec]:
+    """The short specs of one entry."""
     if "+" in key:
         parts = key.split("+")
         for name in arguments:
@@ -171,12 +183,13 @@ def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[dict[
 
 
 def _takes_list(annotation: Any) -> bool:
+    """Whether an argument is a list itself, so that a list of lists is the axis."""
     origins = [annotation, *typing.get_args(annotation)]
     return any((typing.get_origin(each) or each) in (list, tuple) for each in origins)
 
 
 def signatures(specs: Iterable[Mapping[str, Any]]) -> dict[str, Signature]:
-    """Of the methods in these specs that do not ship with the bench, by registry key: what their labels are made from."""
+    """By registry key: arguments, defaults and presets of the methods that do not ship with the bench. Labels need them."""
     found = {}
     for key in {part["type"] for spec in specs for part in nested(spec)}:
         if not is_shipped(key):
@@ -189,7 +202,14 @@ def signatures(specs: Iterable[Mapping[str, Any]]) -> dict[str, Signature]:
 
 
 def pair_presets(short: dict[str, Any], pair: str | None, where: str) -> dict[str, Any]:
-    """Replace `preset: pair` by the one that was published for this pair, in methods within methods, too."""
+    """The short spec with the pair's name in place of `preset: pair`, in methods within methods, too.
+
+    Args:
+        pair: "teacher/student"; None without a teacher.
+
+    Raises:
+        UserError: no preset was published for this pair.
+    """
     replaced = {name: _within_presets(value, pair, where) for name, value in short.items()}
     preset = short.get("preset")
     if preset != "pair" and not (isinstance(preset, str) and "/" in preset):

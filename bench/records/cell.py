@@ -50,7 +50,7 @@ class Teacher(Frozen):
     def _with_changes(self, source: Any) -> Any:
         changes = {name for name, at_default in marked(self, "changes_answer").items() if not at_default}
         answer = self.model_dump(mode="json", include=changes)
-        if source != self.model and "taps" in self.model and not self.cell:  # a file of weights has no taps
+        if source == self.weights_sha256 and "taps" in self.model:  # which a file of weights does not have
             answer["taps"] = self.model["taps"]
         return {"source": source, **answer} if answer else source
 
