@@ -27,7 +27,7 @@ def test_cutout_erases_one_square_that_may_cross_the_border():
             sizes.add((height, width))
     assert sizes == {
         (height, width) for height in (2, 3, 4) for width in (2, 3, 4)
-    }  # centres are pixels; 4: two before, one after
+    }  # centers are pixels; 4: two before, one after
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -38,7 +38,7 @@ def test_operations_equal_torchvisions_image_by_image(name, channels):
     draws = torch.Generator().manual_seed(0)
     coarse = torch.rand(12, channels, 6, 6, generator=draws)
     images = (torch.nn.functional.interpolate(coarse, size=24, mode="bilinear") * 255).to(torch.uint8)
-    images[0] = 9  # constant: nothing to stretch or equalise
+    images[0] = 9  # constant: nothing to stretch or equalize
     transform = {"auto_augment": v2.AutoAugment, "rand_augment": v2.RandAugment, "trivial_augment": v2.TrivialAugmentWide}[
         name
     ]()

@@ -160,8 +160,8 @@ def test_npz_is_read_as_written(tmp_path):
     assert (data.classes, data.class_names) == (3, ("a", "b", "c"))
     assert data.mean == pytest.approx((written / 255).mean((0, 1, 2)).tolist())
     assert data.std == pytest.approx((written / 255).std((0, 1, 2)).tolist())
-    np.savez_compressed(tmp_path / "grey.npz", **arrays(train_images=written[..., 0], test_images=written[:3, ..., 0]))
-    assert load({"type": "npz"}, root=str(tmp_path / "grey.npz")).train.images.shape == (6, 1, 5, 4)
+    np.savez_compressed(tmp_path / "gray.npz", **arrays(train_images=written[..., 0], test_images=written[:3, ..., 0]))
+    assert load({"type": "npz"}, root=str(tmp_path / "gray.npz")).train.images.shape == (6, 1, 5, 4)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,10 @@ def test_npz_is_read_as_written(tmp_path):
         ),
         ({"test_labels": np.array([0, -1, 2])}, "'test_labels' has the label -1"),
         ({"class_names": np.array(["a", "b"])}, "at least 3 texts"),
-        ({"train_labels": np.array([0, 1, 2, 0, 1, "x"], dtype=object)}, "no .npz file of plain arrays"),  # would need pickle
+        (
+            {"train_labels": np.array([0, 1, 2, 0, 1, "x"], dtype=object)},
+            "is not an .npz file of plain arrays",
+        ),  # would need pickle
     ],
 )
 def test_npz_mistakes_name_file_key_and_what_is_allowed(tmp_path, changes, message):
@@ -199,7 +202,7 @@ def test_npz_missing_key_damage_and_absence(tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         load({"type": "npz"}, root=str(file))
     np.save(file.with_suffix(".npy"), np.zeros(3))
-    with pytest.raises(ValueError, match=r"no \.npz file"):
+    with pytest.raises(ValueError, match=r"not an \.npz file"):
         load({"type": "npz"}, root=str(file.with_suffix(".npy")))
 
 

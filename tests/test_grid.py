@@ -1,4 +1,4 @@
-"""Grid files: what they may say, what comes of it, and how mistakes are told."""
+"""Grid files: what they may hold, which cells they give, and what the messages about mistakes name."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def test_preset_pair_is_the_one_published_for_the_pair(tiny):
 
 def test_also_adds_what_differs_in_the_keys_it_names(tiny):
     grid = tiny(methods=["none", "tfd"], also=[{"recipe": {"dropout": 0.1}, "methods": ["none"]}, {"seeds": [1]}])
-    told = [(cell.label, cell.seed, cell.recipe.dropout, cell.recipe.epochs) for cell in grid.cells]
-    assert told == [("none", 0, 0, 2), ("tfd", 0, 0, 2), ("none", 0, 0.1, 2), ("none", 1, 0, 2), ("tfd", 1, 0, 2)]
+    found = [(cell.label, cell.seed, cell.recipe.dropout, cell.recipe.epochs) for cell in grid.cells]
+    assert found == [("none", 0, 0, 2), ("tfd", 0, 0, 2), ("none", 0, 0.1, 2), ("none", 1, 0, 2), ("tfd", 1, 0, 2)]
 
 
 def test_what_stands_in_two_variations_is_one_cell(tiny):
@@ -150,11 +150,11 @@ def test_each_seed_may_have_a_teacher_of_its_own(tiny):
 
 @pytest.fixture
 def weights(tmp_path):
-    """Of a resnet8 for ten classes of grey digits."""
+    """The weights of a resnet8 for ten classes of gray digits."""
     return MODELS.build({"type": "resnet8", "classes": 10, "channels": 1}).state_dict()
 
 
-def brought(tiny, file, model="resnet8", **changes):
+def with_teacher_from(tiny, file, model="resnet8", **changes):
     return tiny(**({"pairs": [{"student": "resnet8", "teacher": {"type": model, "weights": str(file)}}]} | changes))
 
 
@@ -165,15 +165,15 @@ def test_a_teacher_from_a_file_needs_no_training(tiny, tmp_path, weights, form):
         safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
     else:
         torch.save(weights if form == "plain" else {form: weights, "epoch": 3}, file)
-    [cell] = brought(tiny, file, methods=["kd"]).cells
+    [cell] = with_teacher_from(tiny, file, methods=["kd"]).cells
     moved = tmp_path / "elsewhere"
     moved.write_bytes(file.read_bytes())
-    [again] = brought(tiny, moved, methods=["kd"]).cells
+    [again] = with_teacher_from(tiny, moved, methods=["kd"]).cells
     assert cell.teacher.cell is None
     assert cell.id == again.id  # the contents are the identity, the path is not
     altered = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     torch.save(altered, moved)
-    [other] = brought(tiny, moved, methods=["kd"]).cells
+    [other] = with_teacher_from(tiny, moved, methods=["kd"]).cells
     assert other.id != cell.id
 
 
@@ -183,7 +183,7 @@ def test_a_teacher_from_a_file_teaches(tiny, tmp_path, weights):
     from bench.records.store import Store
 
     torch.save({"model": weights}, tmp_path / "t.pt")
-    [cell] = brought(tiny, tmp_path / "t.pt", methods=["kd"]).cells
+    [cell] = with_teacher_from(tiny, tmp_path / "t.pt", methods=["kd"]).cells
     [record] = train([cell], Store(tmp_path), "g", Options(device="cpu", threads=1))
     assert record.flops.teacher_forward > 0
     torch.save({"model": weights, "epoch": 1}, tmp_path / "t.pt")
@@ -191,14 +191,14 @@ def test_a_teacher_from_a_file_teaches(tiny, tmp_path, weights):
         train([cell.model_copy(update={"seed": 1})], Store(tmp_path), "g", Options(device="cpu", threads=1))
 
 
-def test_the_cost_of_a_teacher_that_is_brought_may_be_told(tiny, tmp_path, weights):
+def test_a_teacher_from_a_file_may_state_what_its_training_took(tiny, tmp_path, weights):
     torch.save(weights, tmp_path / "t.pt")
     teacher = {"type": "resnet8", "weights": str(tmp_path / "t.pt")}
-    [silent] = tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": teacher}]).cells
-    told = {**teacher, "train_s": "3.6e3", "train_flops": 1e15}
-    [cell] = tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": told}]).cells
+    [unstated] = tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": teacher}]).cells
+    stated = {**teacher, "train_s": "3.6e3", "train_flops": 1e15}
+    [cell] = tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": stated}]).cells
     assert (cell.teacher.train_s, cell.teacher.train_flops) == (3600.0, 1e15)
-    assert cell.id == silent.id
+    assert cell.id == unstated.id
     for wrong in ("long", True, -1, float("nan")):
         with pytest.raises(UserError, match=r"pairs\[0\].teacher.train_s: a number of 0 or more"):
             tiny(methods=["kd"], pairs=[{"student": "resnet8", "teacher": {**teacher, "train_s": wrong}}])
@@ -211,7 +211,7 @@ class Opaque:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"model": "resnet14"}, r"does not fit resnet14.*it lacks blocks\.0\..*and \d+ more"),
         ({"data": "cifar10"}, r"its stem\.\S+ has shape \(16, 1, 3, 3\), not \(16, 3, 3, 3\)"),
@@ -222,13 +222,13 @@ class Opaque:
         ({"object": [1, 2]}, "holds no tensors by name"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_before_training(tiny, tmp_path, weights, change, told):
+def test_weights_that_do_not_fit_are_refused_before_training(tiny, tmp_path, weights, change, message):
     torch.save(change.pop("object", weights), tmp_path / "t.pt")
     file = tmp_path / change.pop("file", "t.pt")
     if "contents" in change:
         file.write_bytes(change.pop("contents"))
-    with pytest.raises(UserError, match=told) as error:
-        brought(tiny, file, methods=["kd"], **change)
+    with pytest.raises(UserError, match=message) as error:
+        with_teacher_from(tiny, file, methods=["kd"], **change)
     assert "tiny, pairs[0].teacher.weights" in str(error.value)
 
 
@@ -351,10 +351,10 @@ def test_an_argument_of_a_model_or_of_data_that_is_added_later_leaves_ids_alone(
 
     with_argument(MODELS, "resnet8", "taps", "sums")
     with_argument(MODELS, "resnet14", "taps", "sums")
-    with_argument(DATASETS, "digits", "ink", "grey")
+    with_argument(DATASETS, "digits", "ink", "gray")
     newer = tiny(**entries).cells
     assert newer[-1].student == {"type": "resnet8", "taps": "sums"}
-    assert newer[-1].data["ink"] == "grey"
+    assert newer[-1].data["ink"] == "gray"
     assert newer[-1].teacher.model["taps"] == "sums"
     assert [(cell.id, cell.cost_key) for cell in newer] == [(cell.id, cell.cost_key) for cell in before]
     assert [cell.identity for cell in newer] == [cell.identity for cell in before]
@@ -381,7 +381,7 @@ def test_what_changes_the_answer_of_a_teacher_from_a_file_is_part_of_its_identit
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"methods": ["kdd"]}, r"tiny, methods\[0\]: unknown method 'kdd'; did you mean 'kd'\? Known: .*tfd"),
         ({"methods": ["none", "tfd+kdd"]}, r"tiny, methods\[1\]: unknown method 'kdd'"),
@@ -440,14 +440,14 @@ def test_what_changes_the_answer_of_a_teacher_from_a_file_is_part_of_its_identit
         ({"also": [{"also": []}]}, r"tiny, also\[0\]\.also: unknown key"),
     ],
 )
-def test_a_mistake_is_told_with_place_value_and_nearest_match(tiny, changes, told):
-    with pytest.raises(UserError, match=told) as error:
+def test_messages_about_mistakes_name_place_value_and_nearest_match(tiny, changes, message):
+    with pytest.raises(UserError, match=message) as error:
         tiny(**changes)
     assert str(error.value).startswith("tiny, ") or "tiny: the grid expands" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("data: digits\npairs: [\nseeds: 0\n", r"g\.yaml:\d+:\d+: not YAML: "),
         ("data: 'digits\n", r"g\.yaml:2:1: not YAML: "),
@@ -455,10 +455,10 @@ def test_a_mistake_is_told_with_place_value_and_nearest_match(tiny, changes, tol
         ("data: !!python/object:os.system {}\n", "not YAML: could not determine a constructor"),
     ],
 )
-def test_a_file_that_is_no_grid_is_refused(tmp_path, text, told):
+def test_a_file_that_is_no_grid_is_refused(tmp_path, text, message):
     file = tmp_path / "g.yaml"
     file.write_text(textwrap.dedent(text))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         grid_file.read(str(file))
 
 
@@ -468,15 +468,15 @@ def test_an_unknown_grid_names_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("recipe.epochs", "write key=value"),
         ("recipe.epochs=[1", "is not a YAML value"),
         ("seeds.first=1", "'seeds' is a list; set all of it"),
     ],
 )
-def test_an_override_that_cannot_be_is_refused(override, told):
-    with pytest.raises(UserError, match=told):
+def test_an_override_that_cannot_be_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
         grid_file.read("quick", [override])
 
 

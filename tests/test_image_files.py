@@ -17,7 +17,7 @@ from bench.data.stream import evaluation_batches
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Two classes; PNG and grey files of several sizes; 9 to train on, 4 to test."""
+    """Two classes; PNG and gray files of several sizes; 9 to train on, 4 to test."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 9), ("val", 4)):
         for position in range(count):
@@ -102,5 +102,5 @@ def test_image_folder_digest_and_mistakes(folder):
     (folder / "train" / "ants" / "broken.png").write_bytes(b"\x89PNG no more")
     with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):
         load(spec | {"size": 8})
-    with pytest.raises(FileNotFoundError, match="has not both train/ and val/"):
+    with pytest.raises(FileNotFoundError, match="lacks train/ or val/"):
         load({"type": "imagefolder"}, root=str(folder / "train"))

@@ -1,4 +1,4 @@
-"""Maps of where networks look."""
+"""Maps of what networks look at."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def test_networks_of_other_data_are_refused_and_of_another_name_of_the_same_are_
         trained_on(train_images=30)
 
 
-@pytest.mark.parametrize(("image", "told"), [("400", "no test image 400; there are 0 to 39"), ("-1", "no test image -1")])
-def test_an_image_that_is_not_there_is_refused(trained, image, told, capsys):
+@pytest.mark.parametrize(("image", "message"), [("400", "no test image 400; there are 0 to 39"), ("-1", "no test image -1")])
+def test_an_image_that_is_not_there_is_refused(trained, image, message, capsys):
     pytest.importorskip("pytorch_grad_cam")
     store, ids = trained
     assert run_bench.main(["maps", ids[0], f"--images={image}", "--results", str(store.root)]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_grad_cam_that_is_missing_is_named(trained, monkeypatch):
@@ -96,7 +96,7 @@ def test_grad_cam_that_is_missing_is_named(trained, monkeypatch):
         look([("tiny", ids[0])], [0], store)
 
 
-def test_hostile_titles_and_grey_images_are_drawn(tmp_path):
+def test_hostile_titles_and_gray_images_are_drawn(tmp_path):
     images, maps = np.random.default_rng(0).random((2, 4, 4, 3)), np.zeros((2, 4, 4))
     draw(tmp_path / "a.png", images, ["$x$", "</b>"], [("$\\frac{$", ["a", "</b>"], maps)])
     assert (tmp_path / "a.png").stat().st_size > 1000

@@ -94,7 +94,7 @@ def check_contract(network, image, classes, stages=None):
         assert [tuple(stage.shape[1:]) for stage in out.stages] == [(channels, size, size) for channels, size in stages]
     ends_with_sum = out.rectified is not None
     for preact, activated, block, norm in zip(out.preact, out.activated, network.blocks, network.norms, strict=True):
-        # Compared after the whole forward: a later operation in place would show.
+        # Compared after the forward pass, so that a later operation in place would show.
         linear = isinstance(block.activation, nn.Identity) and not ends_with_sum
         assert torch.equal(activated, preact if linear else preact.relu())
         assert norm is None or (norm.num_features == preact.shape[1] and any(norm is m for m in network.modules()))
@@ -144,7 +144,7 @@ def test_compiles_in_one_graph(key):
     torch.testing.assert_close(compiled, out)
 
 
-def test_initialisation_follows_torch_alone():
+def test_initialization_follows_torch_alone():
     random.seed(1)
     np.random.seed(1)
     first = build("resnet8").state_dict()
@@ -204,7 +204,7 @@ def test_torchvision_with_one_channel():
     ("arguments", "message"),
     [
         ({"name": "resnet19"}, "nearest: resnet18"),
-        ({"name": "squeezenet1_1"}, "cannot be tapped"),
+        ({"name": "squeezenet1_1"}, "no rule to split"),
         ({"name": "resnet18", "channels": 1, "pretrained": True}, "3 channels"),
     ],
 )

@@ -70,9 +70,9 @@ def test_their_plan_needs_no_data_and_estimates_the_cost(name, tmp_path, monkeyp
     assert "skipped" not in text.getvalue()
 
 
-def test_table_3_says_what_it_lacks_and_where_to_put_it(tmp_path, monkeypatch):
+def test_table_3_names_the_missing_data_and_their_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"imagenet has not both train/ and val/.*--data-root"):
+    with pytest.raises(UserError, match=r"imagenet lacks train/ or val/.*--data-root"):
         expanded("paper_table3")
 
 

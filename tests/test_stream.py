@@ -88,7 +88,7 @@ def test_padded_crops_and_flips_equal_a_per_image_reference():
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_normalised_values_and_layout(dtype, memory_format):
+def test_normalized_values_and_layout(dtype, memory_format):
     data = toy(channels=3)
     expected = (data.train.images.numpy() / 255 - np.reshape(data.mean, (1, 3, 1, 1))) / np.reshape(data.std, (1, 3, 1, 1))
     tolerance = 1e-5 if dtype == torch.float32 else 2**-8 * 8

@@ -30,7 +30,7 @@ def streamed(data: Dataset, seed: int = 0, partner: str | None = None, **recipe:
 
 
 def pixels(images: Tensor, data: Dataset) -> Tensor:
-    """Undo the normalisation."""
+    """The uint8 images before normalization."""
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     return ((images.double() * std + mean) * 255).round().to(torch.uint8)
 

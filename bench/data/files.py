@@ -111,7 +111,7 @@ class Crops:
     Args:
         files: the images.
         size: height and width of a crop in pixels.
-        key: a crop is drawn from it and the image's position. None: center crops, the shorter side resized to 256/224 of `size`.
+        key: a crop is drawn from it and the image's position. None: center crops, the shorter side resized to 256/224 of it.
     """
 
     def __init__(self, files: Files, size: int, key: tuple[object, ...] | None) -> None:

@@ -139,7 +139,7 @@ def torchvision(classes: int, name: str, channels: int = 3, pretrained: bool = F
     family = type(net).__name__
     if family not in TAPS:
         raise ValueError(
-            f"the stages of torchvision's '{name}' ({family}) cannot be tapped; families that can: {', '.join(TAPS)}"
+            f"torchvision's '{name}' is a {family}, which this model has no rule to split into stages; known: {', '.join(TAPS)}"
         )
     for module in net.modules():
         if type(module).__name__ in ("Dropout", "StochasticDepth"):
