@@ -36,7 +36,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 
 readme: $(VENV)/.installed-dev  # writes the tables of the README from cards and records
-	$(BIN)/python tests/test_house.py
+	$(BIN)/python -m reports.readme
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

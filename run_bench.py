@@ -244,13 +244,9 @@ def report(given: Given) -> None:
 
 
 def write_report(folder: GridFolder, screen: Console, compare: str | None = None) -> None:
-    from bench.records.store import Store
-    from reports import page, tables
+    from reports import terminal
 
-    store = Store(folder.results.root)
-    written = page.write(store, folder.name, folder.report_folder(), compare=compare)
-    tables.print_summary(store, folder.name, screen)
-    screen.print(f"report: {written}", highlight=False, soft_wrap=True)
+    terminal.report(folder, screen, compare)
 
 
 MAPS = together(

@@ -9,26 +9,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
+from bench.records import naming
+from bench.records.cell import Cell, Recipe, Spec, digest
+from bench.records.folders import ResultsFolder
 from bench.records.record import Cost, Record
-from bench.records.store import Problem, Store
+from reports.reading import read
 
 COLUMNS = {
     "id": "of the cell",
     "setting": "data set, training images, recipe and, where they differ, precision; only equal settings are ever compared",
+    "precision": "of the trained network's arithmetic: bf16 or fp32",
     "data": "data set",
     "recipe": "how the networks were trained: epochs, and what else differs between the cells",
     "deviations": "of the recipe from the CIFAR-100 protocol that most papers train by, learning rate and techniques aside",
     "techniques": "of the recipe, as published tables name them: dropout, cutout, the kind of augmentation",
     "student": "architecture",
-    "teacher": "architecture that it distilled from, its own for a method that needs a copy of itself; empty without a teacher",
-    "teacher_id": "cell that trained this teacher; empty without one, or where the user brought the weights",
-    "method": "label",
+    "teacher": "architecture of the teacher, the student's own for a method that needs a copy of itself; empty without one",
+    "teacher_id": "cell that trained this teacher; empty without a teacher, or where the user supplied the weights",
+    "method_id": "digest of the method's spec, at today's defaults, and of its version: the same for the same method",
+    "family": "registry keys of the method: kd, tfd+kd",
+    "label": "the method's name, from its spec and today's defaults: kd, tfd(ramp_epochs=1); never compared",
+    "at_defaults": "whether every argument of the method has its default of today",
+    "as_published": "whether every argument has its default or a preset's value, which are the published ones",
     "arguments": 'of the method, all of them, as JSON; those of a part under its name, as in {"tfd.weight": 0.005}',
     "needs": "what the method needs: none, teacher or self",
-    "seed": "of initialisation, order and augmentation",
+    "seed": "of initialization, order and augmentation",
     "role": "student, or teacher for cells that were trained only to be one",
     "top1": "% of test images right at the last epoch: the headline, nothing was chosen",
     "top5": "likewise, within five guesses",
@@ -37,15 +44,15 @@ COLUMNS = {
     "flattery": "points that choosing the epoch on the test set adds: best_top1 - top1",
     "chosen_top1": "% at the epoch chosen on the validation split; empty without a split",
     "epochs": "main phase, as run",
-    "steps": "optimiser steps of the main phase",
-    "prepare_steps": "optimiser steps of the preparation phase",
+    "steps": "optimizer steps of the main phase",
+    "prepare_steps": "optimizer steps of the preparation phase",
     "train_samples": "training images",
     "parameters": "in the network that is used after training",
     "train_only": "parameters trained beside it and dropped",
     "flops": "training: steps x FLOPs of a step, preparation included, the teacher's forward passes included, its training not",
     "prepare_flops": "the preparation's part of it",
     "teacher_flops": "of the teacher's own training; 0 without a teacher, empty where unknown",
-    "told_s": "seconds that a teacher's training took which the user brought, as told; empty otherwise",
+    "stated_s": "seconds that training a teacher took, as stated by the user who supplied it; empty otherwise",
     "users": "cells that learned from this teacher",
     "wall_train_s": "seconds of the real run; it may have shared its machine, never compare",
     "run_on": "hardware of the real run",
@@ -57,8 +64,8 @@ COLUMNS = {
     "train_s_low": "likewise with the lower quartile of the step",
     "train_s_high": "likewise with the upper quartile",
     "teacher_s": "seconds of the teacher's own training; 0 without a teacher, empty where unknown",
-    "whole_s": "train_s with the teacher's training whole",
-    "amortised_s": "train_s with the teacher's training divided by `users`",
+    "with_teacher_s": "train_s + teacher_s",
+    "shared_teacher_s": "train_s + teacher_s / users",
     "peak_mib": "most device memory that tensors hold during a step",
     "host_peak_mib": "most main memory of the probing process during a step, the program and the data included",
     "energy_kj": "training: steps x energy of a step, preparation included, the teacher's not; empty where not measured",
@@ -69,7 +76,6 @@ COLUMNS = {
 
 PAIR_COLUMNS = ["setting", "student", "pair_teacher"]
 TECHNIQUES = ("dropout", "cutout", "augment")  # fields of a recipe that published tables add to a method
-KEPT_OUT = "kept out of every table and verdict"
 
 
 def load(folder: str | Path, grid: str | None = None, where: str | None = None) -> pd.DataFrame:
@@ -82,131 +88,120 @@ def load(folder: str | Path, grid: str | None = None, where: str | None = None) 
 
     Raises:
         ValueError: no grid was named and there is not exactly one.
+        UserError: there is no such grid.
     """
-    store = Store(folder)
+    results = ResultsFolder(folder)
     if grid is None:
-        grids = store.grids()
+        grids = results.grids()
         if len(grids) != 1:
             raise ValueError(f"name one of the grids in {folder}: {', '.join(grids) or 'there are none'}")
         grid = grids[0]
-    return bill(tidy(read(store, grid)[0]), store.costs(grid)[0], where)
+    at = results.grid(grid)
+    return with_costs(tidy(read(at)[0], naming.plugins_of(at.manifest())), at.costs()[0], where)
 
 
-def read(store: Store, grid: str) -> tuple[list[Record], list[Problem]]:
-    """The grid's records that are fit for comparison, teachers included, and what is wrong with the others."""
-    records, problems = store.records(grid)
-    wanted = {cell["id"] for cell in store.manifest(grid)["cells"]}
-    wanted |= {record.cell.teacher.cell for record in records if record.id in wanted and record.cell.teacher}
-    stray = [
-        Problem(f"{grid}/{record.id}", "no longer part of the grid; left out") for record in records if record.id not in wanted
-    ]
-    good, unsound = sound(record for record in records if record.id in wanted)
-    return good, [*problems, *unsound, *stray]
+def tidy(records: Sequence[Record], plugins: naming.Plugins | None = None) -> pd.DataFrame:
+    """One row a record, everything but the probe's columns, which `with_costs` adds.
 
-
-def read_curves(store: Store, grid: str, records: Iterable[Record]) -> tuple[dict[str, Curve], list[Problem]]:
-    """Accuracy after every epoch of every record, by id; and the files that cannot be used."""
-    curves, problems = {}, []
-    for record in records:
-        try:
-            curves[record.id] = Curve.parse(store.curves(grid, record))
-        except ValueError as error:
-            problems.append(Problem(f"{grid}/{record.id}/curves.csv", f"{error}; left out of the curves"))
-    return curves, problems
-
-
-class Curve(NamedTuple):
-    """What one training measured after each epoch, from the first."""
-
-    top1: np.ndarray  # %, on the test set
-    validation: np.ndarray  # %, on the validation split; NaN without one
-
-    @classmethod
-    def parse(cls, text: str) -> Curve:
-        """From the CSV beside a record.
-
-        Raises:
-            ValueError: a column is missing, a value is no number, or the epochs are not 1, 2, 3, ...
-        """
-        head, *lines = text.splitlines() or [""]
-        names, rows = head.split(","), [line.split(",") for line in lines]
-        if not {"epoch", "test_top1"} <= set(names) or any(len(row) != len(names) for row in rows):
-            raise ValueError("a column is missing, or a row is cut short")
-        if [row[names.index("epoch")] for row in rows] != [str(epoch + 1) for epoch in range(len(rows))] or not rows:
-            raise ValueError("its epochs are not 1, 2, 3, ...")
-
-        def column(name: str) -> np.ndarray:
-            at = names.index(name) if name in names else None
-            return np.array([float(row[at] or "nan") if at is not None else math.nan for row in rows])
-
-        return cls(column("test_top1"), column("val_top1"))
-
-
-def sound(records: Iterable[Record]) -> tuple[list[Record], list[Problem]]:
-    """The records fit for comparison, and what is wrong with the others: not a number, or one cell with two results."""
-    good: dict[str, Record] = {}
-    problems, twice = [], set()
-    for record in records:
-        values = [record.accuracies.last.top1, record.accuracies.last.top5, record.accuracies.best_test.top1]
-        if not all(math.isfinite(value) for value in values):
-            problems.append(Problem(record.id, f"an accuracy is not a number; {KEPT_OUT}"))
-        elif record.id in good and good[record.id].accuracies != record.accuracies:
-            twice.add(record.id)
-        else:
-            good[record.id] = record
-    problems += [Problem(name, f"recorded more than once, with different results; {KEPT_OUT}") for name in sorted(twice)]
-    return [record for record in good.values() if record.id not in twice], problems
-
-
-def tidy(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a record, everything but the probe's columns, which `bill` adds. Ids must be unique, see `sound`."""
+    Args:
+        records: of unique ids, see `reports.reading.sound`.
+        plugins: signatures of methods that do not ship with the bench, see `naming.plugins_of`.
+    """
     known = [*COLUMNS][: [*COLUMNS].index("where")]
     if not records:
         return pd.DataFrame(columns=known)
-    frame = pd.DataFrame([_row(record) for record in records], columns=known + list(_SPECS))
-    frame["data"] = data = _named(frame["_data"], lambda spec: str(spec.get("name") or spec["type"]))
-    frame["recipe"] = _named(frame["_recipe"], lambda spec: f"{spec['epochs']} epochs")
-    frame["setting"] = frame["data"] + frame["train_samples"].map(", {:,} images, ".format) + frame["recipe"]
-    if frame["_precision"].nunique() > 1:
-        frame["setting"] += ", " + frame["_precision"]
-    frame["student"] = _named(frame["_student"], _architecture, within=data)
-    teacher = _named(frame["_teacher"], lambda spec: _architecture(spec) if spec else "", within=data)
-    frame["teacher"] = [
-        name + f" (weights {sha[:8]})" * bool(sha) for name, sha in zip(teacher, frame["_weights"], strict=True)
-    ]
-    group = frame["setting"] + "\n" + frame["student"] + "\n" + frame["teacher"]
-    frame["method"] = _named(frame["_method"], lambda spec: spec["label"], within=group)
-    twice = frame.assign(group=group).duplicated(
-        ["group", "method", "seed"], keep=False
-    )  # one seed, several trainings of the teacher
-    frame.loc[twice, "method"] += " (taught by " + frame["teacher_id"].str[-12:] + ")"
-    frame["users"] = frame["teacher_id"].map(frame["teacher_id"].value_counts()).where(frame["teacher_id"] != "", 0).astype(int)
-    brought = frame["_weights"] + frame["_teacher"].map(lambda spec: json.dumps(spec, sort_keys=True) if spec else "")
-    of_brought = brought.map(brought.value_counts())
-    frame["users"] = frame["users"].where((frame["teacher_id"] != "") | (brought == ""), of_brought).astype(int)
+    methods = _Methods(plugins)
+    frame = pd.DataFrame([_row(record, methods) for record in records], columns=known + list(_SPECS))
+    frame["data"] = naming.distinct(frame["_data"], naming.data_name)
+    frame["recipe"] = naming.distinct(frame["_recipe"], lambda spec: f"{spec['epochs']} epochs")
+    frame["setting"] = conditions(frame)
+    if frame["precision"].nunique() > 1:
+        frame["setting"] += ", " + frame["precision"]
+    frame["student"] = naming.distinct(frame["_student"], naming.model_name, within=frame["data"])
+    teacher = naming.distinct(frame["_teacher"], lambda spec: naming.model_name(spec) if spec else "", within=frame["data"])
+    supplied = " (weights " + frame["_weights"].str[:8] + ")"
+    frame["teacher"] = teacher + supplied.where(frame["_weights"] != "", "")
+    _name_methods(frame)
+    frame["users"] = _users(frame)
     by_id = frame.drop_duplicates("id").set_index("id")
     measured = frame["teacher_id"].map(by_id["flops"]).astype(float)
-    frame["teacher_flops"] = measured.fillna(frame["_told_flops"].astype(float)).where(frame["needs"] != "none", 0.0)
-    only_taught = frame["id"].isin(set(frame["teacher_id"])).groupby([frame["setting"], frame["student"]]).transform("all")
-    frame["role"] = only_taught.map({True: "teacher", False: "student"})
+    frame["teacher_flops"] = measured.fillna(frame["_stated_flops"].astype(float)).where(frame["needs"] != "none", 0.0)
+    only_teaches = frame["id"].isin(set(frame["teacher_id"])).groupby([frame["setting"], frame["student"]]).transform("all")
+    frame["role"] = only_teaches.map({True: "teacher", False: "student"})
     return frame.drop(columns=list(_SPECS))
 
 
-def _architecture(spec: dict[str, Any]) -> str:
-    """The model; of a library's network its name there."""
-    return str(spec.get("name") or spec["type"])
+def conditions(frame: pd.DataFrame) -> pd.Series:
+    """Data set, training images and recipe: the setting without the precision."""
+    return frame["data"] + frame["train_samples"].map(", {:,} images, ".format) + frame["recipe"]
 
 
-_SPECS = ("_data", "_recipe", "_precision", "_student", "_teacher", "_weights", "_told_flops", "_method")
+def _name_methods(frame: pd.DataFrame) -> None:
+    """Make every label the name of one method. Where a seed trained it with several teachers, each of these is a method."""
+    frame["label"] = naming.distinct(frame["_method"], lambda spec: spec["label"])
+    frame["label"] = frame.groupby("method_id")["label"].transform("first")  # a stored label may differ for one spec
+    seeds = ["setting", "student", "teacher", "method_id", "seed"]
+    twice = frame.duplicated(seeds, keep=False)
+    frame.loc[twice, "label"] += " (teacher " + frame["teacher_id"].str[-12:] + ")"
+    frame.loc[twice, "method_id"] += "-" + frame["teacher_id"].str[-12:]
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _users(frame: pd.DataFrame) -> pd.Series:
+    """How many cells learned from each row's teacher; 0 without one."""
+    trained_here = frame["teacher_id"].map(frame["teacher_id"].value_counts())
+    supplied = frame["_weights"] + frame["_teacher"].map(lambda spec: json.dumps(spec, sort_keys=True) if spec else "")
+    from_elsewhere = supplied.map(supplied.value_counts()).where(supplied != "", 0)
+    return trained_here.where(frame["teacher_id"] != "", from_elsewhere).astype(int)
+
+
+_SPECS = ("_data", "_recipe", "_student", "_teacher", "_weights", "_stated_flops", "_method")
+
+
+class _MethodFacts(NamedTuple):
+    """What the frame says of a method."""
+
+    columns: dict[str, Any]
+    naming: dict[str, Any]  # what tells it apart from a method of the same label
+
+
+class _Methods:
+    """Facts of methods, each worked out once."""
+
+    def __init__(self, plugins: naming.Plugins | None) -> None:
+        self.plugins = plugins
+        self.known: dict[str, _MethodFacts] = {}
+
+    def of_cell(self, cell: Cell, identity: Spec) -> _MethodFacts:
+        """The facts of a cell's method.
+
+        Args:
+            identity: its spec without arguments that are newer than some records and at their default.
+        """
+        pair = naming.pair_name(cell.teacher.model if cell.teacher else None, cell.student)
+        key = json.dumps([identity, pair, cell.method_version, cell.label], sort_keys=True)
+        if key not in self.known:
+            short = naming.short_form(identity, pair, self.plugins)
+            label = naming.method_label(identity, pair, self.plugins, stored=cell.label)
+            told_apart = {**short, "version": cell.method_version}
+            columns = {
+                "method_id": digest(told_apart)[:12],
+                "family": naming.method_family(identity),
+                "at_defaults": naming.is_default(short),
+                "as_published": naming.is_published(short),
+                "arguments": json.dumps(arguments(naming.full_form(identity, self.plugins))),
+            }
+            self.known[key] = _MethodFacts(columns, {**told_apart, "label": label})
+        return self.known[key]
+
+
+def _row(record: Record, methods: _Methods) -> dict[str, Any]:
     cell, accuracies = record.cell, record.accuracies
-    method = cell.identity["method"]  # without arguments that are newer than some records and at their default
-    taught = cell.teacher if cell.needs != "none" else None
+    method = methods.of_cell(cell, cell.identity["method"])
+    teacher = cell.teacher if cell.needs != "none" else None
     return {
         "id": record.id,
-        "teacher_id": (taught.cell if taught else None) or "",
+        "precision": cell.precision,
+        "teacher_id": (teacher.cell if teacher else None) or "",
         "needs": cell.needs,
         "seed": cell.seed,
         "top1": accuracies.last.top1,
@@ -230,33 +225,23 @@ def _row(record: Record) -> dict[str, Any]:
         "cost_key": cell.cost_key,
         "_data": {name: value for name, value in cell.data.items() if name != "path"},
         "_recipe": cell.recipe.model_dump(mode="json") | {"protocol": cell.protocol},
-        "_precision": cell.precision,
         "_student": cell.student,
-        "_teacher": taught.model if taught else {},
-        "_weights": (taught.weights_sha256 if taught else None) or "",
-        "_told_flops": taught.train_flops if taught and taught.train_flops is not None else math.nan,
-        "told_s": taught.train_s if taught and taught.train_s is not None else math.nan,
-        "arguments": json.dumps(arguments(method)),
-        "_method": method | {"version": cell.method_version, "label": cell.label or str(cell.method["type"])},
+        "_teacher": teacher.model if teacher else {},
+        "_weights": (teacher.weights_sha256 if teacher else None) or "",
+        "_stated_flops": teacher.train_flops if teacher and teacher.train_flops is not None else math.nan,
+        "stated_s": teacher.train_s if teacher and teacher.train_s is not None else math.nan,
+        **method.columns,
+        "_method": method.naming,
     }
 
 
-def arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(spec: Spec) -> dict[str, Any]:
     """All arguments of a method and of those within it, by "<registry key>.<argument>"; of a key's second use "kd2.weight"."""
     found: dict[str, Any] = {}
-    for count, part in _numbered(nested(spec)):
-        own = {name: value for name, value in part.items() if name != "type" and not _methods_in(value)}
+    for count, part in _numbered(naming.nested(spec)):
+        own = {name: value for name, value in part.items() if name != "type" and not naming.methods_in(value)}
         found |= {f"{part['type']}{count}.{name}": value for name, value in own.items()}
     return found
-
-
-def nested(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A method's spec and those of all methods within it."""
-    return [spec, *(inner for value in spec.values() for part in _methods_in(value) for inner in nested(part))]
-
-
-def _methods_in(value: Any) -> list[dict[str, Any]]:
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict) and "type" in item]
 
 
 def _numbered(specs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -267,38 +252,16 @@ def _numbered(specs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping
         yield (str(used[spec["type"]]) if used[spec["type"]] > 1 else ""), spec
 
 
-def _deviations(recipe: Any) -> str:
+def _deviations(recipe: Recipe) -> str:
     usual = type(recipe)()  # the defaults are that protocol
     names = [name for name in type(recipe).model_fields if getattr(recipe, name) != getattr(usual, name)]
     return ", ".join(f"{name}={getattr(recipe, name)}" for name in names if name not in ("lr", *TECHNIQUES))
 
 
-def techniques(recipe: Any) -> str:
+def techniques(recipe: Recipe) -> str:
     """'dropout, auto_augment': what a recipe adds to the usual training."""
     values = {name: getattr(recipe, name) for name in TECHNIQUES}
     return ", ".join(value if isinstance(value, str) else name for name, value in values.items() if value and value != "none")
-
-
-def _named(
-    specs: pd.Series, base: Callable[[dict[str, Any]], str], within: Sequence[str] | pd.Series | None = None
-) -> list[str]:
-    """A name for every spec, equal only for equal specs: the base name, and the values in which its namesakes differ."""
-    groups = within if within is not None else [""] * len(specs)
-    keys = [(group, base(spec), json.dumps(spec, sort_keys=True)) for group, spec in zip(groups, specs, strict=True)]
-    namesakes: dict[tuple[str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
-    for (group, name, text), spec in zip(keys, specs, strict=True):
-        namesakes[group, name][text] = spec
-    names: dict[tuple[str, str, str], str] = {}
-    for (group, name), variants in namesakes.items():
-        differing = sorted(
-            key
-            for key in set().union(*variants.values())
-            if len({json.dumps(v.get(key), sort_keys=True) for v in variants.values()}) > 1
-        )
-        for text, spec in variants.items():
-            values = ", ".join(f"{key}={str(spec.get(key))[:24]}" for key in differing)
-            names[group, name, text] = f"{name} ({values})" if values else name
-    return [names[key] for key in keys]
 
 
 def places(costs: Iterable[Cost]) -> list[str]:
@@ -315,41 +278,45 @@ def place(cost: Cost) -> str:
     return cost.machine.hardware + threads
 
 
-def bill(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = None) -> pd.DataFrame:
+def with_costs(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = None) -> pd.DataFrame:
     """The frame with the probe's columns, all from one hardware; cells that were not timed there have empty ones.
 
     A time is steps x the probe's step, so it does not matter where a cell was trained, only where it was probed.
+
+    Args:
+        where: hardware as `place` names it; by default the one that timed most cells.
     """
     costs = list(costs)
     where = where or next(iter(places(costs)), "")
     at = {cost.key: cost for cost in costs if place(cost) == where}
     nan = math.nan
 
-    def of(get: Callable[[Cost], float | None]) -> pd.Series:
+    def probed(get: Callable[[Cost], float | None]) -> pd.Series:
         values = {key: get(cost) for key, cost in at.items()}
         return frame["cost_key"].map(values).astype(float)
 
     frame = frame.copy()
     frame["where"] = where
     for column, name in {"train_s": "median_ms", "train_s_low": "low_ms", "train_s_high": "high_ms"}.items():
-        step = of(lambda cost, name=name: getattr(cost.step, name))  # type: ignore[misc]
-        prepare = of(lambda cost, name=name: getattr(cost.prepare_step, name) if cost.prepare_step else nan)  # type: ignore[misc]
+        step = probed(lambda cost, name=name: getattr(cost.step, name))  # type: ignore[misc]
+        prepare = probed(lambda cost, name=name: getattr(cost.prepare_step, name) if cost.prepare_step else nan)  # type: ignore[misc]
         prepare_ms = (frame["prepare_steps"] * prepare).where(frame["prepare_steps"] > 0, 0.0)
         frame[column] = (frame["steps"] * step + prepare_ms) / 1000
         if column == "train_s":
             frame["prepare_s"] = prepare_ms / 1000
-    frame["step_ms"] = of(lambda cost: cost.step.median_ms)
-    of_teacher = frame["teacher_id"].map(frame.drop_duplicates("id").set_index("id")["train_s"])
-    frame["teacher_s"] = of_teacher.astype(float).fillna(frame["told_s"]).where(frame["needs"] != "none", 0.0)
-    frame["whole_s"] = frame["train_s"] + frame["teacher_s"]
-    frame["amortised_s"] = frame["train_s"] + frame["teacher_s"] / frame["users"].clip(lower=1)
-    frame["peak_mib"] = of(lambda cost: cost.peak_mib)
-    frame["host_peak_mib"] = of(lambda cost: cost.host_peak_mib)
-    prepare_j = frame["prepare_steps"] * of(lambda cost: cost.energy_j_per_prepare_step)
-    energy_j = frame["steps"] * of(lambda cost: cost.energy_j_per_step) + prepare_j.where(frame["prepare_steps"] > 0, 0.0)
+    frame["step_ms"] = probed(lambda cost: cost.step.median_ms)
+    teacher_s = frame["teacher_id"].map(frame.drop_duplicates("id").set_index("id")["train_s"])
+    frame["teacher_s"] = teacher_s.astype(float).fillna(frame["stated_s"]).where(frame["needs"] != "none", 0.0)
+    frame["with_teacher_s"] = frame["train_s"] + frame["teacher_s"]
+    frame["shared_teacher_s"] = frame["train_s"] + frame["teacher_s"] / frame["users"].clip(lower=1)
+    frame["peak_mib"] = probed(lambda cost: cost.peak_mib)
+    frame["host_peak_mib"] = probed(lambda cost: cost.host_peak_mib)
+    prepare_j = frame["prepare_steps"] * probed(lambda cost: cost.energy_j_per_prepare_step)
+    energy_j = frame["steps"] * probed(lambda cost: cost.energy_j_per_step) + prepare_j.where(frame["prepare_steps"] > 0, 0.0)
     frame["energy_kj"] = energy_j / 1000
-    frame["latency_ms"] = of(lambda cost: cost.latency.median_ms if cost.latency else nan)
-    frame["images_per_s"] = of(lambda cost: cost.inference_batch / cost.inference.median_ms * 1000 if cost.inference else nan)
+    frame["latency_ms"] = probed(lambda cost: cost.latency.median_ms if cost.latency else nan)
+    per_second = probed(lambda cost: cost.inference_batch / cost.inference.median_ms * 1000 if cost.inference else nan)
+    frame["images_per_s"] = per_second
     return frame[[*COLUMNS]]
 
 
@@ -368,4 +335,4 @@ def by_pair(frame: pd.DataFrame) -> pd.DataFrame:
     rows = pd.concat([students[taught].assign(pair_teacher=students.loc[taught, "teacher"]), free], ignore_index=True)
     arrow = (rows["pair_teacher"] + " → ").where(rows["pair_teacher"] != "", "")
     rows["pair"] = arrow + rows["student"]
-    return rows.sort_values([*PAIR_COLUMNS, "method", "seed"], ignore_index=True)
+    return rows.sort_values([*PAIR_COLUMNS, "label", "seed"], ignore_index=True)

@@ -10,14 +10,17 @@ from datetime import datetime
 
 import pandas as pd
 
+from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.record import Record
-from bench.records.store import Store
-from reports import frame as frames
-from reports import plots, sweeps, tables, verdicts
-from reports.frame import PAIR_COLUMNS
-from reports.page import file_name
-from reports.plots import Figure
-from reports.tables import Column, Table, markdown_text, number, p_value, points, seconds, text, times
+from reports import reading, sweeps, verdicts
+from reports.figures.accuracy_cost import accuracy_cost
+from reports.figures.style import Figure
+from reports.figures.sweeps import sweep
+from reports.pair import Pair
+from reports.report import Report
+from reports.summary import Baseline
+from reports.tables.compared import in_both_precisions
+from reports.tables.table import Column, Table, markdown_text, number, p_value, points, seconds, text, times
 
 RESULT = (
     Column("n", "seeds", number(0)),
@@ -31,43 +34,35 @@ LEGEND = (
 )
 
 
-def answer(store: Store, grid: str, published: pd.DataFrame) -> str:
+def answer(folder: GridFolder, published: pd.DataFrame) -> str:
     """Markdown: accuracy against cost of a grid of one pair, the verdict, and its methods beside published ones.
 
     Args:
-        store, grid: the records. The figure is the one that the grid's report writes.
+        folder: of the grid. The figure is the one that the grid's report writes.
         published: rows of `reports.published.read` of one pair, a row a method; the pair and its training need not be ours.
 
     Raises:
         ValueError: the grid has not exactly one pair, nothing was timed, or the published rows are not of one pair.
     """
-    _, part = _loaded(store, grid)
-    if len(part[PAIR_COLUMNS].drop_duplicates()) != 1 or part["train_s"].isna().any():
-        raise ValueError(f"{grid}: one pair, with its costs measured, is what can be summed up")
-    theirs = published.set_index("method")
-    [student], [teacher] = theirs["student"].unique(), [name for name in theirs["teacher"].unique() if name]
-    title = part["pair"].iloc[0]
-    rows = part.assign(family=part["method"].map(tables.family))
-    for name in ("top1", "rule", "select"):
-        rows["published_" + name] = rows["family"].map(theirs[name])
-    same_rule = (rows[["published_rule", "published_select"]] == theirs.loc["none", ["rule", "select"]].to_numpy()).all(axis=1)
-    gain = rows["published_top1"] - theirs.loc["none", "top1"]
-    rows["published_gain"] = gain.where(same_rule & (rows["method"] != "none"))
-    rows["how"] = [_how(theirs.loc[family]) if family in theirs.index else "" for family in rows["family"]]
+    pairs = Report.of_grid(folder).pairs
+    if len(pairs) != 1 or pairs[0].methods["train_s"].isna().any():
+        raise ValueError(f"{folder.name}: one pair, with its costs measured, is what can be summed up")
+    [pair] = pairs
+    [student], [teacher] = published["student"].unique(), [name for name in published["teacher"].unique() if name]
     columns = (
-        Column("method", title),
+        Column("label", pair.title),
         *RESULT,
         Column("ratio", "training cost ÷ none", times, low_high=("ratio_low", "ratio_high")),
-        Column("whole_ratio", "with the teacher's", times),
+        Column("with_teacher_ratio", "with the teacher's", times),
         Column("published_top1", f"published, {teacher} → {student}", number(2)),
         Column("how", "its rule", text),
         Column("published_gain", "its gain", points),
     )
     lines = [
-        *_image(store, grid, plots.accuracy_cost(part, file_name(0, title), "", None)),
-        f"**{_label(part)}: {markdown_text(verdicts.in_short(part))}**",
+        *_image(folder, accuracy_cost(pair)),
+        f"**{_label(pair)}: {markdown_text(verdicts.in_short(pair.methods))}**",
         "",
-        *Table("", "", columns, rows).markdown_lines(),
+        *Table("", "", columns, _with_published(pair.methods, published.set_index("method"))).markdown_lines(),
         "",
         f"Ours is accuracy after the last epoch. {LEGEND} A published gain is left out where method and plain student were not "
         "reported by the same rule.",
@@ -75,42 +70,57 @@ def answer(store: Store, grid: str, published: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def along(store: Store, grid: str) -> str:
+def _with_published(methods: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a summary beside published numbers of their families.
+
+    Args:
+        theirs: rows of `reports.published.read` by method.
+    """
+    plain = theirs.loc[Baseline.NONE.value]
+    rows = methods.copy()
+    for name in ("top1", "rule", "select"):
+        rows["published_" + name] = rows["family"].map(theirs[name])
+    same_rule = (rows[["published_rule", "published_select"]] == plain[["rule", "select"]].to_numpy()).all(axis=1)
+    gain = rows["published_top1"] - plain["top1"]
+    rows["published_gain"] = gain.where(same_rule & (rows["baseline"] != Baseline.NONE))
+    rows["how"] = [_how(theirs.loc[family]) if family in theirs.index else "" for family in rows["family"]]
+    return rows
+
+
+def along(folder: GridFolder) -> str:
     """Markdown: the sweeps of a grid, then every method of every setting against its own `none`."""
-    frame, summary = _loaded(store, grid)
-    rows = frames.by_pair(frame)
     lines = []
-    for index, (key, part) in enumerate(summary.groupby(PAIR_COLUMNS, sort=False)):
-        runs = rows[(rows[PAIR_COLUMNS] == key).all(axis=1)]
-        for swept in sweeps.find(runs):
-            lines += _image(store, grid, plots.sweep(swept, part, file_name(index, part["pair"].iloc[0]), "", None))
-        table = Table("", "", (Column("method", "method"), *RESULT, Column("verdict", "shown to be")), part)
-        lines += [f"{_label(part)}:", "", *table.markdown_lines(), ""]
+    for pair in Report.of_grid(folder).pairs:
+        for found in sweeps.find(pair.runs):
+            lines += _image(folder, sweep(found, pair))
+        table = Table("", "", (Column("label", "method"), *RESULT, Column("verdict", "shown to be")), pair.methods)
+        lines += [f"{_label(pair)}:", "", *table.markdown_lines(), ""]
     return "\n".join([*lines, LEGEND]) + "\n"
 
 
-def precisions(store: Store, grid: str) -> str:
+def precisions(folder: GridFolder) -> str:
     """Markdown: what a grid that trains in fp32 and in bf16 found in both, paired by seed.
 
     Raises:
         ValueError: nothing was trained in both.
     """
-    table = tables.precisions(_loaded(store, grid)[0])
+    table = in_both_precisions(Report.of_grid(folder).frame)
     if table is None:
-        raise ValueError(f"{grid}: nothing was trained in both precisions")
+        raise ValueError(f"{folder.name}: nothing was trained in both precisions")
     return "\n".join(table.markdown_lines()) + "\n"
 
 
-def repeating(store: Store, grids: Sequence[str]) -> str:
+def repeating(results: ResultsFolder, grids: Sequence[str]) -> str:
     """Markdown: for each grid its command, what it took on which hardware, and the checksum of its data."""
     found = []
     for grid in grids:
-        records = frames.read(store, grid)[0]
-        data = store.manifest(grid)["grid"]["data"]
-        told = [f" --set data.{key}={data[key]}" for key in ("type", "path", "name") if isinstance(data, dict) and key in data]
+        folder = results.grid(grid)
+        records = reading.read(folder)[0]
+        data = folder.manifest()["grid"]["data"]
+        given = [f" --set data.{key}={data[key]}" for key in ("type", "path", "name") if isinstance(data, dict) and key in data]
         found.append(
             {
-                "command": f"run {grid}{''.join(told)}",
+                "command": f"run {grid}{''.join(given)}",
                 "trainings": len(records),
                 "took_s": _busy_s(records),
                 "hardware": "; ".join(sorted({f"{r.machine.hardware}, torch {r.machine.versions['torch']}" for r in records})),
@@ -127,18 +137,11 @@ def repeating(store: Store, grids: Sequence[str]) -> str:
     return "\n".join(Table("", "", columns, pd.DataFrame(found)).markdown_lines()) + "\n"
 
 
-def _loaded(store: Store, grid: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tidy frame and its summary."""
-    costs = store.costs(grid)[0]
-    frame = frames.bill(frames.tidy(frames.read(store, grid)[0]), costs)
-    return frame, tables.summary(frame, costs)
-
-
-def _label(part: pd.DataFrame) -> str:
+def _label(pair: Pair) -> str:
     """What the numbers of a pair are, in words that stand beside them."""
-    low, high = part["n"].min(), part["n"].max()
+    low, high = pair.methods["n"].min(), pair.methods["n"].max()
     seeds = f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
-    return markdown_text(f"{part['pair'].iloc[0]}, {part['setting'].iloc[0]}, {seeds} seeds")
+    return markdown_text(f"{pair.full_title}, {seeds} seeds")
 
 
 def _how(row: pd.Series) -> str:
@@ -156,9 +159,9 @@ def _busy_s(records: Sequence[Record]) -> float:
     return total
 
 
-def _image(store: Store, grid: str, figure: Figure | None) -> list[str]:
+def _image(folder: GridFolder, figure: Figure | None) -> list[str]:
     """Markdown of a figure that the grid's report has written; the results folder lies two below the README."""
     if figure is None:
         return []
-    folder = "/".join([*store.root.resolve().parts[-2:], grid, "report/figures"])
-    return [f"![{markdown_text(figure.alt)}]({folder}/{figure.name}.png)", ""]
+    path = "/".join([*folder.results.root.resolve().parts[-2:], folder.name, "report/figures"])
+    return [f"![{markdown_text(figure.alt)}]({path}/{figure.name}.png)", ""]

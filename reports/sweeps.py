@@ -15,7 +15,7 @@ class Line(NamedTuple):
     """Methods that differ in one argument alone."""
 
     label: str  # the other arguments in which the lines differ
-    points: tuple[tuple[float, str], ...]  # (value, method), by value
+    points: tuple[tuple[float, str], ...]  # (value, `method_id`), by value
 
 
 class Sweep(NamedTuple):
@@ -29,20 +29,25 @@ def find(rows: pd.DataFrame) -> list[Sweep]:
     """All sweeps among the methods of one pair.
 
     Args:
-        rows: of the tidy frame, columns `method` and `arguments`.
+        rows: of the tidy frame, columns `method_id` and `arguments`.
     """
-    of = {row.method: json.loads(row.arguments) for row in rows.drop_duplicates("method").itertuples()}
-    numeric = {name for arguments in of.values() for name, value in arguments.items() if _is_number(value)}
-    found = [Sweep(name, _lines(name, of)) for name in sorted(numeric)]
+    methods = {row.method_id: json.loads(row.arguments) for row in rows.drop_duplicates("method_id").itertuples()}
+    numeric = {name for arguments in methods.values() for name, value in arguments.items() if _is_number(value)}
+    found = [Sweep(name, _lines(name, methods)) for name in sorted(numeric)]
     return [sweep for sweep in found if sweep.lines]
 
 
-def _lines(name: str, of: dict[str, dict[str, Any]]) -> tuple[Line, ...]:
+def _lines(name: str, methods: dict[str, dict[str, Any]]) -> tuple[Line, ...]:
+    """The lines along one argument.
+
+    Args:
+        methods: their arguments by `method_id`.
+    """
     groups: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for method, arguments in of.items():
+    for method_id, arguments in methods.items():
         if _is_number(arguments.get(name)):
             others = {key: value for key, value in arguments.items() if key != name}
-            groups[json.dumps(others, sort_keys=True)].append((arguments[name], method))
+            groups[json.dumps(others, sort_keys=True)].append((arguments[name], method_id))
     swept = {text: sorted(points) for text, points in groups.items() if len(dict(points)) >= LEAST}
     others = {text: json.loads(text) for text in swept}
     differing = sorted(

@@ -8,12 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from bench.records import files
 from bench.records.cell import Cell, Teacher
+from bench.records.folders import GridFolder, ResultsFolder
+from bench.records.naming import method_family
 from bench.records.recipe import Recipe
 from bench.records.record import Accuracies, Accuracy, Clocks, Cost, Flops, Machine, Parameters, Record, Timing
 from bench.records.store import Store
+from reports.frame import places, tidy, with_costs
+from reports.pair import pairs_of
+from reports.reading import Curve
+from reports.report import Report
+from reports.summary import summary
 
+TRUTH = {"none": 0.0, "ls": 0.0, "tfd": 0.0, "tffd": 0.0, "kd": 1.5, "fitnets": 0.0}  # gains over none, in points
 NEEDS = {"none": "none", "ls": "none", "tfd": "none", "tffd": "none", "tfkd_self": "self"}  # all others: teacher
 STEP_MS = {"none": 10.0, "ls": 10.0, "tfd": 10.3, "tffd": 10.5}  # all others: 18
 MACHINE = Machine(
@@ -146,26 +156,67 @@ def draw(
 
 def fill(root: Path, grid: str, records: Sequence[Record], about: str = "A synthetic grid", costs: bool = True) -> Store:
     """A results folder that holds these records, their curves and costs."""
-    store = Store(root)
-    cells = [{"id": one.id, "label": one.cell.label} for one in records]
-    store.write_manifest(grid, {"about": about, "cells": cells, "skipped": [], "grid": {"data": "cifar100"}})
+    filled(root, grid, records, about, costs)
+    return Store(root)
+
+
+def filled(root: Path, grid: str, records: Sequence[Record], about: str = "A synthetic grid", costs: bool = True) -> GridFolder:
+    """A grid's folder that holds these records, their curves and costs."""
+    folder = ResultsFolder(root).grid(grid)
+    cells = [{"id": one.id, "label": one.cell.label, "family": method_family(one.cell.method)} for one in records]
+    folder.write_manifest({"about": about, "cells": cells, "skipped": [], "grid": {"data": "cifar100"}})
     done = set()
     for one in records:
-        store.write(store.cell(grid, one.id) / "curves.csv", curves(one.epochs, one.accuracies.last.top1))
-        store.write_record(grid, one)
+        cell = folder.cell(one.id)
+        cell.write_curves(curves(one.epochs, one.accuracies.last.top1))
+        cell.write_record(one)
         if costs and one.cell.cost_key not in done:
             done.add(one.cell.cost_key)
-            store.write_cost(grid, cost(one.cell))
-    return store
+            folder.write_cost(cost(one.cell))
+    return folder
 
 
-def edit(store: Store, grid: str, one: Record, change: Mapping[str, object], seal: bool = False) -> None:
+def record_path(folder: GridFolder, one: Record) -> Path:
+    """Of the file that a record lies in."""
+    return folder.results.root / folder.name / one.id / "record.json"
+
+
+def edit(folder: GridFolder, one: Record, change: Mapping[str, object], seal: bool = False) -> None:
     """Change a record's file by hand; with `seal`, as a program of another version would write it."""
-    path = store.cell(grid, one.id) / "record.json"
-    body = {key: value for key, value in json.loads(path.read_text()).items() if seal is False or key != "sha256"} | dict(
-        change
-    )
+    path = record_path(folder, one)
+    body = {key: value for key, value in json.loads(path.read_text()).items() if not seal or key != "sha256"} | dict(change)
     if seal:
-        store.write_json(path, body)
+        files.write_json(path, body)
     else:
         path.write_text(json.dumps(body))
+
+
+def costs_of(records: Sequence[Record]) -> list[Cost]:
+    """One cost for each kind of step."""
+    return list({one.cell.cost_key: cost(one.cell) for one in records}.values())
+
+
+def frame(records: Sequence[Record], costs: Sequence[Cost] | None = None) -> pd.DataFrame:
+    """The tidy frame of these records, with the costs of all of them unless others are given."""
+    return with_costs(tidy(records), costs_of(records) if costs is None else costs)
+
+
+def report(records: Sequence[Record], costs: Sequence[Cost] | None = None, curves: Mapping[str, Curve] | None = None) -> Report:
+    """All that a report is made from, without a folder."""
+    costs = costs_of(records) if costs is None else costs
+    rows = frame(records, costs)
+    methods = summary(rows, costs)
+    pairs = pairs_of(rows, methods, costs, curves or {})
+    manifest = {"cells": [{"id": one.id, "label": one.cell.label} for one in records], "skipped": []}
+    return Report(
+        grid="synthetic",
+        manifest=manifest,
+        records=tuple(records),
+        costs=tuple(costs),
+        curves=curves or {},
+        problems=(),
+        frame=rows,
+        summary=methods,
+        pairs=tuple(pairs),
+        places=tuple(places(costs)),
+    )

@@ -7,7 +7,7 @@ import pytest
 import synthetic
 
 from bench.records.cell import Teacher
-from bench.records.store import Store
+from bench.records.folders import GridFolder
 from reports import headline, published, verdicts
 
 NONE = [60.0, 61.0, 62.0, 63.0, 64.0]
@@ -19,7 +19,7 @@ GAINS = {
 }
 
 
-def store(tmp_path, gains=GAINS, **changes) -> Store:
+def folder(tmp_path, gains=GAINS, **changes) -> GridFolder:
     teacher = synthetic.teacher_cell()
     records = [synthetic.record(teacher, 74.3, synthetic.curves(240, 74.3))]
     for method, by_seed in gains.items():
@@ -29,7 +29,7 @@ def store(tmp_path, gains=GAINS, **changes) -> Store:
                 cell = cell.model_copy(update={"teacher": Teacher(cell=teacher.id, model={"type": "resnet110"})})
             top1 = NONE[seed] + gain
             records.append(synthetic.record(cell, top1, synthetic.curves(240, top1), **changes))
-    return synthetic.fill(tmp_path / "results" / "reference", "demo", records)
+    return synthetic.filled(tmp_path / "results" / "reference", "demo", records)
 
 
 def rows(markdown: str) -> dict[str, list[str]]:
@@ -44,8 +44,8 @@ def known() -> pd.DataFrame:
 
 
 def test_the_answer_holds_means_gains_costs_and_the_published_numbers(tmp_path):
-    told = headline.answer(store(tmp_path), "demo", known())
-    found = rows(told)
+    made = headline.answer(folder(tmp_path), known())
+    found = rows(made)
     assert found["none"][:3] == ["5", "62.00 ± 1.96", "–"]  # t(.975, 4) sqrt(2.5 / 5) = 2.776 x .7071
     seeds, top1, gain, p, cost, whole, theirs, rule, their_gain = found["kd"]
     assert (seeds, top1) == ("5", "64.00 ± 1.95")  # 2.776 x sqrt((4 + .81 + .01 + 1 + 4) / 4 / 5)
@@ -56,32 +56,32 @@ def test_the_answer_holds_means_gains_costs_and_the_published_numbers(tmp_path):
     assert (theirs, rule, their_gain) == ("70.67", "last epoch, mean", "+1.61")
     assert found["tfd"][6:] == ["70.56", "best epoch, best of 3 runs", "–"]  # its gain would set one rule against another
     assert found["ls"][6:] == ["–", "–", "–"]
-    assert "resnet110 → resnet20, cifar100, 50,000 images, 240 epochs, 5 seeds: kd (+2.00) is shown to gain over none" in told
+    assert "resnet110 → resnet20, cifar100, 50,000 images, 240 epochs, 5 seeds: kd (+2.00) is shown to gain over none" in made
     assert (
-        "ls (−3.00) is shown to lose to none; tfd (−2.00) and ls (−5.00) are shown to lose to kd, which has a teacher;" in told
+        "ls (−3.00) is shown to lose to none; tfd (−2.00) and ls (−5.00) are shown to lose to kd, which has a teacher;" in made
     )
-    assert "; no difference from none is shown for tfd (a gain of" in told
-    assert "kd costs 1.80 times none's training, 6.80 times with the teacher's" in told
-    assert "](results/reference/demo/report/figures/01-resnet110-resnet20-accuracy-cost.png)" in told
+    assert "; no difference from none is shown for tfd (a gain of" in made
+    assert "kd costs 1.80 times none's training, 6.80 times with the teacher's" in made
+    assert "](results/reference/demo/report/figures/01-resnet110-resnet20-accuracy-cost.png)" in made
 
 
 def test_one_seed_is_not_called_a_null_result(tmp_path):
-    told = headline.answer(store(tmp_path, {name: gains[:1] for name, gains in GAINS.items()}), "demo", known())
-    assert "no difference" not in told.partition("\n\n|")[0]
-    assert "not tested, for want of seeds" in told
+    made = headline.answer(folder(tmp_path, {name: gains[:1] for name, gains in GAINS.items()}), known())
+    assert "no difference" not in made.partition("\n\n|")[0]
+    assert "not tested, for want of seeds" in made
 
 
 def test_without_the_plain_student_or_costs_nothing_is_summed_up(tmp_path):
     with pytest.raises(ValueError, match="plain student"):
-        verdicts.in_short(pd.DataFrame({"method": ["kd"]}))
-    untimed = store(tmp_path)
-    for path in untimed.root.glob("demo/cost/*"):
+        verdicts.in_short(pd.DataFrame({"label": ["kd"], "baseline": ["kd"]}))
+    untimed = folder(tmp_path)
+    for path in untimed.results.root.glob("demo/cost/*"):
         path.unlink()
     with pytest.raises(ValueError, match="costs measured"):
-        headline.answer(untimed, "demo", known())
+        headline.answer(untimed, known())
 
 
 def test_what_it_took_is_the_time_in_which_something_ran(tmp_path):
     at = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:10:00+00:00"}  # all at once, ten minutes
-    found = rows(headline.repeating(store(tmp_path, **at), ["demo"]))
+    found = rows(headline.repeating(folder(tmp_path, **at).results, ["demo"]))
     assert found["run demo"][:2] == ["21", "10.0 min"]

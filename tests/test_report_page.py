@@ -76,9 +76,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         pairs = [("resnet20", "resnet110"), ("wrn_16_2", "wrn_40_2")]
         truth = {"none": 0, "ls": 0.2, "tfd": 0.8, "kd": 1.6, "fitnets": -0.2, "at": 1.1}
         records = synthetic.draw(truth, 5, np.random.default_rng(0), pairs=pairs)
-        records.append(synthetic.record(synthetic.cell("tfd", 7).model_copy(update={"label": HOSTILE}), 70))
-        store = synthetic.fill(folder / "results", "demo", records, about=HOSTILE)
-        report = page.write(store, "demo", folder / "report")
+        records.append(
+            synthetic.record(synthetic.cell("tfd", 7).model_copy(update={"method": {"type": "own.tfd"}, "label": HOSTILE}), 70)
+        )
+        grid = synthetic.filled(folder / "results", "demo", records, about=HOSTILE)
+        report = page.write(grid, folder / "report").page
         browser.do("url", url=report.as_uri())
         yield browser
         browser.close()
@@ -131,12 +133,12 @@ def test_tables_sort_on_click_numbers_as_numbers_and_gaps_last(browser: Browser)
 
 
 def test_light_and_dark_differ_in_page_and_figures(browser: Browser) -> None:
-    colours = """const s = e => getComputedStyle(e);
+    colors = """const s = e => getComputedStyle(e);
       return [s(document.body).backgroundColor, s(document.body).color, s(document.querySelector('.drawing text')).fill]"""
     browser.screen(1400)
-    light = browser.run(colours)
+    light = browser.run(colors)
     browser.screen(1400, dark=True)
-    dark = browser.run(colours)
+    dark = browser.run(colors)
     assert all(one != other for one, other in zip(light, dark, strict=True))
 
 

@@ -76,6 +76,18 @@ def short_form(spec: Spec, pair: str | None = None, plugins: Plugins | None = No
     return {name: changed[name] for name in sorted(changed, key=lambda name: order.get(name, len(order)))}
 
 
+def full_form(spec: Spec, plugins: Plugins | None = None) -> dict[str, Any]:
+    """The spec with today's defaults for the arguments that it leaves out, also in methods within it."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        return full_form(value, plugins) if isinstance(value, dict) and "type" in value else value
+
+    signature = _signature(str(spec["type"]), plugins)
+    return {name: filled(value) for name, value in ({**signature.defaults, **spec} if signature else spec).items()}
+
+
 def is_published(short: Spec) -> bool:
     """Whether a short form leaves every argument at its default or at a preset's value, in all parts of a sum."""
     if short["type"] == "sum":

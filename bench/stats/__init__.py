@@ -8,6 +8,7 @@ from bench.stats.planning import POWER
 from bench.stats.planning import detectable as _detectable
 from bench.stats.ranking import RANKS_FROM, ranks
 from bench.stats.table import BASELINES, BOOTSTRAP_FROM, GAIN_COLUMNS, RESAMPLES, gains, holm, verdict, wide
+from bench.stats.verdicts import SHOWN, CostVerdict, Verdict
 
 __all__ = [
     "ALPHA",
@@ -19,6 +20,9 @@ __all__ = [
     "POWER",
     "RANKS_FROM",
     "RESAMPLES",
+    "SHOWN",
+    "CostVerdict",
+    "Verdict",
     "_detectable",
     "break_even",
     "equivalence_p",

@@ -15,6 +15,7 @@ from scipy import special
 
 from bench.stats.intervals import ALPHA, t_quantile
 from bench.stats.planning import detectable
+from bench.stats.verdicts import Verdict
 
 BASELINES = ("none", "kd")
 BOOTSTRAP_FROM = 10  # pairs of runs; below, resampling a handful of values says nothing that t does not
@@ -22,8 +23,8 @@ RESAMPLES = 4000
 
 
 def wide(rows: pd.DataFrame, value: str = "top1") -> pd.DataFrame:
-    """One row a seed, one column a method, from rows of one pair; (method, seed) must be unique."""
-    return rows.pivot(index="seed", columns="method", values=value)
+    """One row a seed, one column a `method_id`, from rows of one pair; (method_id, seed) must be unique."""
+    return rows.pivot(index="seed", columns="method_id", values=value)
 
 
 def gains(accuracies: pd.DataFrame, baselines: Sequence[str] = BASELINES) -> pd.DataFrame:
@@ -102,11 +103,11 @@ GAIN_COLUMNS = [
 ]
 
 
-def verdict(gain: float, p_holm: float) -> str:
-    """What may be said of a difference, given the corrected p."""
+def verdict(gain: float, p_holm: float) -> Verdict:
+    """What a difference shows, given the corrected p."""
     if math.isnan(p_holm):
-        return "not tested"
-    return "no difference shown" if p_holm > ALPHA else "better" if gain > 0 else "worse"
+        return Verdict.UNTESTED
+    return Verdict.OPEN if p_holm > ALPHA else Verdict.BETTER if gain > 0 else Verdict.WORSE
 
 
 def holm(p: np.ndarray | Sequence[float]) -> np.ndarray:

@@ -1,0 +1,158 @@
+"""Accuracy against training cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from bench.records.naming import abbreviated
+from reports.figures import figures_of_pair
+from reports.figures.style import KIND, MUTED, PAPER, STYLE, TAUGHT, Figure, canvas, finished
+from reports.pair import Pair
+
+TIME_UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+FLOP_UNITS = tuple((10.0**power, f"10^{power} FLOPs") for power in (15, 12, 9, 6, 3, 0))
+
+
+@dataclass(frozen=True)
+class _Points:
+    """One point a method."""
+
+    part: pd.DataFrame
+    own: np.ndarray  # cost without the teacher's training, in units
+    total: np.ndarray  # with it
+    top1: np.ndarray
+    shown: np.ndarray  # the same, but never below the scale
+    low: np.ndarray  # whether it lies below the scale; an arrow says so, a label how far
+    unit: str
+
+    @property
+    def log(self) -> bool:
+        return bool(self.total.max() > 4 * self.own.min() > 0)
+
+
+@figures_of_pair(10)
+def accuracy_cost(pair: Pair) -> Figure | None:
+    """Accuracy against training cost with the teacher's training and (hollow) without it, and the former's Pareto frontier."""
+    points = _points(pair.methods)
+    if points is None:
+        return None
+    title = f"{pair.full_title}: what accuracy costs"
+    best = frontier(points.total, points.top1)
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(3.7, title)
+        if points.log:
+            axes.set_xscale("log")
+        _draw_methods(axes, points)
+        axes.step(points.total[best], points.top1[best], where="post", color=MUTED, lw=1.2, zorder=1, label="Pareto frontier")
+        axes.margins(x=0.16, y=0.14)
+        axes.set(xlabel=f"Training cost with the teacher's training, {points.unit}", ylabel="Top-1 accuracy, %")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        _fit_ticks(axes, points.log)
+        figure.legend(loc="outside lower left", ncols=2, fontsize=8.5)
+        labeled = zip(points.part["label"], points.top1, points.low, strict=True)
+        names = [abbreviated(name) + f" ({value:.1f} %)" * bool(below) for name, value, below in labeled]
+        _write_names(figure, axes, points.total, points.shown, names)
+    labels = points.part["label"].to_numpy()
+    values = "; ".join(f"{m} {a:.2f} % at {c:.3g}" for m, a, c in zip(labels, points.top1, points.total, strict=True))
+    alt = f"Scatter plot of accuracy against training cost in {points.unit}, the teacher's included: {values}. "
+    return finished(figure, f"{pair.name}-accuracy-cost", title, f"{alt}On the Pareto frontier: {', '.join(labels[best])}.")
+
+
+def _points(methods: pd.DataFrame) -> _Points | None:
+    timed = methods["with_teacher_s"].notna().any()
+    own, total = ("train_s", "with_teacher_s") if timed else ("flops", "with_teacher_flops")
+    part = methods[methods[total].notna()]
+    if part.empty:
+        return None
+    most = part[total].max()
+    units = TIME_UNITS if timed else FLOP_UNITS
+    size, unit = next((size, unit) for size, unit in units if most >= 2 * size or size == 1)
+    top1 = part["top1"].to_numpy()
+    floor = _floor(top1)
+    costs = part[own].to_numpy() / size, part[total].to_numpy() / size
+    return _Points(part, *costs, top1, np.maximum(top1, floor), top1 < floor, unit)
+
+
+def _draw_methods(axes: Axes, points: _Points) -> None:
+    """Every method's point, a dotted line to its cost without the teacher, and an arrow where it lies below the scale."""
+    own, total, shown = points.own, points.total, points.shown
+    needs, half = points.part["needs"].to_numpy(), points.part["half"].fillna(0).to_numpy()
+    for kind, (marker, color, label) in KIND.items():
+        some = needs == kind
+        if not some.any():
+            continue
+        bars = np.where(points.low, 0, half)[some]
+        axes.errorbar(total[some], shown[some], bars, fmt=marker, color=color, ms=6, lw=1, capsize=2, label=label, zorder=3)
+        moved = some & (own < total)
+        axes.hlines(shown[moved], own[moved], total[moved], color=color, lw=1, linestyles="dotted", zorder=2)
+        axes.plot(own[moved], shown[moved], marker, color=color, mfc=PAPER, ms=6, zorder=3)
+    for x, y in zip(total[points.low], shown[points.low], strict=True):
+        down = {"arrowstyle": "<-", "color": MUTED}
+        axes.annotate("", (x, y), xytext=(0, -14), textcoords="offset points", arrowprops=down)
+    if (own < total).any():
+        axes.plot([], [], "s", color=TAUGHT, mfc=PAPER, ms=6, label="the same, its teacher's training not counted")
+
+
+def _floor(top1: np.ndarray) -> float:
+    """Lowest accuracy on the scale: where one falls far behind, the others are still told apart."""
+    middle = float(np.median(top1))
+    return middle - max(2 * (float(top1.max()) - middle), 1.0)
+
+
+def _fit_ticks(axes: Axes, log: bool) -> None:
+    if not log:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        return
+    low, high = axes.get_xlim()
+    if math.log10(high / low) < 1.6:  # too few decades for a tick each
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        steps = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+        axes.set_xticks([step for step in steps if low <= step <= high])
+
+
+def frontier(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Indices of the points that no other beats in accuracy at the same or a lower cost, cheapest first."""
+    order = np.lexsort((-accuracy, cost))
+    best = np.maximum.accumulate(np.concatenate([[-np.inf], accuracy[order][:-1]]))
+    return order[accuracy[order] > best]
+
+
+def _write_names(figure: Canvas, axes: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
+    """Write names beside their points, each where it first finds room."""
+    figure.canvas.draw()
+    places = axes.transData.transform(np.column_stack([x, y]))
+    dpi = figure.dpi / 72
+    taken = [(px - 5 * dpi, py - 5 * dpi, px + 5 * dpi, py + 5 * dpi) for px, py in places]
+    for index in np.argsort(-y):
+        (px, py), name = places[index], names[index]
+        width, height = 5.6 * len(name) * dpi, 10 * dpi
+        choices = [(dx, dy) for dy in (0, 9, -9, 18, -18, 27, -27, 36, -36) for dx in (8, -8)]
+        for dx, dy in choices:
+            left = px + dx * dpi - (width if dx < 0 else 0)
+            box = (left, py + dy * dpi - height / 2, left + width, py + dy * dpi + height / 2)
+            if all(box[2] < b[0] or box[0] > b[2] or box[3] < b[1] or box[1] > b[3] for b in taken):
+                break
+        else:
+            dx, dy = choices[0]
+        taken.append(box)
+        thread = {"arrowstyle": "-", "color": MUTED, "lw": 0.5} if abs(dy) > 9 else None
+        axes.annotate(
+            name,
+            (x[index], y[index]),
+            (dx, dy),
+            textcoords="offset points",
+            ha="left" if dx > 0 else "right",
+            va="center",
+            fontsize=8.5,
+            arrowprops=thread,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+        )

@@ -1,0 +1,74 @@
+"""Where the time of a training step goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+
+from bench.records.naming import abbreviated
+from bench.records.record import Cost
+from reports.figures import figures_of_pair
+from reports.figures.style import INK, PAPER, PLAIN, STYLE, Figure, canvas, finished
+from reports.pair import Pair
+
+PARTS = {
+    "data": "#e69f00",
+    "student": "#0072b2",
+    "teacher": "#d55e00",
+    "method": "#cc79a7",
+    "backward": "#56b4e9",
+    "optimiser": "#009e73",
+}
+TITLES = {"optimiser": "optimizer"}  # a cost's file keeps its former spelling
+
+
+@figures_of_pair(30)
+def step_split(pair: Pair) -> Figure | None:
+    """One training step by its parts, the whole step as a tick."""
+    rows = pair.methods[pair.methods["method_id"].isin(pair.costs.keys())].sort_values("step_ms", ascending=False)
+    if rows.empty:
+        return None
+    costs = [pair.costs[method_id] for method_id in rows["method_id"]]
+    title = f"{pair.full_title}: where a step's time goes"
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(1.2 + 0.26 * len(costs), title)
+        _draw_parts(axes, costs)
+        steps = [cost.step for cost in costs]
+        low_high = [[s.median_ms - s.low_ms for s in steps], [s.high_ms - s.median_ms for s in steps]]
+        medians, bars = [s.median_ms for s in steps], np.abs(low_high)
+        axes.errorbar(medians, range(len(costs)), xerr=bars, fmt="|", color=INK, ms=13, mew=1.6, lw=1, label="whole step")
+        axes.set_yticks(range(len(costs)), [abbreviated(label) for label in rows["label"]])
+        axes.set(xlabel="Milliseconds a step, measured alone on the machine", xlim=(0, None))
+        axes.grid(axis="y", visible=False)
+        figure.legend(loc="outside lower left", ncols=4, fontsize=8.5)
+    values = "; ".join(
+        f"{label} {cost.step.median_ms:.1f} ms, of which the teacher {_part_ms(cost, 'teacher'):.1f}"
+        for label, cost in reversed(list(zip(rows["label"], costs, strict=True)))
+    )
+    return finished(figure, f"{pair.name}-step", title, f"Stacked bars of one training step by part: {values}.")
+
+
+def _draw_parts(axes: Axes, costs: Sequence[Cost]) -> None:
+    left = np.zeros(len(costs))
+    for key in [*PARTS, *sorted({key for cost in costs for key in cost.parts} - set(PARTS))]:
+        widths = np.array([_part_ms(cost, key) for cost in costs])
+        if widths.any():
+            axes.barh(
+                range(len(costs)),
+                widths,
+                left=left,
+                color=PARTS.get(key, PLAIN),
+                label=TITLES.get(key, key),
+                height=0.62,
+                hatch="////" if key == "teacher" else None,
+                edgecolor=PAPER,
+                lw=0.6,
+            )
+        left += widths
+
+
+def _part_ms(cost: Cost, key: str) -> float:
+    return cost.parts[key].median_ms if key in cost.parts else 0.0

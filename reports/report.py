@@ -1,0 +1,91 @@
+"""All that the report of a grid is made from, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.records.files import Problem
+from bench.records.folders import GridFolder, ResultsFolder
+from bench.records.naming import plugins_of
+from bench.records.record import Cost, Record
+from reports.frame import places, tidy, with_costs
+from reports.pair import Pair, pairs_of
+from reports.reading import Curve, read, read_curves
+from reports.summary import summary
+
+
+@dataclass(frozen=True)
+class Other:
+    """A second results folder, set beside the first."""
+
+    name: str
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Report:
+    """A grid's records and costs, the frames made from them, and what is wrong with them."""
+
+    grid: str
+    manifest: dict[str, Any]
+    records: tuple[Record, ...]
+    costs: tuple[Cost, ...]
+    curves: Mapping[str, Curve]  # by the id of a cell
+    problems: tuple[Problem, ...]
+    frame: pd.DataFrame  # one row a record
+    summary: pd.DataFrame  # one row for every method of every pair; empty where no student has been trained
+    pairs: tuple[Pair, ...]
+    places: tuple[str, ...]  # hardware of the costs; the first is that of `frame` and `summary`
+    other: Other | None = None
+
+    @classmethod
+    def of_grid(cls, folder: GridFolder, compare: str | Path | None = None) -> Report:
+        """Read a grid.
+
+        Args:
+            compare: a second results folder with a grid of this name, or a grid's own folder.
+
+        Raises:
+            UserError: a grid has no manifest.
+        """
+        manifest = folder.manifest()
+        records, problems = read(folder)
+        costs, cost_problems = folder.costs()
+        curves, curve_problems = read_curves(folder, records)
+        problems += cost_problems + curve_problems
+        other = None
+        if compare is not None:
+            other, other_problems = _other(Path(compare), folder.name)
+            problems += other_problems
+        frame = with_costs(tidy(records, plugins_of(manifest)), costs)
+        trained = bool((frame["role"] == "student").any())
+        methods = summary(frame, costs) if trained else pd.DataFrame()
+        pairs = pairs_of(frame, methods, costs, curves) if trained else []
+        return cls(
+            grid=folder.name,
+            manifest=manifest,
+            records=tuple(records),
+            costs=tuple(costs),
+            curves=curves,
+            problems=tuple(problems),
+            frame=frame,
+            summary=methods,
+            pairs=tuple(pairs),
+            places=tuple(places(costs)),
+            other=other,
+        )
+
+
+def _other(path: Path, grid: str) -> tuple[Other, list[Problem]]:
+    if (path / "manifest.json").exists():
+        path, grid = path.resolve().parent, path.resolve().name
+    folder = ResultsFolder(path).grid(grid)
+    records, problems = read(folder)
+    frame = with_costs(tidy(records, plugins_of(folder.manifest())), folder.costs()[0])
+    named = [Problem(f"B: {problem.path}", problem.reason) for problem in problems]
+    return Other(f"{path.name}/{grid}", frame), named

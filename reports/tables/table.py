@@ -1,0 +1,168 @@
+"""A table: a frame and how to show it, as Markdown, CSV, LaTeX and rows of text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+NOTHING = "–"
+
+
+# How values are written
+
+
+def number(digits: int) -> Callable[[Any], str]:
+    return lambda value: NOTHING if _missing(value) else f"{value:,.{digits}f}".replace("-", "−")
+
+
+def points(value: Any) -> str:
+    return NOTHING if _missing(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def p_value(value: Any) -> str:
+    return NOTHING if _missing(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+
+
+def seconds(value: Any) -> str:
+    """'24 s', '12.0 min', '3.5 h', '2.1 d': the largest unit of which there are two."""
+    if _missing(value):
+        return NOTHING
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if abs(value) >= 2 * size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.{2 if value < 2 else 1 if value < 10 else 0}f} s"
+
+
+def count(value: Any) -> str:
+    """'278 324' up to a million, then '1.2 M', 'G', 'T', 'P', 'E'."""
+    if _missing(value):
+        return NOTHING
+    for power, unit in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
+        if abs(value) >= 10**power:
+            return f"{value / 10**power:.3g} {unit}"
+    return f"{value:,.0f}"
+
+
+def times(value: Any) -> str:
+    return NOTHING if _missing(value) else f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
+
+
+def students(value: Any) -> str:
+    return NOTHING if _missing(value) else "never" if math.isinf(value) else f"{value:,.0f}"
+
+
+def text(value: Any) -> str:
+    return NOTHING if _missing(value) or value == "" else str(value)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
+
+
+@dataclass(frozen=True)
+class Column:
+    key: str  # in the frame, and the heading of the CSV
+    title: str
+    write: Callable[[Any], str] = text
+    help: str = ""
+    plus_minus: str = ""  # column of the half interval to write behind the value
+    low_high: tuple[str, str] | None = None  # columns of the interval to write behind the value
+
+    def cell(self, row: Mapping[str, Any]) -> str:
+        value = self.write(row[self.key])
+        if self.plus_minus and not _missing(row[self.plus_minus]):
+            value += f" ± {row[self.plus_minus]:.2f}"
+        if self.low_high and not _missing(row[self.low_high[0]]):
+            value += " [{}, {}]".format(*(self.write(row[key]) for key in self.low_high))
+        return value
+
+    @property
+    def numeric(self) -> bool:
+        return self.write is not text
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame and how to show it. CSV holds the frame itself, unrounded; the other formats the columns."""
+
+    name: str  # of its files
+    title: str
+    columns: tuple[Column, ...]
+    frame: pd.DataFrame
+    note: str = ""
+
+    def __bool__(self) -> bool:
+        return len(self.frame) > 0
+
+    def rows(self) -> list[list[str]]:
+        return [[shown for shown, _ in row] for row in self.sortable]
+
+    @cached_property
+    def sortable(self) -> list[list[tuple[str, str]]]:
+        """Each cell as shown, and the text that it is sorted by."""
+        keys = {key for c in self.columns for key in (c.key, c.plus_minus, *(c.low_high or ())) if key}
+        columns = [self.frame[key].tolist() for key in keys] if len(self.frame) else []
+        records = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+        return [[(c.cell(row), "" if _missing(row[c.key]) else str(row[c.key])) for c in self.columns] for row in records]
+
+    def csv(self) -> str:
+        return self.frame.to_csv(index=False, lineterminator="\n")
+
+    def markdown(self) -> str:
+        note = ["", markdown_text(self.note)] if self.note else []
+        return "\n".join([f"### {markdown_text(self.title)}", "", *self.markdown_lines(), *note, ""])
+
+    def markdown_lines(self) -> list[str]:
+        """The table alone."""
+        head = [column.title for column in self.columns]
+        rule = ["---:" if column.numeric else "---" for column in self.columns]
+        lines = ["| " + " | ".join(map(markdown_text, row)) + " |" for row in [head, *self.rows()]]
+        return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
+
+    def latex(self) -> str:
+        """A booktabs table, ready for a paper."""
+        align = "".join("r" if column.numeric else "l" for column in self.columns)
+        lines = [" & ".join(map(_latex, row)) + r" \\" for row in [[c.title for c in self.columns], *self.rows()]]
+        body = ["  \\toprule", "  " + lines[0], "  \\midrule", *("  " + line for line in lines[1:]), "  \\bottomrule"]
+        caption = _latex(self.title + (". " + self.note if self.note else ""))
+        label = re.sub(r"[^a-z0-9]+", "-", self.name.lower())
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"  \centering",
+                f"  \\caption{{{caption}}}\\label{{tab:{label}}}",
+                f"  \\begin{{tabular}}{{{align}}}",
+                *("  " + line for line in body),
+                r"  \end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+
+def markdown_text(value: str) -> str:
+    """Any text as one line of Markdown that shows it and does nothing else."""
+    value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(value.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+}
+_LATEX |= {"→": r"$\rightarrow$", "–": "--", "<": r"$<$", ">": r"$>$"} | {char: "\\" + char for char in "&%$#_{}"}
+
+
+def _latex(value: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in " ".join(value.split()))

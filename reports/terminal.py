@@ -1,0 +1,71 @@
+"""A report for the terminal: the summary, one table a pair, in 80 columns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import rich.box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from bench.records.folders import GridFolder
+from bench.stats import CostVerdict, Verdict
+from reports import page
+from reports.tables.accuracy import SUMMARY
+from reports.tables.table import Column, Table
+
+SIGNS: dict[str | None, str] = {
+    Verdict.BETTER: "▲",
+    Verdict.WORSE: "▼",
+    Verdict.OPEN: "○",
+    Verdict.UNTESTED: "?",
+    CostVerdict.APART: "~",
+}
+
+
+def _narrow(column: Column) -> Column:
+    if column.key.endswith("verdict"):
+        return replace(column, title="", write=lambda verdict: SIGNS.get(verdict, ""))
+    return replace(column, low_high=None)
+
+
+COLUMNS = tuple(map(_narrow, SUMMARY[2:-1]))  # what fits in 80 columns
+
+
+def report(folder: GridFolder, console: Console, compare: str | Path | None = None) -> Path:
+    """Write the report of a grid and print its summary and where it lies; returns the page.
+
+    Args:
+        compare: see `page.write`.
+
+    Raises:
+        UserError: a grid has no manifest.
+    """
+    written = page.write(folder, compare=compare)
+    show(written.summary, console)
+    console.print(f"report: {written.page}", highlight=False, soft_wrap=True)
+    return written.page
+
+
+def show(summary: pd.DataFrame, console: Console) -> None:
+    """Print a summary, one table a pair."""
+    if summary.empty:
+        console.print("No student has been trained yet.")
+        return
+    for (setting, pair), part in summary.groupby(["setting", "pair"], sort=False):
+        table = RichTable(title=Text(f"{pair}, {setting}"), title_justify="left", box=rich.box.SIMPLE_HEAD)
+        table.padding = (0, 1, 0, 0)
+        table.caption = "Gain over none, p after Holm: ▲ better, ▼ worse, ○ no difference shown; of costs as well."
+        if (part["cost_verdict"] == CostVerdict.APART).any():
+            table.caption += " ~ not timed in turn."
+        table.caption_justify = "left"
+        for column in COLUMNS:
+            justify: Literal["left", "right"] = "right" if column.numeric else "left"
+            table.add_column(Text(column.title), justify=justify, no_wrap=column.key != "label", overflow="fold")
+        for row in Table("summary", "Summary", COLUMNS, part).rows():
+            table.add_row(*map(Text, row))
+        console.print(table)

@@ -1,0 +1,191 @@
+"""Tables and figures of synthetic records, against values worked out by hand."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from scipy import stats as scipy_stats
+
+from bench.records.record import Timing
+from bench.stats import CostVerdict
+from reports import page, sweeps, verdicts
+from reports.figures.accuracy_cost import frontier
+from reports.figures.sweeps import sweep
+from reports.reading import Curve
+from reports.summary import summary as summary_of
+from reports.tables.across_pairs import search
+from reports.tables.cost import cost
+from reports.tables.over_time import equal_cost, time_to
+from reports.tables.steps import step_parts
+from reports.tables.table import Column, Table
+
+
+@pytest.fixture(scope="module")
+def records():
+    return synthetic.draw(synthetic.TRUTH, 5, np.random.default_rng(1), missing=[("kd", 3)])
+
+
+def test_a_sweep_is_one_argument_varied_and_all_else_equal(tmp_path):
+    def variant(weight, reduction="mean", **more):
+        cell = synthetic.cell("tfd", 0)
+        arguments = {"type": "tfd", "weight": weight, "reduction": reduction, **more}
+        cell = cell.model_copy(update={"method": arguments, "label": f"{weight} {reduction} {more}"})
+        return synthetic.record(cell, 60 + weight, id=cell.id)
+
+    varied = [variant(w) for w in (0.1, 0.01, 0.001)] + [variant(w, "sum") for w in (1, 0.1, 0.01)]
+    alone = [variant(0.1, stages=[1, 2]), variant(0.2, "sum", ramp=2), variant(0.3, "sum", ramp=2)]  # too few of a kind
+    [pair] = synthetic.report([*varied, *alone, synthetic.record(synthetic.cell("none", 0), 60)]).pairs
+    [found] = sweeps.find(pair.runs)
+    assert found.argument == "tfd.weight"
+    assert [(line.label, [value for value, _ in line.points]) for line in found.lines] == [
+        ("tfd.reduction mean", [0.001, 0.01, 0.1]),
+        ("tfd.reduction sum", [0.01, 0.1, 1]),
+    ]
+    assert pair.labels[found.lines[0].points[0][1]] == "tfd(weight=0.001)"
+    figure = sweep(found, pair)
+    figure.save(tmp_path)
+    assert "tfd.reduction sum 1: 61.00 %" in figure.alt
+    assert "accuracy along tfd.weight" in (tmp_path / "01-resnet20-tfd-weight.svg").read_text(encoding="utf-8")
+    assert "accuracy along tfd.weight" not in figure.inline()  # the page has captions of its own
+
+
+def test_summary_by_hand(records):
+    summary = summary_of(synthetic.frame(records)).set_index("label")
+    kd = [record.accuracies.last.top1 for record in records if record.cell.label == "kd"]
+    assert summary.loc["kd", "n"] == 4
+    assert summary.loc["kd", "top1"] == pytest.approx(np.mean(kd))
+    assert summary.loc["kd", "half"] == pytest.approx(scipy_stats.t.ppf(0.975, 3) * np.std(kd, ddof=1) / 2)
+    assert summary.loc["kd", ["ratio", "with_teacher_ratio"]].tolist() == pytest.approx([1.8, 6.8])
+    assert summary.loc["kd", "flattery"] == pytest.approx(0.4)
+    assert summary["top1"].is_monotonic_decreasing
+    assert summary.loc["kd", "unpaired"] == 1
+
+
+def test_costs_in_flops_where_nothing_was_timed(records):
+    summary = summary_of(synthetic.frame(records, costs=[])).set_index("label")
+    assert summary.loc["kd", "ratio"] == pytest.approx(2.5)
+    assert summary.loc["kd", "with_teacher_ratio"] == pytest.approx(2.5 + 5)
+    assert set(summary["cost_verdict"]) == {None}
+
+
+def timed(label, ms, records, **changes):
+    cell = next(record.cell for record in records if record.cell.label == label and record.cell.student["type"] == "resnet20")
+    return synthetic.cost(cell).model_copy(update={"step": Timing(turns_ms=tuple(ms))} | changes)
+
+
+def test_costs_are_compared_turn_by_turn(records):
+    drift = np.linspace(10, 30, 25)  # the machine slows down threefold: quartiles of any two methods overlap
+    noise = np.where(np.arange(25) % 2, 0.99, 1.01)
+    costs = [
+        timed("none", drift, records),
+        timed("tfd", 1.04 * drift, records),
+        timed("ls", drift * noise, records),
+        timed("kd", 1.5 * drift * noise, records),
+        timed("fitnets", 0.5 * drift, records, session="another"),
+    ]
+    summary = summary_of(synthetic.frame(records, costs), costs).set_index("label")
+    assert summary["cost_verdict"].to_dict() == {
+        "none": None,
+        "tfd": CostVerdict.MORE,
+        "ls": CostVerdict.OPEN,
+        "kd": CostVerdict.MORE,
+        "fitnets": CostVerdict.APART,
+        "tffd": None,
+    }
+    assert summary.loc["tfd", ["ratio", "ratio_low", "ratio_high"]].tolist() == pytest.approx([1.04] * 3)
+    assert summary.loc["ls", ["ratio_low", "ratio_high"]].tolist() == pytest.approx([0.99, 1.01])
+    assert summary.loc["tfd", "ratio_kd"] == pytest.approx(1.04 / 1.5 / 1.01)
+    assert summary.loc["fitnets", "ratio"] == pytest.approx(0.5)
+    assert summary.loc["fitnets", ["ratio_low", "ratio_kd_low"]].isna().all()
+    [pair] = synthetic.report(records, costs).pairs
+    shown = {row[0]: row for row in cost(pair).rows()}
+    assert "1.04× [1.04×, 1.04×]" in shown["tfd"]
+    stated = {row["label"]: verdicts._cost(row) for row in summary.reset_index().to_dict("records")}
+    assert stated["tfd"].replace("\N{NO-BREAK SPACE}", " ") == ", at 1.04 times its training cost (1.04× to 1.04×)"
+    assert stated["ls"].startswith(", no difference in training cost shown (0.99×")
+    assert "not taken in turn" in stated["fitnets"]
+    assert stated["tffd"] == ""
+    assert any("timed in turn" in line for line in verdicts.caveats(summary.reset_index(), 0, 0, ["here"]))
+
+
+def test_a_busy_machine_is_a_caveat(records):
+    summary = summary_of(synthetic.frame(records))
+    warned = [any("Other work used" in line for line in verdicts.caveats(summary, 0, 0, [], busy)) for busy in (9.0, 42.0)]
+    assert warned == [False, True]
+
+
+def test_costs_of_trainings_on_several_processes_are_marked(tmp_path):
+    cells = [synthetic.cell("none", seed) for seed in range(2)]
+    shared = [cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"processes": 4})}) for cell in cells]
+    for grid, some in (("alone", cells), ("shared", shared)):
+        folder = synthetic.filled(tmp_path, grid, [synthetic.record(cell, 70) for cell in some])
+        html = page.write(folder).page.read_text(encoding="utf-8")
+        assert ("Up to 4 processes shared out a batch" in html) == (grid == "shared")
+
+
+def test_a_preparation_phase_is_in_the_ratio():
+    none, ft = synthetic.cell("none", 0), synthetic.cell("ft", 0)
+    costs = [synthetic.cost(none), synthetic.cost(ft, step_ms=20.0).model_copy(update={"prepare_step": synthetic.timing(5.0)})]
+    records = [synthetic.record(none, 60, steps=1000), synthetic.record(ft, 60, steps=1000, prepare_steps=400)]
+    summary = summary_of(synthetic.frame(records, costs), costs).set_index("label")
+    assert summary.loc["ft", ["ratio", "ratio_low"]].tolist() == pytest.approx([(1000 * 20 + 400 * 5) / 10_000] * 2)
+
+
+def test_time_to_accuracy_and_equal_cost_from_the_curves():
+    cells = [synthetic.teacher_cell(), synthetic.cell("none", 0)]
+    kd = synthetic.cell("kd", 0, teacher="resnet110")
+    records = [synthetic.record(cell, 70) for cell in [*cells, kd]]
+    straight = Curve(np.linspace(70 / 240, 70, 240), np.full(240, np.nan))
+    [pair] = synthetic.report(records, curves={record.id: straight for record in records}).pairs
+    reached = time_to(pair, [35.0, 71.0]).frame.set_index("label")
+    assert reached.loc["none", "35.0"] == pytest.approx(12.0)  # half of 24 s
+    assert reached.loc["kd", "35.0"] == pytest.approx(21.6)
+    assert reached["71.0"].isna().all()
+    equal = equal_cost(pair).frame.set_index("label")
+    assert equal.loc["none", "with_teacher"] == pytest.approx(70)
+    assert equal.loc["kd", "without"] == pytest.approx(70 / 240 * int(240 * 24 / 43.2))
+    assert math.isnan(equal.loc["kd", "with_teacher"])  # the teacher alone costs 120 s
+
+
+def test_the_step_is_split_with_quartiles():
+    cells = {"none": synthetic.cell("none", 0), "kd": synthetic.cell("kd", 0, teacher="resnet110")}
+    costs = {name: synthetic.cost(cell) for name, cell in cells.items()}
+    table = step_parts(costs, costs["none"], "s", "S")
+    assert table.rows()[1][:3] == ["kd", "18.00 [17.82, 18.18]", "1.80× [1.80×, 1.80×]"]
+    assert table.frame.set_index("label")["teacher_ms"].to_dict() == {"none": 0.0, "kd": 8.0}
+    assert table.rows()[1][-3:-1] == ["8.00", "1.00× [1.00×, 1.00×]"]  # the teacher alone, and its share against that
+    assert table.rows()[0][-3:-1] == ["–", "–"]
+
+
+def test_search_takes_what_validation_prefers_and_counts_the_cost_of_all():
+    records = []
+    for weight, top1 in ((0.005, 60.0), (0.01, 62.0)):
+        for seed in (0, 1):
+            cell = synthetic.cell("tfd", seed).model_copy(update={"method": {"type": "tfd", "weight": weight}})
+            records.append(synthetic.record(cell, top1, id=cell.id))
+    validation = {0.005: 65.0, 0.01: 64.0}  # disagrees with the test set
+    curves = {r.id: Curve(np.array([50.0]), np.array([validation[r.cell.method["weight"]]])) for r in records}
+    row = search(synthetic.report(records, curves=curves)).frame.iloc[0]
+    assert (row["chosen"], row["variants"], row["top1"]) == ("tfd", 2, 60.0)
+    assert row["search_s"] == pytest.approx(4 * 2400 * 0.0103)
+
+
+def test_markdown_latex_and_csv_survive_hostile_text():
+    hostile = "a|b <script>alert(1)</script> 50% _x_ \\ $y$ & {z} #1\nnew"
+    table = Table("t", hostile, (Column("label", "Method"),), pd.DataFrame({"label": [hostile]}))
+    markdown = table.markdown()
+    assert "<script" not in markdown
+    assert len(markdown.strip().splitlines()) == 5
+    latex = table.latex()
+    assert r"50\% \_x\_ \textbackslash{} \$y\$ \& \{z\} \#1 new" in latex
+    assert pd.read_csv(io.StringIO(table.csv()))["label"].item() == hostile
+
+
+def test_pareto_frontier():
+    cost, accuracy = np.array([1.0, 2.0, 3.0, 3.0, 4.0]), np.array([5.0, 4.0, 6.0, 7.0, 7.0])
+    assert list(frontier(cost, accuracy)) == [0, 3]
