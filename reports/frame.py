@@ -158,10 +158,10 @@ _SPECS = ("_data", "_recipe", "_student", "_teacher", "_weights", "_stated_flops
 
 
 class _MethodFacts(NamedTuple):
-    """What the frame says of a method."""
+    """A method's columns of the frame."""
 
     columns: dict[str, Any]
-    naming: dict[str, Any]  # what tells it apart from a method of the same label
+    naming: dict[str, Any]  # what distinguishes it from a method of the same label
 
 
 class _Methods:
@@ -327,12 +327,12 @@ def by_pair(frame: pd.DataFrame) -> pd.DataFrame:
     in its setting, or, where it has no teacher, to the pair (student, no teacher).
     """
     students = frame[frame["role"] == "student"]
-    taught = students["needs"] == "teacher"
+    distilled = students["needs"] == "teacher"
     pairs = (
-        students.loc[taught, ["setting", "student", "teacher"]].drop_duplicates().rename(columns={"teacher": "pair_teacher"})
+        students.loc[distilled, ["setting", "student", "teacher"]].drop_duplicates().rename(columns={"teacher": "pair_teacher"})
     )
-    free = students[~taught].merge(pairs, on=["setting", "student"], how="left").fillna({"pair_teacher": ""})
-    rows = pd.concat([students[taught].assign(pair_teacher=students.loc[taught, "teacher"]), free], ignore_index=True)
+    free = students[~distilled].merge(pairs, on=["setting", "student"], how="left").fillna({"pair_teacher": ""})
+    rows = pd.concat([students[distilled].assign(pair_teacher=students.loc[distilled, "teacher"]), free], ignore_index=True)
     arrow = (rows["pair_teacher"] + " → ").where(rows["pair_teacher"] != "", "")
     rows["pair"] = arrow + rows["student"]
     return rows.sort_values([*PAIR_COLUMNS, "label", "seed"], ignore_index=True)

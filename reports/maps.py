@@ -31,11 +31,11 @@ def draw(
     for row, image in enumerate(images):
         grid[row, 0].imshow(image)
         grid[row, 0].set_ylabel(classes[row], fontsize=8, parse_math=False)
-        for axes, (_, said, maps) in zip(grid[row, 1:], networks, strict=True):
+        for axes, (_, predicted, maps) in zip(grid[row, 1:], networks, strict=True):
             axes.imshow(image)
             axes.imshow(maps[row], cmap="inferno", alpha=OPACITY, vmin=0, vmax=1)
-            colour = "black" if said[row] == classes[row] else "tab:red"
-            axes.set_xlabel(f"says {said[row]}", fontsize=8, color=colour, parse_math=False)
+            color = "black" if predicted[row] == classes[row] else "tab:red"
+            axes.set_xlabel(f"predicts {predicted[row]}", fontsize=8, color=color, parse_math=False)
     for axes, title in zip(grid[0], ["image", *(title for title, _, _ in networks)], strict=True):
         axes.set_title(title, fontsize=8, wrap=True, parse_math=False)
     for axes in grid.flat:

@@ -31,7 +31,7 @@ class Pair:
 
     @property
     def full_title(self) -> str:
-        """Pair and setting: a table or figure is often shown alone and must say what it is about."""
+        """Pair and setting: a table or figure is often shown alone, so its title names both."""
         return f"{self.title}, {self.setting}"
 
     def baseline(self, which: Baseline) -> dict[str, Any] | None:

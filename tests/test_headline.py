@@ -47,12 +47,12 @@ def test_the_answer_holds_means_gains_costs_and_the_published_numbers(tmp_path):
     made = headline.answer(folder(tmp_path), known())
     found = rows(made)
     assert found["none"][:3] == ["5", "62.00 ± 1.96", "–"]  # t(.975, 4) sqrt(2.5 / 5) = 2.776 x .7071
-    seeds, top1, gain, p, cost, whole, theirs, rule, their_gain = found["kd"]
+    seeds, top1, gain, p, cost, with_teacher, theirs, rule, their_gain = found["kd"]
     assert (seeds, top1) == ("5", "64.00 ± 1.95")  # 2.776 x sqrt((4 + .81 + .01 + 1 + 4) / 4 / 5)
     assert gain == r"+2.00 \[+1.91, +2.09\]"  # 2.776 x sqrt(.005 / 5) = .0878
     assert p == "&lt; .001"
     # steps of 18 and 10 ms; the teacher's 2,400 steps of 50 ms on top of 2,400 of the student's
-    assert (cost, whole) == (r"1.80× \[1.80×, 1.80×\]", "6.80×")
+    assert (cost, with_teacher) == (r"1.80× \[1.80×, 1.80×\]", "6.80×")
     assert (theirs, rule, their_gain) == ("70.67", "last epoch, mean", "+1.61")
     assert found["tfd"][6:] == ["70.56", "best epoch, best of 3 runs", "–"]  # its gain would set one rule against another
     assert found["ls"][6:] == ["–", "–", "–"]

@@ -234,7 +234,7 @@ def test_pins_are_within_the_ranges():
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
-# What the README says
+# What the README states
 
 
 def blocks() -> list[tuple[str, str, str]]:
@@ -256,7 +256,7 @@ def test_the_readmes_tables_are_true(name):
     assert written[name] == made, "run `make readme`"
 
 
-def test_the_readme_tells_every_verb():
+def test_the_readme_lists_every_verb():
     import run_bench  # noqa: F401  (declares them)
     from bench.command_line import VERBS
 
@@ -293,20 +293,20 @@ def test_the_readmes_commands_and_examples_run(tmp_path):
         assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    said = {}
+    printed = {}
     for line in commands():
         program, *arguments = shlex.split(line)
         if program == "make":
             run(program, "-C", str(ROOT), "--dry-run", *arguments)
         elif program == "./run_bench.py":
-            said[line] = run(program, *arguments, *(short if arguments == ["run"] else []))
+            printed[line] = run(program, *arguments, *(short if arguments == ["run"] else []))
         else:
             assert line == "pip install -e ."  # the environment that this test runs in
     run(sys.executable, "accuracies.py")
     assert run(sys.executable, "train.py").count("'done'") == 2
 
-    own = next(text for line, text in said.items() if line.startswith("./run_bench.py run penalty.yaml"))
+    own = next(text for line, text in printed.items() if line.startswith("./run_bench.py run penalty.yaml"))
     assert "cp(weight=0.5)" in own
     assert re.search(r"report: .*report\.html", own)
     assert (tmp_path / "results/penalty/report/report.html").is_file()
-    assert "11 done" in next(text for line, text in said.items() if line.startswith("./run_bench.py status"))
+    assert "11 done" in next(text for line, text in printed.items() if line.startswith("./run_bench.py status"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 
@@ -189,3 +190,16 @@ def test_markdown_latex_and_csv_survive_hostile_text():
 def test_pareto_frontier():
     cost, accuracy = np.array([1.0, 2.0, 3.0, 3.0, 4.0]), np.array([5.0, 4.0, 6.0, 7.0, 7.0])
     assert list(frontier(cost, accuracy)) == [0, 3]
+
+
+def test_a_file_with_a_decorated_function_is_on_the_list(tmp_path, monkeypatch):
+    """As a new table or figure: nothing else has to name it."""
+    package = tmp_path / "demo_tables"
+    package.mkdir()
+    (package / "__init__.py").write_text("from reports.listing import Listing\nlisted = Listing(__name__)\n")
+    for name, place in (("first", 30), ("second", 10)):
+        code = f"from demo_tables import listed\n\n\n@listed({place})\ndef make(pair):\n    return {name!r}\n"
+        (package / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    listed = importlib.import_module("demo_tables").listed
+    assert [entry.make(None) for entry in listed] == ["second", "first"]

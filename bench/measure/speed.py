@@ -95,7 +95,7 @@ def measure(grid: Grid, store: Store, options: Options, ablate: bool, tell: Call
         torch.set_num_threads(options.threads)
     cells: dict[str, Cell] = {}
     for cell in grid.cells:
-        if cell.label != "none" or not any(each.teacher and each.teacher.cell == cell.id for each in grid.cells):
+        if cell.method["type"] != "none" or not any(each.teacher and each.teacher.cell == cell.id for each in grid.cells):
             cells.setdefault(cell.cost_key, cell)
     limits = measure_limits(device)
     tell(f"matrix peak {limits.matrix_gflops_per_s}, memory {limits.memory_gb_per_s:.1f} GB/s")

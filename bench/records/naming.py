@@ -53,7 +53,7 @@ def method_label(spec: Spec, pair: str | None = None, plugins: Plugins | None = 
 
 
 def short_form(spec: Spec, pair: str | None = None, plugins: Plugins | None = None) -> dict[str, Any]:
-    """The spec without what it need not say: equal for equal methods, whether an argument was left out or set to its default.
+    """The spec without its defaults: equal for equal methods, whether an argument was left out or set to its default.
 
     Where the values are those of a preset, the preset stands in their place; the one for this pair is called "pair".
     Of a method whose signature is not known, all arguments stay.
@@ -132,7 +132,7 @@ def distinct(specs: Iterable[Spec], base: Callable[[Spec], str], within: Sequenc
     """A name for every spec, equal only for equal specs: the base name, and the values in which its namesakes differ.
 
     Args:
-        within: a group for every spec; only specs of one group are told apart.
+        within: a group for every spec; only specs of one group are distinguished.
     """
     specs = list(specs)
     groups = [""] * len(specs) if within is None else within

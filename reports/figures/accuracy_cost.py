@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from bench.records.naming import abbreviated
 from reports.figures import figures_of_pair
-from reports.figures.style import KIND, MUTED, PAPER, STYLE, TAUGHT, Figure, canvas, finished
+from reports.figures.style import DISTILLED, KIND, MUTED, PAPER, STYLE, Figure, canvas, finished
 from reports.pair import Pair
 
 TIME_UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
@@ -30,7 +30,7 @@ class _Points:
     total: np.ndarray  # with it
     top1: np.ndarray
     shown: np.ndarray  # the same, but never below the scale
-    low: np.ndarray  # whether it lies below the scale; an arrow says so, a label how far
+    low: np.ndarray  # whether it lies below the scale; an arrow marks it, its name gives the value
     unit: str
 
     @property
@@ -99,11 +99,11 @@ def _draw_methods(axes: Axes, points: _Points) -> None:
         down = {"arrowstyle": "<-", "color": MUTED}
         axes.annotate("", (x, y), xytext=(0, -14), textcoords="offset points", arrowprops=down)
     if (own < total).any():
-        axes.plot([], [], "s", color=TAUGHT, mfc=PAPER, ms=6, label="the same, its teacher's training not counted")
+        axes.plot([], [], "s", color=DISTILLED, mfc=PAPER, ms=6, label="the same, its teacher's training not counted")
 
 
 def _floor(top1: np.ndarray) -> float:
-    """Lowest accuracy on the scale: where one falls far behind, the others are still told apart."""
+    """Lowest accuracy on the scale: where one falls far behind, the others stay distinguishable."""
     middle = float(np.median(top1))
     return middle - max(2 * (float(top1.max()) - middle), 1.0)
 

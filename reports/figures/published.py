@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.records.naming import abbreviated
 from reports.figures import figures_of_report
-from reports.figures.style import FREE, PAPER, RULE, STYLE, TAUGHT, Figure, canvas, finished
+from reports.figures.style import DISTILLED, FREE, PAPER, RULE, STYLE, Figure, canvas, finished
 from reports.published import read
 from reports.report import Report
 from reports.tables.published import beside_published
@@ -33,7 +33,7 @@ def _drawn(table: pd.DataFrame) -> Figure:
         figure, axes = canvas(1.2 + 0.24 * len(table), TITLE, width=6.2)
         at = np.arange(len(table))
         axes.hlines(at, upwards["published"], upwards["ours_their_rule"], color=RULE, lw=2.5)
-        axes.plot(upwards["published"], at, "D", color=TAUGHT, mfc=PAPER, ms=6, label="published")
+        axes.plot(upwards["published"], at, "D", color=DISTILLED, mfc=PAPER, ms=6, label="published")
         axes.plot(upwards["ours_their_rule"], at, "o", color=FREE, ms=6, label="ours, under its rule")
         axes.plot(upwards["ours"], at, "|", color=FREE, ms=10, mew=1.6, label="ours, last epoch, mean")
         names = [f"{row.pair}, {row.method}" + f" (ours: {row.differs})" * bool(row.differs) for row in upwards.itertuples()]

@@ -21,7 +21,7 @@ TITLE = "Mean ranks and critical difference"
 
 @figures_of_report(10, section="ranks")
 def ranks(report: Report) -> Figure | None:
-    """Demšar's diagram: methods at their mean ranks, bars over groups that the test does not tell apart."""
+    """Demšar's diagram: methods at their mean ranks, bars over groups without a significant difference."""
     found = ranks_of(report)
     return critical_difference(found) if found else None
 
@@ -48,7 +48,7 @@ def critical_difference(ranks: Ranks) -> Figure:
             depth = -0.5 * (level + 1)
             axes.plot([values[start], values[end]], [depth, depth], color=FREE, lw=4, solid_capstyle="round", clip_on=False)
     listed = ", ".join(f"{name} {value:.2f}" for name, value in ranks.mean.items())
-    alt = f"Mean ranks: {listed}. Ranks closer than {ranks.difference:.2f} are not told apart."
+    alt = f"Mean ranks: {listed}. Ranks closer than {ranks.difference:.2f} do not differ significantly."
     return finished(figure, "ranks", TITLE, alt)
 
 

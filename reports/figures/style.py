@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
-# Colors that people with any color vision tell apart (Okabe and Ito), and the page's variables that take their place.
+# Colors that people with any color vision distinguish (Okabe and Ito), and the page's variables that take their place.
 INK, MUTED, RULE, PAPER = "#1c1c1a", "#6b6b66", "#deded8", "#fefefd"
-PLAIN, FREE, TAUGHT = "#737373", "#0072b2", "#d55e00"
+PLAIN, FREE, DISTILLED = "#737373", "#0072b2", "#d55e00"
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#737373", "#1c1c1a")
 THEME = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper"} | {
     "#0072b2": "--blue", "#d55e00": "--orange", "#009e73": "--green", "#cc79a7": "--pink", "#e69f00": "--yellow",
@@ -26,7 +26,7 @@ THEME = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper"} | {
 
 KIND = {
     "none": ("o", FREE, "without a teacher"),
-    "teacher": ("s", TAUGHT, "with a teacher"),
+    "teacher": ("s", DISTILLED, "with a teacher"),
     "self": ("^", "#009e73", "with a copy of itself"),
 }
 
@@ -77,7 +77,7 @@ def _themed(color: str) -> str:
 
 
 def canvas(height: float, title: str, width: float = 5.2) -> tuple[Canvas, Axes]:
-    """An empty drawing that says what it is about, also where it stands alone; the page strips that for its own caption.
+    """An empty drawing with its title, since it may stand alone; the page strips the title for its own caption.
 
     Args:
         height, width: inches; the title's lines add to the height.

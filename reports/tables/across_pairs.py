@@ -78,7 +78,7 @@ class Ranks(NamedTuple):
     """Mean ranks of methods over pairs of networks."""
 
     mean: pd.Series  # by label; 1 is best
-    difference: float  # ranks that are closer than this are not told apart
+    difference: float  # the test finds no difference between ranks that are closer
     p: float  # Friedman's
 
 
