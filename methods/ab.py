@@ -1,4 +1,4 @@
-"""Activation boundaries: a preparation in which the student's neurons fire where the teacher's do."""
+"""Activation boundaries: a preparation makes the student's neurons fire where the teacher's do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ActivationBoundaries(TeacherMethod):
     of stages, the last common ones are compared.
 
     Args:
-        weight: of the preparation's term, above 0; as it is the only one, it scales the learning rate.
+        weight: factor on the preparation's term, above 0; as it is the only one, it scales the learning rate.
         margin: m, above 0.
         prepare_epochs: length of the preparation, 1 or more.
 

@@ -18,12 +18,12 @@ class AttentionTransfer(TeacherMethod):
     Needs no adapter. Where networks differ in their number of stages, the last common ones are compared.
 
     Args:
-        weight: of the sum over stages, 0 or more.
+        weight: factor on the sum over stages, 0 or more.
     """
 
     card = Card(
         title="Attention transfer",
-        formula="CE + weight sum_i mean (q(f_s,i) - q(f_t,i))^2, q(f) = normalise(flatten(mean over channels of f^2))",
+        formula="CE + weight sum_i mean (q(f_s,i) - q(f_t,i))^2, q(f) = normalize(flatten(mean over channels of f^2))",
         paper="Zagoruyko, Komodakis. Paying More Attention to Attention. ICLR 2017. arXiv:1612.03928",
         source="RepDistiller",
         deviations="the mean of squares in place of the paper's norm, as in the authors' and RepDistiller's code",

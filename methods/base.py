@@ -1,4 +1,4 @@
-"""The contract between a method and the engine: everything that a method can see, and everything that it must answer.
+"""The contract between a method and the engine: everything that a method gets, and everything that it provides.
 
 A method is one file in this folder. Most write `terms`, or `distill` where there is a teacher, and nothing else.
 """
@@ -18,7 +18,7 @@ Needs = Literal["none", "teacher", "self"]
 
 
 class Output(NamedTuple):
-    """What a network says about a batch of B images, K classes."""
+    """What a network computes for a batch of B images, with K classes."""
 
     logits: Tensor  # (B, K)
     embedding: Tensor  # (B, D) pooled, before the classifier
@@ -50,20 +50,19 @@ class Batch(NamedTuple):
 class Networks:
     """The networks of one training step.
 
-    Both are called with images and answer with an `Output`. Both also have `blocks` (their stages, an `nn.ModuleList`),
-    `classifier` (`nn.Linear`) and `norms` (the last batch norm before each stage's `preact`, or None where there is none),
-    for the few methods that need a part of a network.
+    Both map images to an `Output`. Few methods need a part of a network: both have `blocks` (the stages, an `nn.ModuleList`),
+    `classifier` (`nn.Linear`) and `norms` (the last batch norm before each stage's `preact`, or None where there is none).
     """
 
     student: Any
-    teacher: Any = None  # frozen, in eval mode; its answer for an image tensor is computed once, without gradient, and kept
+    teacher: Any = None  # frozen, in eval mode, without gradient; its output for an image tensor is computed once and kept
 
 
 class Context(NamedTuple):
     """What a method's `setup` is given: everything that is known before the first step. Read shapes, not values."""
 
-    student: Output  # answer to a small sample batch
-    teacher: Output | None  # the same of the teacher; None where the method needs none
+    student: Output  # for a small sample batch
+    teacher: Output | None  # for the same batch; None where the method needs no teacher
     classes: int  # K
     samples: int  # N, size of the training set; `batch.index` lies in [0, N)
     batch_size: int  # of a full batch; the last one of an epoch may be shorter
@@ -72,7 +71,7 @@ class Context(NamedTuple):
     networks: Networks | None = None  # the networks themselves; None where values are checked on given tensors
 
     def require_teacher(self) -> Output:
-        """The teacher's answer.
+        """The teacher's output.
 
         Raises:
             ValueError: there is no teacher.
@@ -120,7 +119,7 @@ class Method(nn.Module):
     example: ClassVar[dict[str, Any]] = {}  # values for arguments without a default, for tests and `every` in a grid
     added_later: ClassVar[tuple[str, ...]] = ()  # arguments newer than `version`: at their default they leave a cell's id alone
 
-    # The rest may depend on the arguments, hence may also be set on the instance.
+    # These may depend on the arguments, and may then be set on the instance.
     version: int = 1  # raised when the mathematics changes, so that old results are not mixed with new ones
     needs: Needs = "none"  # what must exist: a trained teacher, a trained copy of the student
     partner: Literal["same_class", "second_view"] | None = None  # a second image for each sample
@@ -173,15 +172,15 @@ class Method(nn.Module):
         """All terms, which the engine sums: "ce", that of the labels, and those of the method.
 
         Args:
-            student: the student's answer to `batch.image`.
-            teacher: the teacher's answer to it; None for a method without one.
+            student: the student's output for `batch.image`.
+            teacher: the teacher's output for it; None for a method without a teacher.
             batch: its epoch and progress may be tensors or Python's numbers.
         """
         terms = self.terms(student, batch)
         return {"ce": self.cross_entropy(student, batch), **terms}
 
     def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        """One training step's terms: `loss` on the networks' answers, unless the method needs more than one answer."""
+        """One training step's terms: `loss` on the networks' outputs, unless the method needs more of them."""
         teacher = None if self.needs == "none" else networks.teacher(batch.image)
         return self.loss(networks.student(batch.image), teacher, batch)
 
@@ -214,10 +213,10 @@ class Method(nn.Module):
 
 
 class TeacherMethod(Method):
-    """A method that compares the student with a second answer: a teacher's, or the one that its own `step` hands to `loss`."""
+    """A method that compares the student with a second output: a teacher's, or the one that its own `step` passes to `loss`."""
 
     needs: Needs = "teacher"
-    second_answer: ClassVar[str] = "the teacher's answer"  # what `loss` takes beside the student's
+    second_output: ClassVar[str] = "the teacher's output"  # what `loss` takes beside the student's
 
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """What the method adds beside the cross-entropy, as `terms` does; nothing for one that only prepares."""
@@ -230,6 +229,6 @@ class TeacherMethod(Method):
             ValueError: `teacher` is None.
         """
         if teacher is None:
-            raise ValueError(f"{type(self).__name__} compares the student with {self.second_answer}, and none was given")
+            raise ValueError(f"{type(self).__name__} compares the student with {self.second_output}, and none was given")
         terms = self.distill(student, teacher, batch)
         return {"ce": self.cross_entropy(student, batch), **terms}

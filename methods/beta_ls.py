@@ -1,4 +1,4 @@
-"""Beta smoothing: labels smoothed by random amounts, less for the images that an averaged student is sure of."""
+"""Beta smoothing: labels smoothed by random amounts, less for images of which an averaged student is sure."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from methods.parts import unwrapped, widened
 class BetaSmoothing(TeacherMethod):
     """Zhang & Sabuncu: weight * CE(z, b y + (1 - b) (1 - y) / (K - 1)) beside ce_weight * CE(z, y).
 
-    Each image's b is drawn from Beta(beta, 1), and the batch's draws are dealt out in the order of the probability that a
-    moving average of the student gives the label: the surest image gets the largest b. In `loss` the average's answer takes
+    Each image's b is drawn from Beta(beta, 1). The batch's draws are sorted by the probability that a moving average of the
+    student gives the label: the surest image gets the largest b. In `loss` the average's output takes
     the teacher's place.
 
     Before its n-th step (from 0) the average moves to min(1 - 1 / (n + 1), decay) of itself and the student's weights for the
-    rest; like the student it normalises by the batch and keeps running statistics of its own.
+    rest; like the student it normalizes by the batch and keeps running statistics of its own.
 
     Args:
-        weight: of the smoothed cross-entropy, 0 or more; the authors' alpha.
+        weight: factor on the smoothed cross-entropy, 0 or more; the authors' alpha.
         beta: first parameter of the Beta distribution, above 0; its mean is beta / (beta + 1).
         decay: of the moving average, in [0, 1).
-        ce_weight: of the plain cross-entropy, 0 or more; 1 - alpha.
+        ce_weight: factor on the plain cross-entropy, 0 or more; 1 - alpha.
     """
 
     card = Card(
@@ -39,7 +39,7 @@ class BetaSmoothing(TeacherMethod):
         train_only="an averaged copy of the student, not trained itself",
     )
     needs: Needs = "none"
-    second_answer = "the averaged student's answer"
+    second_output = "the averaged student's output"
     draws_random = True
     needs_hard_labels = True
 

@@ -21,10 +21,10 @@ class BeYourOwnTeacher(Method):
     The student is the deepest exit: its own cross-entropy, "ce", carries `ce_weight` too.
 
     Args:
-        weight: of the divergences, 0 or more; the authors' alpha.
+        weight: factor on the divergences, 0 or more; the authors' alpha.
         temperature: T, above 0.
-        feature_weight: of the squared distances, 0 or more. They are sums, hence grow with the batch.
-        ce_weight: of all the cross-entropies, 0 or more; 1 - alpha.
+        feature_weight: factor on the squared distances, 0 or more. They are sums, hence grow with the batch.
+        ce_weight: factor on all the cross-entropies, 0 or more; 1 - alpha.
 
     Raises:
         ValueError: in `setup`, for a student of a single stage.
@@ -36,7 +36,7 @@ class BeYourOwnTeacher(Method):
         paper="Zhang et al. Be Your Own Teacher. ICCV 2019. arXiv:1905.08094",
         source="luanyunteng/pytorch-be-your-own-teacher",
         deviations="the divergence in place of the source's cross-entropy with soft targets, which differs by a constant; "
-        "torch's default initialisation",
+        "torch's default initialization",
         train_only="an exit for each stage but the last: bottleneck and classifier",
     )
 

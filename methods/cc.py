@@ -1,4 +1,4 @@
-"""Correlation congruence: how samples of a batch correlate, as the teacher sees it."""
+"""Correlation congruence: samples of a batch correlate as they do for the teacher."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from methods.parts import gram, widened
 
 
 def gaussian_kernel(embedding: Tensor, gamma: float, order: int) -> Tensor:
-    """(B, D) to (B, B): exp(-gamma |x - y|^2) of L2-normalised rows, by its Taylor series in x.y up to x.y^order."""
+    """(B, D) to (B, B): exp(-gamma |x - y|^2) of L2-normalized rows, by its Taylor series in x.y up to x.y^order."""
     unit = F.normalize(widened(embedding), dim=1)
     similarity = gram(unit, unit)
     series = [(2 * gamma) ** power / math.factorial(power) * similarity**power for power in range(order + 1)]
@@ -25,18 +25,18 @@ def gaussian_kernel(embedding: Tensor, gamma: float, order: int) -> Tensor:
 class CorrelationCongruence(TeacherMethod):
     """Peng et al., beside CE, in one of two forms.
 
-    "difference", what CRD's code compares under this name (the authors' own, it says): weight * mean over i of
+    "difference" is what CRD's code has under this name, taken from the authors: weight * mean over i of
     sum_c |d_i,c| |d_i+1,c|, where d = embed_s(p_s) - embed_t(p_t) and the embeddings are linear, both of them trained.
 
-    "kernel", what the paper writes: weight * mean over pairs of (k(p_s) - k(p_t))^2, k the Gaussian kernel by its Taylor
+    "kernel" is what the paper writes: weight * mean over pairs of (k(p_s) - k(p_t))^2, k the Gaussian kernel by its Taylor
     series, without any embedding.
 
     Args:
-        weight: of the term, at least 0; .02 belongs to "difference".
+        weight: factor on the term, at least 0; .02 belongs to "difference".
         form: "difference" or "kernel".
-        dim: of the linear embeddings ("difference").
-        gamma: of the kernel, above 0 ("kernel").
-        order: of the Taylor series, at least 1 ("kernel").
+        dim: length of the linear embeddings ("difference").
+        gamma: factor in the kernel's exponent, above 0 ("kernel").
+        order: order of the Taylor series, at least 1 ("kernel").
     """
 
     card = Card(

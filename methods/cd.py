@@ -29,7 +29,7 @@ class ChannelDistillation(TeacherMethod):
     ones are compared.
 
     Args:
-        weight: of the sum over stages, 0 or more.
+        weight: factor on the sum over stages, 0 or more.
         guided: whether guided KD is added, as the term "kd"; it needs hard labels.
         kd_weight: of guided KD, 0.1 on CIFAR, 1 on ImageNet.
         temperature: T of guided KD, above 0.

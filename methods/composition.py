@@ -47,7 +47,7 @@ class Composition(Method):
         return names[0] if names else None
 
     def _agreed(self, reason: str, flag: str, neutral: Any) -> Any:
-        """The one value of a flag that members have beside the neutral one, which is the answer where there is none."""
+        """The one value of a flag beside the neutral one that members have; the neutral one where there is none."""
         values = {name: getattr(member, flag) for name, member in self.members.items()}
         asked = {name: value for name, value in values.items() if value != neutral}
         if len(set(asked.values())) > 1:

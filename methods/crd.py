@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: an image's embeddings by student and teacher agree, against those of others."""
+"""Contrastive representation distillation: an image's embeddings by student and teacher agree; those of other images do not."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class ContrastiveRepresentationDistillation(TeacherMethod):
     side's P = exp(v . memory / temperature) / Z, with Z set in the first step: N times the mean of the exponentials then.
 
     Args:
-        weight: of the term, at least 0.
-        dim: of the embedding.
+        weight: factor on the term, at least 0.
+        dim: length of the embeddings.
         negatives: M, per image; no more than there are images outside the largest class.
         temperature: above 0.
         momentum: share of the old entry in the memory's update, in [0, 1).
@@ -103,9 +103,9 @@ class ContrastiveRepresentationDistillation(TeacherMethod):
         place = place + size * (place >= first)
         return torch.cat([index[:, None], self.order[place]], dim=1)
 
-    def side(self, anchor: Tensor, of: str, drawn: Tensor) -> Tensor:
-        """NCE of embeddings (B, dim) against the memory `of` the other network."""
-        memory, scale = getattr(self, f"memory_{of}"), getattr(self, f"scale_{of}")
+    def side(self, anchor: Tensor, other: str, drawn: Tensor) -> Tensor:
+        """NCE of embeddings (B, dim) against the memory of the `other` network."""
+        memory, scale = getattr(self, f"memory_{other}"), getattr(self, f"scale_{other}")
         # scores of all images, then a choice: cheaper than gathering B x M rows of the memory. A copy, since the memory is
         # overwritten before the backward pass.
         scores = (gram(anchor, memory.clone()).gather(1, drawn) / self.temperature).exp()
@@ -113,8 +113,9 @@ class ContrastiveRepresentationDistillation(TeacherMethod):
         return contrast(scores / scale.clone(), len(memory))
 
     @torch.no_grad()
-    def remember(self, embedding: Tensor, of: str, index: Tensor) -> None:
-        memory = getattr(self, f"memory_{of}")
+    def remember(self, embedding: Tensor, network: str, index: Tensor) -> None:
+        """Move the memory of a network at these images towards their embeddings (B, dim)."""
+        memory = getattr(self, f"memory_{network}")
         entry = self.momentum * memory[index] + (1 - self.momentum) * embedding
         memory.index_copy_(0, index, F.normalize(entry, dim=1).to(memory.dtype))
 

@@ -1,4 +1,4 @@
-"""Class-wise self-distillation: images of one class are to be predicted alike."""
+"""Class-wise self-distillation: the student predicts images of one class alike."""
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from methods.parts import softened_kl
 class ClassWiseSelfDistillation(TeacherMethod):
     """Yun et al.: weight * T^2 * KL(softmax(z'/T) || softmax(z/T)) beside CE, z' the logits of another image of the class.
 
-    No gradient flows through z'. The partner images add a forward pass, not a backward one. In `loss` the student's answer to
+    No gradient flows through z'. The partner images add a forward pass, not a backward one. In `loss` the student's output for
     the partners takes the teacher's place.
 
     Args:
-        weight: of the divergence, 0 or more.
+        weight: factor on the divergence, 0 or more.
         temperature: T, above 0.
     """
 
@@ -28,7 +28,7 @@ class ClassWiseSelfDistillation(TeacherMethod):
     )
     needs: Needs = "none"
     partner = "same_class"
-    second_answer = "the student's answer to the partner images"
+    second_output = "the student's output for the partner images"
     needs_hard_labels = True
 
     def __init__(self, weight: float = 1.0, temperature: float = 4.0) -> None:

@@ -22,10 +22,10 @@ class DistillationFromAStrongerTeacher(TeacherMethod):
     The matrices are the softened probabilities (B, K) of student and teacher: a row is an image, a column a class.
 
     Args:
-        beta: of the relation between classes, at least 0.
-        gamma: of the relation within a class, between images, at least 0.
+        beta: factor on the relation between classes, at least 0.
+        gamma: factor on the relation within a class, between images, at least 0.
         temperature: T, above 0; 4 on CIFAR, 1 on ImageNet.
-        weight: of both; the paper's beta = gamma = 2 is 2 here.
+        weight: factor on both; 2 stands for the paper's beta = gamma = 2.
     """
 
     card = Card(

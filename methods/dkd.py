@@ -29,10 +29,10 @@ class DecoupledKnowledgeDistillation(TeacherMethod):
     T^2 KL(q_t || q_s) with q the softened distribution over the classes that are not the label.
 
     Args:
-        alpha: of the label's part, at least 0.
-        beta: of the other classes' part, at least 0; published per pair: see the presets.
+        alpha: factor on the label's part, at least 0.
+        beta: factor on the other classes' part, at least 0; published for each pair, see the presets.
         temperature: T, above 0; 4 on CIFAR, 1 on ImageNet.
-        weight: of both, at least 0.
+        weight: factor on both, at least 0.
         ramp_epochs: epochs over which the weight rises linearly to its value; published 20, 0 for none.
     """
 

@@ -1,4 +1,4 @@
-"""Self-distillation from the last mini-batch: what was said of an image a step ago is said again of its other view."""
+"""Self-distillation from the last mini-batch: the student repeats for a second view what it predicted a step ago."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class LastMiniBatch(TeacherMethod):
     the former, z' those of the previous step for the same images; no gradient flows through z'. "ce" is the mean over both
     halves. The present batch's second views, labels and logits are then remembered for the next step.
 
-    `loss` is the formula for the shared images: the student's present answer, and the previous one in the teacher's place.
+    `loss` is the formula for the shared images: the student's present output, and the previous one in the teacher's place.
 
     Where there is nothing to share, at the first step of an epoch or after a batch of another size, the batch's own second
     views stand in and the divergence is left out. So no memory outlives an epoch, and resuming at an epoch's start is exact.
 
     Args:
-        weight: of the divergence, 0 or more.
+        weight: factor on the divergence, 0 or more.
         temperature: T, above 0.
     """
 
@@ -38,7 +38,7 @@ class LastMiniBatch(TeacherMethod):
     )
     needs: Needs = "none"
     partner = "second_view"
-    second_answer = "the former step's answer to the same images"
+    second_output = "the former step's output for the same images"
     needs_hard_labels = True
 
     views: Tensor
@@ -90,7 +90,7 @@ class LastMiniBatch(TeacherMethod):
 
 
 def part(output: Output, rows: slice) -> Output:
-    """An answer's rows."""
+    """Some rows of an output."""
     stages, preact = (tuple(feature[rows] for feature in features) for features in (output.stages, output.preact))
     rectified = output.rectified and tuple(feature[rows] for feature in output.rectified)
     return Output(output.logits[rows], output.embedding[rows], stages, preact, output.stem[rows], rectified)

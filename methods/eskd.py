@@ -20,8 +20,8 @@ class EarlyStoppedKnowledgeDistillation(TeacherMethod):
 
     Args:
         temperature: T, above 0.
-        weight: of the distillation term.
-        ce_weight: of the cross-entropy.
+        weight: factor on the distillation term.
+        ce_weight: factor on the cross-entropy.
         teacher_epochs_fraction: share of its schedule that the teacher is trained for, in (0, 1].
         stop: share of the student's epochs that have the distillation term, in (0, 1].
     """
@@ -30,8 +30,8 @@ class EarlyStoppedKnowledgeDistillation(TeacherMethod):
         title="Early-stopped knowledge distillation",
         formula="ce_weight CE + [epoch < stop epochs] weight T^2 KL(softmax(z_t/T) || softmax(z_s/T))",
         paper="Cho, Hariharan. On the Efficacy of Knowledge Distillation. ICCV 2019. arXiv:1910.01348",
-        deviations="the paper's stopping epochs vary by network and data set; the shares here are ours. The teacher goes on "
-        "answering after the stop, so that a step costs the same throughout.",
+        deviations="the paper's stopping epochs vary by network and data set; the shares here are ours. The teacher still "
+        "runs after the stop, so that a step costs the same throughout.",
     )
     presets = {
         "early_teacher": {"teacher_epochs_fraction": 0.35, "stop": 1.0},

@@ -13,7 +13,7 @@ class FitNets(TeacherMethod):
     """Romero et al.: weight * mean of (r(f_s) - f_t)^2, with r a convolution, batch norm and ReLU, beside CE.
 
     Args:
-        weight: of the hint term, 0 or more.
+        weight: factor on the hint term, 0 or more.
         stage: which feature is the hint, counted alike in both networks: 0 the stem, 1 the first stage, and so on.
 
     Raises:
@@ -34,6 +34,7 @@ class FitNets(TeacherMethod):
         self.weight, self.stage = weight, stage
 
     def hint(self, output: Output) -> Tensor:
+        """The feature (B, C, H, W) of the chosen stage."""
         return (output.stem, *output.stages)[self.stage]
 
     def setup(self, context: Context) -> None:

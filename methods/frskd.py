@@ -20,14 +20,14 @@ class FeatureRefinement(Method):
         "kd":      weight * T^2 * KL(softmax(z'/T) || softmax(z/T))
         "at":      attention_weight * sum over stages of the mean of (q(f_i) - q(f'_i))^2
 
-    q is the L2-normalised, flattened mean over channels of the squares. No gradient flows from "kd" and "at" into the
+    q is the L2-normalized, flattened mean over channels of the squares. No gradient flows from "kd" and "at" into the
     self-teacher; its own cross-entropy trains the student's stages too.
 
     Args:
-        weight: of the divergence, 0 or more.
+        weight: factor on the divergence, 0 or more.
         temperature: T, above 0.
-        attention_weight: of the attention term, 0 or more.
-        ce_weight: of both cross-entropies, 0 or more.
+        attention_weight: factor on the attention term, 0 or more.
+        ce_weight: factor on both cross-entropies, 0 or more.
         width: channels of the self-teacher over those of the student's stages, 1 or more.
 
     Raises:
@@ -39,7 +39,7 @@ class FeatureRefinement(Method):
         formula="CE(z) + CE(z') + weight T^2 KL(z'/T || z/T) + attention_weight sum_i mean (q(f_i) - q(f'_i))^2",
         paper="Ji et al. Refine Myself by Teaching Myself. CVPR 2021. arXiv:2103.08273",
         source="authors' code (BiFPNc, one layer, depth 2)",
-        deviations="stages of any ratio of sizes: nearest neighbours up, 3x3 max pooling with that stride down",
+        deviations="stages of any ratio of sizes: nearest neighbors up, 3x3 max pooling with that stride down",
         train_only="the self-teacher: a bidirectional feature pyramid and its classifier",
     )
 
@@ -80,11 +80,11 @@ class SelfTeacher(nn.Module):
     """Stages (B, C_i, H_i, W_i) to refined features (B, width C_i, H_i, W_i) and logits (B, K).
 
     One layer of a bidirectional feature pyramid (BiFPN): top-down from the deepest stage, then bottom-up, each node a weighted
-    mean of what arrives there, under separable convolutions.
+    mean of its inputs, then separable convolutions.
 
     Args:
         channels: C_i, shallow to deep, two stages or more.
-        width: a factor on all of them.
+        width: factor on all of them.
         classes: K.
     """
 
@@ -109,7 +109,7 @@ class SelfTeacher(nn.Module):
 
         refined = rising[:1]
         for i, stage in enumerate(stages[1:]):
-            between = rising[i + 1 : i + 2] if i < len(stages) - 2 else []  # the deepest has been no node yet
+            between = rising[i + 1 : i + 2] if i < len(stages) - 2 else []  # the deepest stage has no node in between
             below = self.down[i](max_pool_to(refined[-1], stage.shape[-2:]))
             refined.append(self.join_down[i](self.skip[i](stage), *between, below))
         return refined, widened(self.classifier(refined[-1].mean((2, 3))))
@@ -118,7 +118,7 @@ class SelfTeacher(nn.Module):
 class Join(nn.Module):
     """Weighted mean of `inputs` features of one shape (B, C, H, W), two separable convolutions, ReLU.
 
-    Weights are learnt, kept from being negative, and divided by their sum.
+    Weights are learned, at least 0, and divided by their sum.
     """
 
     def __init__(self, channels: int, inputs: int) -> None:
@@ -145,7 +145,7 @@ def separable(channels: int) -> list[nn.Module]:
 
 
 def max_pool_to(feature: Tensor, size: torch.Size) -> Tensor:
-    """Maxima of 3x3 windows as far apart as leads to (B, C, *size); the same tensor where it has that size already."""
+    """Maxima of 3x3 windows, with the stride that leads to (B, C, *size); the same tensor where it has that size already."""
     if feature.shape[-2:] == size:
         return feature
     strides = [-(-now // then) for now, then in zip(feature.shape[-2:], size, strict=True)]

@@ -1,4 +1,4 @@
-"""Flow of solution procedure: a preparation in which the student's stages relate to each other as the teacher's do."""
+"""Flow of solution procedure: a preparation makes the student's stages relate to each other as the teacher's do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from methods.parts import gram, pool_to_smaller
 
 
 def flow_matrices(output: Output) -> list[Tensor]:
-    """For each two neighbours of stem and stages: (B, C_i, C_i+1), inner products of channel maps, divided by H W."""
+    """For each two neighbors among stem and stages: (B, C_i, C_i+1), inner products of channel maps, divided by H W."""
     matrices = []
     for pair in itertools.pairwise((output.stem, *output.stages)):
         first, second = pool_to_smaller(*pair)
@@ -23,13 +23,13 @@ def flow_matrices(output: Output) -> list[Tensor]:
 
 @METHODS.register_module("fsp")
 class FlowOfSolutionProcedure(TeacherMethod):
-    """Yim et al.: in the preparation phase weight * sum over neighbouring stages of mean (G_s - G_t)^2; afterwards CE alone.
+    """Yim et al.: in the preparation phase weight * sum over neighboring stages of mean (G_s - G_t)^2; afterwards CE alone.
 
-    G is the FSP matrix of two neighbours among stem and stages (f0-f1, f1-f2, ...), the larger map average-pooled to the
+    G is the FSP matrix of two neighbors among stem and stages (f0-f1, f1-f2, ...), the larger map average-pooled to the
     smaller. The preparation trains all of the student but its classifier.
 
     Args:
-        weight: of the preparation's term, above 0; as it is the only one, it scales the learning rate.
+        weight: factor on the preparation's term, above 0; as it is the only one, it scales the learning rate.
         prepare_epochs: length of the preparation, 1 or more.
 
     Raises:

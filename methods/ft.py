@@ -1,4 +1,4 @@
-"""Factor transfer: the student's translator imitates a compressed form of the teacher's last feature."""
+"""Factor transfer: the student imitates a compressed form of the teacher's last feature."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from methods.base import METHODS, Batch, Card, Context, Networks, Output, TeacherMethod
 from methods.parts import pool_to_smaller, squared_error, widened
 
-SLOPE = 0.1  # of the leaky ReLUs
+SLOPE = 0.1  # leaky ReLU below 0
 
 
 def encoder(channels: int, factors: int, norm: bool) -> nn.Sequential:
@@ -38,17 +38,17 @@ def unit(factor: Tensor) -> Tensor:
 
 @METHODS.register_module("ft")
 class FactorTransfer(TeacherMethod):
-    """Kim et al.: weight * mean |u(T(f_s)) - u(E(f_t))| on the last stage, u flattening and L2-normalising, beside CE.
+    """Kim et al.: weight * mean |u(T(f_s)) - u(E(f_t))| on the last stage, u flattening and L2-normalizing, beside CE.
 
     In the preparation phase the paraphraser, an encoder E and a decoder D, learns to reconstruct the teacher's last feature,
-    prepare_weight * mean (D(E(f_t)) - f_t)^2, and the student rests; afterwards E is used without gradient. The translator T
-    has E's form. Where maps differ in size, the larger factor is average-pooled to the smaller.
+    prepare_weight * mean (D(E(f_t)) - f_t)^2, and the student stays as it is; afterwards E is used without gradient. The
+    translator T has E's form. Where maps differ in size, the larger factor is average-pooled to the smaller.
 
     Args:
-        weight: of the factor term, 0 or more.
+        weight: factor on the factor term, 0 or more.
         paraphrase_rate: the paper's k, factors per channel of the teacher's feature, above 0.
         prepare_epochs: length of the paraphraser's training; 0 leaves it untrained.
-        prepare_weight: of the reconstruction, above 0; as it is the only term, it scales the learning rate. Without batch norm
+        prepare_weight: factor on the reconstruction, above 0; as the only term, it scales the learning rate. Without batch norm
             the paraphraser diverges at .05, so that the public code trains it at .01: 0.2 does the same.
     """
 

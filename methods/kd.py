@@ -12,8 +12,8 @@ class KnowledgeDistillation(TeacherMethod):
 
     Args:
         temperature: T, above 0; 4 on CIFAR, 1 on ImageNet.
-        weight: of the distillation term, 0.9 on CIFAR, 0.5 on ImageNet.
-        ce_weight: of the cross-entropy, 0.1 on CIFAR, 0.5 on ImageNet.
+        weight: factor on the distillation term, 0.9 on CIFAR, 0.5 on ImageNet.
+        ce_weight: factor on the cross-entropy, 0.1 on CIFAR, 0.5 on ImageNet.
     """
 
     card = Card(

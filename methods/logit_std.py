@@ -1,4 +1,4 @@
-"""Logit standardisation: any method on logits, but on logits of mean 0 and standard deviation 1 in each image."""
+"""Logit standardization: a method on logits sees them with mean 0 and standard deviation 1 for each image."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from methods.composition import Composition, adds_terms, overrides
 from methods.parts import widened
 
 
-def standardised(logits: Tensor) -> Tensor:
+def standardized(logits: Tensor) -> Tensor:
     """(B, K): each row less its mean, over its standard deviation (of K - 1 degrees of freedom) + 1e-7."""
     logits = widened(logits)
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + 1e-7)
 
 
 @METHODS.register_module("logit_std")
-class LogitStandardisation(Composition):
-    """Sun et al.: weight * the terms of `method` on standardised logits of student and teacher, beside that method's
+class LogitStandardization(Composition):
+    """Sun et al.: weight * the terms of `method` on standardized logits of student and teacher, beside that method's
     cross-entropy on the plain ones.
 
     Args:
         method: the wrapped method, as `{"type": key, **arguments}`. Its temperature is the paper's base temperature, 2 there.
-        weight: of the wrapped terms' sum, on top of their own weights, at least 0; the presets have the published 9.
+        weight: factor on the sum of the wrapped terms, beside their own weights, at least 0; the presets have the published 9.
 
     Raises:
         ValueError: `method` is not one that compares the logits of one batch: it has a step or preparation of its own, or
@@ -33,7 +33,7 @@ class LogitStandardisation(Composition):
     """
 
     card = Card(
-        title="Logit standardisation",
+        title="Logit standardization",
         formula="CE(z) + weight L((z_s - mean z_s) / std z_s, (z_t - mean z_t) / std z_t), L the wrapped method's terms",
         paper="Sun, Ren, Li, Wang, Cao. Logit Standardization in Knowledge Distillation. CVPR 2024. arXiv:2403.01427",
         source="sunshangquan/logit-standardization-KD",
@@ -62,8 +62,8 @@ class LogitStandardisation(Composition):
         return {"method": self.method}
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        student_std = student._replace(logits=standardised(student.logits))
-        teacher_std = teacher and teacher._replace(logits=standardised(teacher.logits))
+        student_std = student._replace(logits=standardized(student.logits))
+        teacher_std = teacher and teacher._replace(logits=standardized(teacher.logits))
         terms = self.method.loss(student_std, teacher_std, batch)
         others = [term for name, term in terms.items() if name != "ce"]
         return {"ce": self.method.cross_entropy(student, batch), "logit_std": self.weight * torch.stack(others).sum()}

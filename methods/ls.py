@@ -1,4 +1,4 @@
-"""Label smoothing: a little of every label's probability is spread over all classes."""
+"""Label smoothing: a share of the label's probability is spread over all classes."""
 
 import torch.nn.functional as F
 from torch import Tensor

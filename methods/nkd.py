@@ -1,4 +1,4 @@
-"""Normalized knowledge distillation: the teacher's confidence in the label, and its view of the other classes."""
+"""Normalized knowledge distillation: the teacher's confidence in the label, and its distribution over the other classes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class NormalizedKnowledgeDistillation(TeacherMethod):
     with p the probabilities and q those over the other classes alone, of logits divided by T.
 
     Args:
-        gamma: of the other classes' part, at least 0; published 1.5.
-        temperature: T, above 0, of the other classes' part alone; published 1.
-        weight: of the whole, at least 0.
+        gamma: factor on the other classes' part, at least 0; published 1.5.
+        temperature: T, above 0, for the other classes' part alone; published 1.
+        weight: factor on both parts, at least 0.
     """
 
     card = Card(

@@ -5,6 +5,6 @@ from methods.base import METHODS, Card, Method
 
 @METHODS.register_module("none")
 class NoDistillation(Method):
-    """Cross-entropy with the labels, and nothing beside it. What every gain is measured against."""
+    """Cross-entropy with the labels, and nothing beside it: the baseline of every gain."""
 
     card = Card(title="No distillation", formula="CE", paper="–")

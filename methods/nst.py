@@ -9,7 +9,7 @@ from torch import Tensor
 from methods.base import METHODS, Batch, Card, Output, TeacherMethod
 from methods.parts import common_stages, gram, pool_to_smaller, widened
 
-SMALLEST_NORM = 1e-12  # of a map, as it is divided by it; `F.normalize`'s value
+SMALLEST_NORM = 1e-12  # a map is divided by its norm, at least by this; `F.normalize`'s value
 
 
 def discrepancy(feature_s: Tensor, feature_t: Tensor) -> Tensor:
@@ -48,12 +48,12 @@ class NeuronSelectivityTransfer(TeacherMethod):
     of stages, the last common ones are compared.
 
     Args:
-        weight: of the sum over stages, 0 or more.
+        weight: factor on the sum over stages, 0 or more.
     """
 
     card = Card(
         title="Neuron selectivity transfer",
-        formula="CE + weight sum_i [mean k(t,t') + mean k(s,s') - 2 mean k(s,t)], k(x,y) = (x.y)^2 on normalised channel maps",
+        formula="CE + weight sum_i [mean k(t,t') + mean k(s,s') - 2 mean k(s,t)], k(x,y) = (x.y)^2 on normalized channel maps",
         paper="Huang, Wang. Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. 2017. arXiv:1707.01219",
         source="RepDistiller",
     )

@@ -1,4 +1,4 @@
-"""Overhaul of feature distillation: features before the ReLU, of which the teacher's irrelevant negative part is cut off."""
+"""Overhaul of feature distillation: features before the ReLU, without the teacher's irrelevant negative part."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class OverhaulOfFeatureDistillation(TeacherMethod):
     last common ones are compared.
 
     Args:
-        weight: of the sum over stages, 0 or more.
+        weight: factor on the sum over stages, 0 or more.
 
     Raises:
         ValueError: in `setup`, where a compared stage of the teacher has no batch norm to take margins from.

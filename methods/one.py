@@ -1,4 +1,4 @@
-"""Native ensemble: copies of the student's last stage share its trunk, and together they teach each one on the fly."""
+"""Native ensemble: branches with a shared trunk teach each other through their weighted sum."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class NativeEnsemble(Method):
         "ensemble": ce_weight * CE(z_e)
         "kd":       ramp * weight * T^2 * sum_i KL(softmax(z_e/T) || softmax(z_i/T)), no gradient through z_e
 
-    The gate g = softmax(ReLU(BN(linear(f)))) sees the shared trunk's feature f, the last stage but one, pooled. What is
-    deployed is the plain student.
+    The gate g = softmax(ReLU(BN(linear(f)))) sees the shared trunk's feature f, the last stage but one, pooled. The plain
+    student is deployed.
 
     Args:
-        branches: their number with the student's own, 2 or more.
+        branches: their number, the student's own included, 2 or more.
         temperature: T, above 0.
-        weight: of the divergences, 0 or more.
-        ce_weight: of all the cross-entropies, 0 or more.
-        ramp_epochs: over which `weight` grows from 0; 0 for none.
+        weight: factor on the divergences, 0 or more.
+        ce_weight: factor on all the cross-entropies, 0 or more.
+        ramp_epochs: epochs over which `weight` grows from 0; 0 for none.
 
     Raises:
         ValueError: in `setup`, without the networks.
@@ -61,7 +61,7 @@ class NativeEnsemble(Method):
     def setup(self, context: Context) -> None:
         networks = context.networks
         if networks is None:
-            raise ValueError("one copies the student's last stage, hence its setup needs the networks")
+            raise ValueError("one copies the student's last stage; its setup needs the networks")
         network = unwrapped(networks.student)
         head = getattr(network, "head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
         own = nn.Sequential(networks.student.blocks[-1], head, networks.student.classifier)
@@ -87,13 +87,13 @@ class NativeEnsemble(Method):
 
 
 def trunk(student: Output) -> Tensor:
-    """What the last stage starts from."""
+    """The feature (B, C, H, W) from which the last stage starts."""
     return (student.stem, *student.stages)[-2]
 
 
 @torch.no_grad()
 def shuffled(module: nn.Module) -> nn.Module:
-    """A copy, the elements of each weight in random order: an initialisation of its own, distributed as the network's."""
+    """A copy, each weight's elements in random order: another initialization with the same distribution."""
     module = copy.deepcopy(module)
     for parameter in module.parameters():
         order = torch.randperm(parameter.numel(), device=parameter.device)

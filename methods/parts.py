@@ -1,4 +1,4 @@
-"""What several methods share. Pure functions first, then the one module that several need."""
+"""What several methods share: pure functions first, then the one module that several need."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(1, label), logits.gather(1, others + (others >= label))
 
 
-def whole_factors(feature: Tensor, size: tuple[int, int] | torch.Size) -> bool:
+def divides_evenly(feature: Tensor, size: tuple[int, int] | torch.Size) -> bool:
     """Whether height and width of (B, C, H, W) are multiples of `size`."""
     return feature.shape[-2] % size[0] == 0 and feature.shape[-1] % size[1] == 0
 
@@ -38,13 +38,13 @@ def pool_to(feature: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     (h_in, w_in), (h_out, w_out) = feature.shape[-2:], size
     if (h_in, w_in) == (h_out, w_out):
         return feature
-    if whole_factors(feature, size):  # same values as the adaptive kind, whose gradient on CUDA is not deterministic
+    if divides_evenly(feature, size):  # same values as the adaptive kind, whose gradient on CUDA is not deterministic
         return _MeanPool.apply(feature, (h_in // h_out, w_in // w_out))
     return F.adaptive_avg_pool2d(feature, (h_out, w_out))
 
 
 class _MeanPool(torch.autograd.Function):
-    """`avg_pool2d` by whole factors. Its gradient is the same too, but upsampling spreads it faster than `avg_pool2d` does."""
+    """`avg_pool2d` by integer factors. Its gradient is the same too, but upsampling spreads it faster."""
 
     @staticmethod
     def forward(ctx: Any, feature: Tensor, factors: tuple[int, int]) -> Tensor:
@@ -66,7 +66,7 @@ def pool_to_smaller(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def common_stages(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Pairs of (student's, teacher's) features: the last L of both, L the smaller of their numbers of stages.
 
-    Networks of one family have equally many; across families it is the deepest stages that mean the same.
+    Networks of one family have equally many. Across families the deepest stages correspond.
     """
     length = min(len(student), len(teacher))
     return list(zip(student[-length:], teacher[-length:], strict=True))
@@ -77,8 +77,8 @@ def stage_pairs(stages: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     for i, shallow in enumerate(stages):
         pooled = shallow
         for deep in stages[i + 1 :]:
-            # Means of means are the mean where every factor is whole: pool on, rather than the large map again.
-            nested = whole_factors(shallow, pooled.shape[-2:]) and whole_factors(pooled, deep.shape[-2:])
+            # A mean of means is the mean where every factor is an integer: pool on from here, not from the large map.
+            nested = divides_evenly(shallow, pooled.shape[-2:]) and divides_evenly(pooled, deep.shape[-2:])
             pooled = widened(pool_to(pooled if nested else shallow, deep.shape[-2:]))
             channels = min(shallow.shape[1], deep.shape[1])
             yield pooled[:, :channels], widened(deep[:, :channels])
@@ -87,8 +87,8 @@ def stage_pairs(stages: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
 def squared_error(first: Tensor, second: Tensor, reduction: str = "mean") -> Tensor:
     """Mean (or sum) of the squared differences of two (B, C, H, W).
 
-    Taken over (B, H, W, C): `mse_loss` answers with a contiguous gradient, which this turns into channels last. In the other
-    layout what follows backwards is up to six times slower (measured on a CPU, TFD's term).
+    Taken over (B, H, W, C): `mse_loss` returns a contiguous gradient, which this turns into channels last. In the other
+    layout the rest of the backward pass is up to six times slower (measured on a CPU, TFD's term).
     """
     return F.mse_loss(first.permute(0, 2, 3, 1), second.permute(0, 2, 3, 1), reduction=reduction)
 
@@ -96,8 +96,8 @@ def squared_error(first: Tensor, second: Tensor, reduction: str = "mean") -> Ten
 def widened(feature: Tensor) -> Tensor:
     """In single precision where it comes in half precision, so that sums over many elements keep their digits.
 
-    The gradient of a map (B, C, H, W) comes back in the layout of the map. Many terms answer in another (a mean over channels
-    does), and all of the network's backward pass behind would be slower for it: by a seventh, measured on a CPU with AT.
+    The gradient of a map (B, C, H, W) gets the layout of the map. Many terms return another layout (a mean over channels
+    does), which slows the network's backward pass: by a seventh, measured on a CPU with AT.
     """
     if feature.dim() == 4 and feature.requires_grad:
         return _Widened.apply(feature)
@@ -143,7 +143,7 @@ def gram(first: Tensor, second: Tensor) -> Tensor:
 
 
 def unwrapped(network: Any) -> nn.Module:
-    """The module behind what a method is given as a network, for the few that copy it or a part of it."""
+    """The module behind a network of `Networks`, for the few methods that copy it or a part of it."""
     while not isinstance(network, nn.Module):
         network = network.network
     return network
@@ -152,8 +152,8 @@ def unwrapped(network: Any) -> nn.Module:
 def ramp(batch: Batch, epochs: int) -> Tensor | float:
     """min(1, epoch / epochs) with the epoch counted from 1, as the public code of TFD and DKD has it; 1 where `epochs` is 0.
 
-    Arithmetic without a branch on the epoch, so that a captured graph may hand in the epoch as a tensor. Multiply
-    by it last: it is in single precision, and so would its product with a weight be.
+    Arithmetic without a branch on the epoch, which may be a tensor. Multiply by it last: it is in single precision,
+    and so would its product with a weight be.
     """
     if epochs == 0:
         return 1.0

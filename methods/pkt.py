@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: which samples of a batch are close to which, as the teacher sees them."""
+"""Probabilistic knowledge transfer: samples of a batch are close to each other as they are for the teacher."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from methods.parts import gram, widened
 EPSILON = 1e-7
 
 
-def neighbours(embedding: Tensor) -> Tensor:
+def neighbors(embedding: Tensor) -> Tensor:
     """(B, D) to (B, B): cosine similarities mapped to [0, 1], each row divided by its sum."""
     embedding = widened(embedding)
     unit = embedding / (embedding.norm(dim=1, keepdim=True) + EPSILON)
@@ -20,16 +20,16 @@ def neighbours(embedding: Tensor) -> Tensor:
 
 @METHODS.register_module("pkt")
 class ProbabilisticKnowledgeTransfer(TeacherMethod):
-    """Passalis & Tefas: weight * mean over pairs of P_t log(P_t / P_s), P the row-normalised similarities of the pooled
+    """Passalis & Tefas: weight * mean over pairs of P_t log(P_t / P_s), P the row-normalized similarities of the pooled
     embeddings, beside CE. Needs no adapter.
 
     Args:
-        weight: of the term, at least 0.
+        weight: factor on the term, at least 0.
     """
 
     card = Card(
         title="Probabilistic knowledge transfer",
-        formula="CE + weight mean_ij P_t log((P_t + eps) / (P_s + eps)), P = row-normalised (cos(p_i, p_j) + 1) / 2, eps 1e-7",
+        formula="CE + weight mean_ij P_t log((P_t + eps) / (P_s + eps)), P = row-normalized (cos(p_i, p_j) + 1) / 2, eps 1e-7",
         paper="Passalis, Tefas. Learning Deep Representations with Probabilistic Knowledge Transfer. ECCV 2018. "
         "arXiv:1803.10837",
         source="RepDistiller",
@@ -40,6 +40,6 @@ class ProbabilisticKnowledgeTransfer(TeacherMethod):
         self.weight = weight
 
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        p_s, p_t = neighbours(student.embedding), neighbours(teacher.embedding).detach()
+        p_s, p_t = neighbors(student.embedding), neighbors(teacher.embedding).detach()
         pkt = (p_t * ((p_t + EPSILON) / (p_s + EPSILON)).log()).mean()
         return {"pkt": self.weight * pkt}

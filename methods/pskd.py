@@ -1,4 +1,4 @@
-"""Progressive self-distillation: the targets are refined by what the student said of each image an epoch ago."""
+"""Progressive self-distillation: the student's own predictions of the last epoch refine the targets."""
 
 from __future__ import annotations
 

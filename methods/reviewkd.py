@@ -36,7 +36,7 @@ class Fusion(nn.Module):
         self.leave = convolution(channels, channels_t, 3)
 
     def forward(self, feature: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """What is compared with the teacher's feature of that size, and what goes on to the shallower stage."""
+        """A guess of the teacher's feature, of that size, and the fused feature for the shallower stage."""
         fused = self.enter(feature)
         if self.attention is not None:
             assert deeper is not None
@@ -48,7 +48,7 @@ class Fusion(nn.Module):
 
 
 def resize(feature: Tensor, size: torch.Size) -> Tensor:
-    """Nearest neighbour; the same tensor where it has that size already."""
+    """Nearest neighbor; the same tensor where it has that size already."""
     return feature if feature.shape[-2:] == size else F.interpolate(feature, size, mode="nearest")
 
 
@@ -68,7 +68,7 @@ def context_loss(feature_s: Tensor, feature_t: Tensor) -> Tensor:
 
 
 def levels(stages: tuple[Tensor, ...], embedding: Tensor) -> list[Tensor]:
-    """What takes part in the review: the stages and, as a 1x1 map, the embedding."""
+    """The features that take part in the review: the stages and, as a 1x1 map, the embedding."""
     return [*stages, embedding[:, :, None, None]]
 
 
@@ -82,8 +82,8 @@ class KnowledgeReview(TeacherMethod):
     last common ones take part.
 
     Args:
-        weight: of the review, 0 or more; published per pair, see the presets (0.6 to 8).
-        ramp_epochs: over which it rises linearly to `weight`; 0 for none.
+        weight: factor on the review, 0 or more; published per pair, see the presets (0.6 to 8).
+        ramp_epochs: epochs over which it rises linearly to `weight`; 0 for none.
     """
 
     card = Card(

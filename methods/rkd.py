@@ -1,4 +1,4 @@
-"""Relational knowledge distillation: distances and angles among the samples of a batch, as the teacher sees them."""
+"""Relational knowledge distillation: distances and angles among the samples of a batch are those of the teacher."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RelationalKnowledgeDistillation(TeacherMethod):
     itself included. Needs no adapter.
 
     Args:
-        weight: of both parts, at least 0.
+        weight: factor on both parts, at least 0.
         distance_weight: published 25.
         angle_weight: published 50.
     """

@@ -21,16 +21,16 @@ def projector(channels_s: int, channels_t: int, reduction: int) -> nn.Sequential
 
 
 class ReusedClassifier(nn.Module):
-    """What is deployed: the student's stages, the projector, the mean over space, the teacher's classifier."""
+    """The deployed network: the student's stages, the projector, the mean over space, the teacher's classifier."""
 
     def __init__(self, student: nn.Module, projector: nn.Module, classifier: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
         self.student, self.projector, self.classifier, self.size = student, projector, classifier, size
 
     def forward(self, image: Tensor) -> Output:
-        answer = self.student(image)
-        embedding = self.projector(pool_to(answer.activated[-1], self.size)).mean((2, 3))
-        return answer._replace(logits=self.classifier(embedding), embedding=embedding)
+        output = self.student(image)
+        embedding = self.projector(pool_to(output.activated[-1], self.size)).mean((2, 3))
+        return output._replace(logits=self.classifier(embedding), embedding=embedding)
 
 
 @METHODS.register_module("simkd")
@@ -41,12 +41,12 @@ class SimKD(TeacherMethod):
     whose parameters therefore count as the student's. Where maps differ in size, the larger is average-pooled to the smaller.
 
     Args:
-        weight: of the feature term, above 0.
+        weight: factor on the feature term, above 0.
         reduction: by which the projector's inner width is smaller than the teacher's channels, 1 or more.
 
     Raises:
         ValueError: in `setup`, where the teacher's classifier does not work on the mean of its last stage; in `predictor`,
-            where `setup` was not given the networks.
+            where `setup` got no networks.
     """
 
     card = Card(

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: images that the teacher finds alike, the student finds alike."""
+"""Similarity-preserving distillation: images that are alike for the teacher are alike for the student."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def similarities(feature: Tensor) -> Tensor:
 
 @METHODS.register_module("sp")
 class SimilarityPreserving(TeacherMethod):
-    """Tung & Mori: weight * ||G_s - G_t||_F^2 / B^2, G the row-normalised f f^T of the last stage, beside CE.
+    """Tung & Mori: weight * ||G_s - G_t||_F^2 / B^2, G the row-normalized f f^T of the last stage, beside CE.
 
     Needs no adapter: G is B x B whatever the features' shapes.
 
     Args:
-        weight: of the similarity term, 0 or more.
+        weight: factor on the similarity term, 0 or more.
     """
 
     card = Card(
         title="Similarity-preserving knowledge distillation",
-        formula="CE + weight ||G_s - G_t||_F^2 / B^2, G = row-normalised f3 f3^T",
+        formula="CE + weight ||G_s - G_t||_F^2 / B^2, G = row-normalized f3 f3^T",
         paper="Tung, Mori. Similarity-Preserving Knowledge Distillation. ICCV 2019. arXiv:1907.09682",
         source="RepDistiller",
     )

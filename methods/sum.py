@@ -13,23 +13,23 @@ from methods.base import METHODS, Batch, Card, Method, Networks, Output
 from methods.composition import Composition
 
 
-class Remembered:
-    """A network that answers the same question once: the parts of one step share its forward passes.
+class RunsOnce:
+    """A network that runs once for all parts of a step.
 
-    Questions are the same where the image tensor and whether gradients are wanted are the same.
+    Outputs are kept for each image tensor, with and without gradients.
     """
 
     def __init__(self, network: Any) -> None:
         self.network = network
-        self.answers: list[tuple[Tensor, bool, Output]] = []
+        self.outputs: list[tuple[Tensor, bool, Output]] = []
 
     def __call__(self, image: Tensor) -> Output:
         grad = torch.is_grad_enabled()
-        for known, with_grad, output in self.answers:
+        for known, with_grad, output in self.outputs:
             if known is image and with_grad == grad:
                 return output
         output = self.network(image)
-        self.answers.append((image, grad, output))
+        self.outputs.append((image, grad, output))
         return output
 
     def __getattr__(self, name: str) -> Any:  # blocks, classifier, norms
@@ -38,7 +38,7 @@ class Remembered:
 
 @METHODS.register_module("sum")
 class Sum(Composition):
-    """The terms of all parts, with one cross-entropy: that of the part which changes it (kd, ls, ...), else the plain one.
+    """The terms of all parts, with one cross-entropy: the part that changes it (kd, ls, ...) gives it, else it is plain.
 
     A term that several parts name alike is prefixed by its part's key: "tfd.tfd", "tfd2.tfd". All else follows from the parts:
     what they need, draw, remember and deploy. Where parts ask for teachers of different length, the shortest serves all.
@@ -82,20 +82,20 @@ class Sum(Composition):
         return self._merged(lambda part: part.loss(student, None if part.needs == "none" else teacher, batch))
 
     def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        networks = Networks(Remembered(networks.student), networks.teacher)
+        networks = Networks(RunsOnce(networks.student), networks.teacher)
         return self._merged(lambda part: part.step(networks, batch))
 
     def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        networks = Networks(Remembered(networks.student), networks.teacher)
+        networks = Networks(RunsOnce(networks.student), networks.teacher)
         return self._merged(lambda part: part.prepare(networks, batch) if part.prepare_epochs else {})
 
     def _merged(self, terms_of: Callable[[Method], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The terms of all parts; "ce" from the part that changes it, else from the first that has it."""
-        answers = {name: terms_of(part) for name, part in self.members.items()}
-        candidates = list(answers.values()) if self._changes is None else [answers[self._changes]]
+        found = {name: terms_of(part) for name, part in self.members.items()}
+        candidates = list(found.values()) if self._changes is None else [found[self._changes]]
         merged = next(({"ce": terms["ce"]} for terms in candidates if "ce" in terms), {})
-        count = Counter(term for terms in answers.values() for term in terms)
-        for name, terms in answers.items():
+        count = Counter(term for terms in found.values() for term in terms)
+        for name, terms in found.items():
             for term, value in terms.items():
                 if term != "ce":
                     merged[term if count[term] == 1 else f"{name}.{term}"] = value

@@ -1,4 +1,4 @@
-"""Teacher-free distillation: the deep stages of a network guide its own shallow stages."""
+"""Teacher-free distillation: the deep stages of a network guide its shallow ones."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class TeacherFreeDistillation(Method):
         weight / m * sum over i < j of |pool(f_i) - stopgrad(crop(f_j))|^2
 
     where `pool` averages the shallow map to the deep map's height and width, and both keep their first min(C_i, C_j)
-    channels. There is nothing to learn and nothing is left after training.
+    channels. There are no parameters, and the deployed network is the plain student.
 
     The paper writes a sum over elements, the authors' code takes their mean, with the same weight: `reduction` offers both.
 
     Args:
-        weight: of the term, at least 0; published .005.
+        weight: factor on the term, at least 0; published .005.
         ramp_epochs: epochs over which the weight rises linearly to its value; published 20, 0 for none.
-        reduction: of the squared differences: their mean, or their sum per sample, averaged over the batch.
+        reduction: what is taken of the squared differences: their mean, or their sum per sample, averaged over the batch.
         direction: which side has its gradient stopped: the deep one ("top_down", the method), the shallow one ("bottom_up") or
             neither ("both", whose gradient is the sum of the other two). The last two are the paper's ablations.
-        stages: which stages take part, counted from 1; None for all.
+        stages: the stages that take part, counted from 1; None for all.
         before_activation: compare the stages before their last activation; published: after it.
 
     Raises:

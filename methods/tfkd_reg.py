@@ -1,4 +1,4 @@
-"""Tf-KD by regularisation: a hand-made teacher that is right with probability .99 and otherwise undecided."""
+"""Tf-KD by regularization: a designed teacher gives the label .99 and all other classes the same."""
 
 import torch
 import torch.nn.functional as F
@@ -9,21 +9,21 @@ from methods.parts import widened
 
 
 @METHODS.register_module("tfkd_reg")
-class TeacherFreeRegularisation(Method):
+class TeacherFreeRegularization(Method):
     """Yuan et al.: weight * mean over batch and classes of q log(q / softmax(z)) beside ce_weight * CE.
 
     The teacher is q = softmax(p_d / T), where p_d is `correct` for the label and (1 - correct) / (K - 1) for every other class.
     The student's side is not softened. Times K, the mean over classes is the usual divergence, averaged over the batch.
 
     Args:
-        weight: of the mean over batch and classes, 0 or more.
+        weight: factor on the mean over batch and classes, 0 or more.
         temperature: T, above 0.
         correct: the teacher's probability of the label, in (1 / K, 1].
-        ce_weight: of the cross-entropy, 0 or more.
+        ce_weight: factor on the cross-entropy, 0 or more.
     """
 
     card = Card(
-        title="Teacher-free knowledge distillation by regularisation",
+        title="Teacher-free knowledge distillation by regularization",
         formula="ce_weight CE + weight mean KL(softmax(p_d/T) || softmax(z)), the mean over batch and classes",
         paper="Yuan et al. Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020. arXiv:1909.11723",
         source="authors' code (my_loss_function.py)",

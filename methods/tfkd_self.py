@@ -11,12 +11,12 @@ class TeacherFreeSelfTraining(TeacherMethod):
     """Yuan et al.: weight * T^2 * mean over batch and classes of q log(q / softmax(z_s / T)) beside ce_weight * CE.
 
     q = softmax(z_t / T) comes from a trained copy of the student. The authors' code takes the mean over classes too, which
-    is 1 / K of the usual divergence, and makes up for it with a multiplier; `weight` is that multiplier times their a.
+    is 1 / K of the usual divergence, and has a multiplier for it; `weight` is that multiplier times their a.
 
     Args:
-        weight: of the mean over batch and classes, 0 or more; ResNet-18 on CIFAR-100: a = .95 times 50.
+        weight: factor on the mean over batch and classes, 0 or more; ResNet-18 on CIFAR-100: a = .95 times 50.
         temperature: T, above 0.
-        ce_weight: of the cross-entropy, 0 or more; 1 - a.
+        ce_weight: factor on the cross-entropy, 0 or more; 1 - a.
     """
 
     card = Card(

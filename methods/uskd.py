@@ -1,4 +1,4 @@
-"""Universal self-distillation: soft labels made of the student's own target probability and the rank of its other classes."""
+"""Universal self-distillation: soft labels from the student's own target probability and ranking of classes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class UniversalSelfDistillation(Method):
         L_rest   = -mean sum_{k != t} Z_k log(S_k / (1 - S_t)),    Z_k ~ 1 / rank of W_k / (1 - W_t) + S_k / (1 - S_t)
         L_weak   = CE of the classifier, labels smoothed by .1
 
-    The largest class has rank 1; the label takes part in the ranking, and Z is normalised over the others. No gradient flows
+    The largest class has rank 1; the label takes part in the ranking, and Z is normalized over the others. No gradient flows
     through the soft labels P and Z.
 
     Args:
-        alpha, beta, mu: of the three losses, 0 or more.
-        weight: of their sum, 0 or more.
+        alpha, beta, mu: factors on the three losses, 0 or more.
+        weight: factor on their sum, 0 or more.
     """
 
     card = Card(
@@ -60,11 +60,12 @@ class UniversalSelfDistillation(Method):
 
 
 def last_but_one(student: Output) -> Tensor:
+    """The feature (B, C, H, W) of the stage before the last."""
     return (student.stem, *student.stages)[-2]
 
 
 def target_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy (B, K), (B,) with the label's probability for a weight, which is squared and moved to a mean of 1."""
+    """Cross-entropy (B, K), (B,) weighted by the label's squared probability, moved to a mean of 1."""
     log_probability = F.log_softmax(logits, dim=1).gather(1, target[:, None])
     square = log_probability.detach().exp().square()
     return -((square + 1 - square.mean()) * log_probability).mean()
@@ -83,6 +84,6 @@ def rest_loss(strong: Tensor, weak: Tensor, target: Tensor) -> Tensor:
 
 
 def among_the_rest(logits: Tensor, target: Tensor) -> Tensor:
-    """softmax(z) / (1 - the label's), (B, K); the floor is for labels that are all but certain."""
+    """softmax(z) / (1 - the label's), (B, K); the divisor has a floor, for labels that are almost certain."""
     probability = F.softmax(logits, dim=1)
     return probability / (1 - probability.gather(1, target[:, None])).clamp(min=1e-6)

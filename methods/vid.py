@@ -1,4 +1,4 @@
-"""Variational information distillation: the student's features tell as much as possible about the teacher's."""
+"""Variational information distillation: the student's features predict the teacher's as well as possible."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class VariationalInformation(TeacherMethod):
     are compared.
 
     Args:
-        weight: of the sum over stages, 0 or more.
-        variance: its initial value, above 1e-5.
+        weight: factor on the sum over stages, 0 or more.
+        variance: initial value of var, above 1e-5.
     """
 
     card = Card(

@@ -119,8 +119,8 @@ def test_a_setup_of_six_arguments_is_refused_when_the_class_is_made() -> None:
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(("key", "missing"), [("kd", "the teacher's answer"), ("cskd", "to the partner images")])
-def test_a_loss_without_the_second_answer_names_it(key: str, missing: str) -> None:
+@pytest.mark.parametrize(("key", "missing"), [("kd", "the teacher's output"), ("cskd", "for the partner images")])
+def test_a_loss_without_the_second_output_names_it(key: str, missing: str) -> None:
     output = network(0)(torch.randn(B, 1, 8, 8))
     with pytest.raises(ValueError, match=missing):
         METHODS.build({"type": key}).loss(output, None, Batch(torch.zeros(B), torch.zeros(B).long(), torch.arange(B)))

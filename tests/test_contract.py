@@ -1,4 +1,4 @@
-"""What every method owes the engine. A new method is tested by being registered."""
+"""What every method must do for the engine. A new method is tested as soon as it is registered."""
 
 from __future__ import annotations
 
@@ -130,22 +130,22 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize(("key", "pair"), CASES)
 def test_terms_and_gradients(key: str, pair: str) -> None:
     case = build(key, pair)
-    answers = [terms for terms in (prepared(case), *(case.step(batch) for batch in batches())) if terms]
-    for terms in answers:
+    steps = [terms for terms in (prepared(case), *(case.step(batch) for batch in batches())) if terms]
+    for terms in steps:
         for name, term in terms.items():
             assert term.shape == (), name
             assert term.isfinite(), name
-    others = answers[-1].keys() - {"ce"}
+    others = steps[-1].keys() - {"ce"}
     assert others == {key} or len(others) != 1, "a single term beside ce has the method's key for its name"
 
-    for name, term in answers[-1].items():
+    for name, term in steps[-1].items():
         if name == "ce" and case.method.ce_weight == 0:
             continue
         reached = gradients(term, [*case.student_parameters, *case.adapters.values()])
         assert any(g.any() for g in reached), f"{name} trains nothing"
-    assert any(g.any() for g in gradients(total(answers[-1]), case.student_parameters))
+    assert any(g.any() for g in gradients(total(steps[-1]), case.student_parameters))
     for name, adapter in case.adapters.items():
-        assert any(gradients(total(terms), [adapter])[0].any() for terms in answers), f"{name} is never trained"
+        assert any(gradients(total(terms), [adapter])[0].any() for terms in steps), f"{name} is never trained"
     if case.nets.teacher:
         assert not any(p.requires_grad for p in case.nets.teacher.network.parameters())
 
@@ -250,7 +250,7 @@ def test_double_precision_without_networks(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_predictor_answers(key: str) -> None:
+def test_predictor_gives_logits(key: str) -> None:
     case = build(key)
     predictor = case.method.predictor(case.nets.student.network).eval()
     with torch.no_grad():
@@ -297,7 +297,7 @@ def keep_contract(key: str) -> None:
     test_the_epoch_may_be_a_tensor(key)
     test_memories_keep_their_place_and_shape(key)
     test_double_precision_without_networks(key)
-    test_predictor_answers(key)
+    test_predictor_gives_logits(key)
     test_card_and_arguments(key)
 
 

@@ -55,7 +55,7 @@ def build(key: str, student: Output, teacher: Output, networks: Networks | None 
 
 
 def networks(student: Output, teacher: Output, **parts: object) -> Networks:
-    """Networks that answer any image with these outputs; `parts` are the teacher's."""
+    """Networks that return these outputs for any image; `parts` are the teacher's."""
 
     class Answer(SimpleNamespace):
         def __call__(self, image: Tensor) -> Output:
@@ -313,9 +313,9 @@ def test_simkd_trains_the_projector_and_deploys_the_teachers_classifier() -> Non
     assert method.loss(student, teacher, batch())["ce"].item() == 0
 
     deployed = method.predictor(networks(student, teacher).student)
-    answer = deployed(torch.zeros(SAMPLES, 3, 8, 8))
+    found = deployed(torch.zeros(SAMPLES, 3, 8, 8))
     logits = guess.mean((2, 3)) @ array(classifier.weight).T + array(classifier.bias)
-    np.testing.assert_allclose(array(answer.logits), logits, rtol=1e-9)
+    np.testing.assert_allclose(array(found.logits), logits, rtol=1e-9)
     torch.nn.init.zeros_(classifier.weight)  # a copy is deployed, and it rests
     assert not any(p.requires_grad for p in deployed.classifier.parameters())
     np.testing.assert_allclose(array(deployed(torch.zeros(1)).logits), logits, rtol=1e-9)
@@ -417,13 +417,13 @@ def test_pooling_and_widening_have_torchs_gradients_in_the_features_layout(
     dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
     feature = torch.randn(2, 5, 12, 6, generator=torch.manual_seed(0)).to(dtype).to(memory_format=layout).requires_grad_()
-    answer = torch.randn(2, 5, 4, 3, generator=torch.manual_seed(1)).to(memory_format=torch.contiguous_format)
+    upstream = torch.randn(2, 5, 4, 3, generator=torch.manual_seed(1)).to(memory_format=torch.contiguous_format)
     ours = widened(pool_to(widened(feature), (4, 3)))
     theirs = F.avg_pool2d(feature.double(), (3, 2))
     assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.allclose(ours.double(), theirs, rtol=1e-6, atol=1e-6)
-    (gradient,) = torch.autograd.grad(ours, feature, answer.to(ours.dtype))
-    (expected,) = torch.autograd.grad(theirs, feature, answer.double())
+    (gradient,) = torch.autograd.grad(ours, feature, upstream.to(ours.dtype))
+    (expected,) = torch.autograd.grad(theirs, feature, upstream.double())
     assert gradient.dtype == dtype
     assert gradient.is_contiguous(memory_format=layout)
     assert torch.allclose(gradient, expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-12)
@@ -436,9 +436,9 @@ def test_attention_has_torchs_gradient_in_the_features_layout(dtype: torch.dtype
     ours, theirs = attention(feature), F.normalize(feature.double().square().mean(1).flatten(1), dim=1)
     assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.allclose(ours.double(), theirs, rtol=1e-6, atol=1e-6)
-    answer = torch.randn(2, 12, generator=torch.manual_seed(1), dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(ours, feature, answer.to(ours.dtype))
-    (expected,) = torch.autograd.grad(theirs, feature, answer)
+    upstream = torch.randn(2, 12, generator=torch.manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(ours, feature, upstream.to(ours.dtype))
+    (expected,) = torch.autograd.grad(theirs, feature, upstream)
     assert gradient.dtype == dtype
     assert gradient.is_contiguous(memory_format=layout)
     assert torch.allclose(gradient, expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-12)

@@ -249,7 +249,7 @@ def test_pkt() -> None:
     assert touched(pkt, (student.embedding, teacher.embedding)) == [True, False]
 
 
-def test_cc_compares_neighbours_in_the_batch() -> None:
+def test_cc_compares_neighbors_in_the_batch() -> None:
     student, teacher = output(1), output(2, width=9)
     method = build({"type": "cc", "weight": 1.0}, student, teacher)
 

@@ -119,19 +119,19 @@ def test_cskd() -> None:
 
 
 def test_cskd_runs_the_student_on_the_partners_without_gradient() -> None:
-    asked, answers = [], {}
+    calls, outputs = [], {}
 
     def student(image: Tensor) -> Output:
-        asked.append((image, torch.is_grad_enabled()))
-        return answers.setdefault(len(asked), output(len(asked)))
+        calls.append((image, torch.is_grad_enabled()))
+        return outputs.setdefault(len(calls), output(len(calls)))
 
     now = batch(partner=images(3))
     terms = METHODS.build({"type": "cskd"}).step(Networks(student), now)
-    assert [(image is now.image, image is now.partner, grad) for image, grad in asked] == [
+    assert [(image is now.image, image is now.partner, grad) for image, grad in calls] == [
         (True, False, True),
         (False, True, False),
     ]
-    agrees(terms["cskd"], divergence(answers[2].logits, answers[1].logits, 4.0))
+    agrees(terms["cskd"], divergence(outputs[2].logits, outputs[1].logits, 4.0))
 
 
 class Linear:
@@ -181,14 +181,14 @@ def test_dlb_forgets_after_a_batch_of_another_size() -> None:
 
 
 def test_dlb_resumes_exactly_at_an_epochs_start() -> None:
-    whole, net = build({"type": "dlb"}), network()
+    first, net = build({"type": "dlb"}), network()
     for i in range(2):
-        whole.step(Networks(net), batch(image=images(i), partner=images(10 + i)))
+        first.step(Networks(net), batch(image=images(i), partner=images(10 + i)))
     resumed, resumed_net = build({"type": "dlb"}), copy.deepcopy(net)
-    resumed.load_state_dict(whole.state_dict())
+    resumed.load_state_dict(first.state_dict())
     for i in range(2):
         now = batch(image=images(20 + i), partner=images(30 + i), epoch=1, epochs=2)
-        expected, found = whole.step(Networks(net), now), resumed.step(Networks(resumed_net), now)
+        expected, found = first.step(Networks(net), now), resumed.step(Networks(resumed_net), now)
         assert {k: v.item() for k, v in found.items()} == {k: v.item() for k, v in expected.items()}
     assert all(torch.equal(a, b) for a, b in zip(net.buffers(), resumed_net.buffers(), strict=True))
 
