@@ -283,7 +283,6 @@ def test_checkpoint(trained: tuple[Path, str, dict[str, Any]], data: st.DataObje
     root, grid, expected = trained
     store = Store(root)
     ((cell_id, _),) = expected.items()
-    (store.cell("small", cell_id) / "record.json").unlink()
     tree = {
         "trainee": {},
         "optimizer": {"state": {}},
@@ -293,6 +292,7 @@ def test_checkpoint(trained: tuple[Path, str, dict[str, Any]], data: st.DataObje
         "threads": 1,
     }
     raw = data.draw(st.binary(max_size=50) | changed(tree).map(pack))
+    (store.cell("small", cell_id) / "record.json").unlink(missing_ok=True)
     store.write_checkpoint("small", cell_id, raw)
     assert main(["run", grid, *quietly(root)]) in (0, 1)
     assert main(["run", grid, *quietly(root)]) == 0
