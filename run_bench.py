@@ -126,10 +126,9 @@ def list_(given: Given) -> None:
 @verb("Show a method's card, a model, data set, grid or recipe, or a finished cell", RESULTS, PLUGINS, argument("name"))
 def show(given: Given) -> None:
     from bench.plan import catalogue
-    from bench.records.store import Store
 
     import_plugins(given)
-    console().print(catalogue.card(given.name, Store(given.results)))
+    console().print(catalogue.card(given.name, results(given)))
 
 
 # Verbs that plan, train and measure
@@ -258,12 +257,11 @@ MAPS = together(
 @verb("Draw where trained students look (Grad-CAM++), side by side, for the report", RESULTS, PLUGINS, MAPS, DATA_ROOT)
 def maps(given: Given) -> None:
     from bench.measure.gradcam import look
-    from bench.records.store import Store
     from reports.maps import draw
 
     import_plugins(given)
     cells = [results(given).find(name) for name in given.cells]
-    looks = look([(cell.grid.name, cell.id) for cell in cells], given.images, Store(given.results), given.data_root)
+    looks = look(cells, given.images, given.data_root)
     name = "-".join([*(cell.id.rpartition("-")[2] for cell in cells), *map(str, given.images)])
     path = cells[0].grid.report_folder() / "maps" / f"{name[:120]}.png"
     draw(path, looks.images, looks.classes, looks.networks)

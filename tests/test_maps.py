@@ -9,31 +9,36 @@ import pytest
 
 import run_bench
 from bench.errors import UserError
+from bench.records.cell_folder import CellFolder
+from bench.records.folders import ResultsFolder
 from bench.records.store import Store
 from reports.maps import draw
 
 
 @pytest.fixture
 def trained(tiny, tmp_path):
+    """The folders of two finished cells."""
     from bench.engine.train import train
     from bench.records.options import Options
 
-    store, grid = Store(tmp_path), tiny(methods=["none", "ls"])
-    store.write_manifest("tiny", grid.manifest())
+    grid = tiny(methods=["none", "ls"])
+    folder = ResultsFolder(tmp_path).grid("tiny")
+    folder.write_manifest(grid.manifest())
     for cell in grid.cells:
-        train([cell], store, "tiny", Options(device="cpu", threads=1))
-    return store, [cell.id for cell in grid.cells]
+        train([cell], Store(tmp_path), "tiny", Options(device="cpu", threads=1))
+    return [folder.cell(cell.id) for cell in grid.cells]
 
 
 def test_maps_of_two_students_are_drawn_for_the_report(trained, capsys):
     pytest.importorskip("pytorch_grad_cam")
-    store, ids = trained
-    assert run_bench.main(["maps", *ids, "--images", "0", "7", "--results", str(store.root)]) == 0
-    path = store.report_folder("tiny") / "maps" / f"{ids[0][-12:]}-{ids[1][-12:]}-0-7.png"
+    folder, ids = trained[0].grid, [cell.id for cell in trained]
+    at = ["--results", str(folder.results.root)]
+    assert run_bench.main(["maps", *ids, "--images", "0", "7", *at]) == 0
+    path = folder.report_folder() / "maps" / f"{ids[0][-12:]}-{ids[1][-12:]}-0-7.png"
     assert capsys.readouterr().out.strip() == str(path)
     assert path.read_bytes().startswith(b"\x89PNG")
-    run_bench.main(["report", "tiny", "--results", str(store.root)])
-    assert "Grad-CAM++" in (store.report_folder("tiny") / "report.html").read_text()
+    run_bench.main(["report", "tiny", *at])
+    assert "Grad-CAM++" in (folder.report_folder() / "report.html").read_text()
 
 
 def test_a_map_is_the_papers_formula(trained):
@@ -43,11 +48,11 @@ def test_a_map_is_the_papers_formula(trained):
 
     from bench.measure.gradcam import _images, _network, look
 
-    store, ids = trained
-    looks = look([("tiny", ids[0])], [3], store)
-    record = store.record("tiny", ids[0])
+    cell = trained[0]
+    looks = look([cell], [3])
+    record = cell.record()
     dataset, image, target = _images(record.cell, [3], None)
-    network = _network(record.cell, dataset, store.weights("tiny", record))
+    network = _network(record.cell, dataset, cell.weights(record))
     output = network(image)
     feature = output.stages[-1]
     gradient = torch.autograd.grad(output.logits[0, target[0]], feature)[0]
@@ -65,14 +70,13 @@ def test_networks_of_other_data_are_refused_and_of_another_name_of_the_same_are_
     pytest.importorskip("pytorch_grad_cam")
     from bench.measure.gradcam import look
 
-    store, ids = trained
-    plain, record = Store.record, store.record("tiny", ids[1])
+    plain, record = CellFolder.record, trained[1].record()
 
     def trained_on(**changes):
         data = {**record.cell.data, **changes}
         other = record.model_copy(update={"cell": record.cell.model_copy(update={"data": data})})
-        monkeypatch.setattr(Store, "record", lambda self, grid, name: other if name == ids[1] else plain(self, grid, name))
-        return look([("tiny", name) for name in ids], [0], store)
+        monkeypatch.setattr(CellFolder, "record", lambda self: other if self.id == record.id else plain(self))
+        return look(trained, [0])
 
     assert len(trained_on(name="mine", path="elsewhere").networks) == 2
     with pytest.raises(UserError, match="trained on different data"):
@@ -82,8 +86,7 @@ def test_networks_of_other_data_are_refused_and_of_another_name_of_the_same_are_
 @pytest.mark.parametrize(("image", "message"), [("400", "no test image 400; there are 0 to 39"), ("-1", "no test image -1")])
 def test_an_image_that_is_not_there_is_refused(trained, image, message, capsys):
     pytest.importorskip("pytorch_grad_cam")
-    store, ids = trained
-    assert run_bench.main(["maps", ids[0], f"--images={image}", "--results", str(store.root)]) == 2
+    assert run_bench.main(["maps", trained[0].id, f"--images={image}", "--results", str(trained[0].grid.results.root)]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -91,9 +94,8 @@ def test_grad_cam_that_is_missing_is_named(trained, monkeypatch):
     from bench.measure.gradcam import look
 
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
-    store, ids = trained
     with pytest.raises(UserError, match=r"pip install 'distillation-bench\[gradcam\]'"):
-        look([("tiny", ids[0])], [0], store)
+        look(trained[:1], [0])
 
 
 def test_hostile_titles_and_gray_images_are_drawn(tmp_path):

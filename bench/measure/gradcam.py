@@ -1,4 +1,4 @@
-"""Where trained networks look: Grad-CAM++ maps of test images. Needs the optional package grad-cam."""
+"""What trained networks look at: Grad-CAM++ maps of test images. Needs the optional package grad-cam."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from bench.data import Dataset, Split, evaluation_batches, load
 from bench.errors import UserError
 from bench.models import MODELS, Network, stored
 from bench.records.cell import Cell
+from bench.records.cell_folder import CellFolder
 from bench.records.naming import describe
-from bench.records.store import Store
+from bench.records.record import Record
 
 
 class Look(NamedTuple):
-    """Where one network looks."""
+    """What one network looks at."""
 
     title: str
-    said: list[str]  # the class that it names for each image
-    maps: np.ndarray  # (N, H, W) in [0, 1]: what speaks for the image's own class
+    predicted: list[str]  # class names of the N images
+    maps: np.ndarray  # (N, H, W) in [0, 1]: how much each pixel counts for the image's own class
 
 
 class Looks(NamedTuple):
+    """N images, and what several networks look at in them."""
+
     images: np.ndarray  # (N, H, W, 3) in [0, 1]
     classes: list[str]  # their labels
     networks: list[Look]
 
 
 class Logits(nn.Module):
-    """A network as other libraries expect one."""
+    """A network that returns logits alone, as other libraries expect."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -42,50 +45,57 @@ class Logits(nn.Module):
         return self.network(image).logits
 
 
-def look(cells: list[tuple[str, str]], positions: list[int], store: Store, data_root: str | None = None) -> Looks:
+def look(cells: list[CellFolder], positions: list[int], data_root: str | None = None) -> Looks:
     """Grad-CAM++ (Chattopadhyay et al., WACV 2018) at the last stage, for the images' true classes, on the CPU.
 
     Args:
-        cells: (grid, id) of finished ones, trained on the same data.
-        positions: of the images in the test set.
+        cells: finished ones, trained on the same data.
+        positions: of the images in the test set, from 0.
+        data_root: the folder that holds the data set.
 
     Raises:
-        UserError: grad-cam is not installed, a cell is not finished, its network is not the plain student or has no stages, the
-            data differ or are not there, or the test set has no image at a position.
+        UserError: grad-cam is not installed; a cell is not finished, was trained on other data, or deploys another network than
+            the plain student; its network has no stages; the data are missing; or the test set has no image at a position.
     """
     try:
         from pytorch_grad_cam import GradCAMPlusPlus
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError:
         raise UserError("maps need the package grad-cam: pip install 'distillation-bench[gradcam]'") from None
-    records = [store.record(*place) for place in cells]
-    for (_, cell_id), record in zip(cells, records, strict=True):
-        if record is None:
-            raise UserError(f"{cell_id} is not finished")
-    first, *others = [record.cell for record in records if record]
-    for other in others:
-        if other.identity["data"] != first.identity["data"]:
-            raise UserError(f"{cells[0][1]} and {other.id} were trained on different data")
+    records = [_finished(cell) for cell in cells]
+    first = records[0].cell
+    for record in records:
+        if record.cell.identity["data"] != first.identity["data"]:
+            raise UserError(f"{first.id} and {record.id} were trained on different data")
     dataset, images, targets = _images(first, positions, data_root)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
     networks = []
-    for (grid, _), record in zip(cells, records, strict=True):
-        assert record is not None
-        network = _network(record.cell, dataset, store.weights(grid, record))
+    for cell, record in zip(cells, records, strict=True):
+        network = _network(record.cell, dataset, cell.weights(record))
         wanted = [ClassifierOutputTarget(int(target)) for target in targets]
-        last = network.last_activation  # a network calls its stages' parts, hence a hook on a whole stage never fires
+        last = network.last_activation  # a network calls its stages' parts, so that a hook on a stage never runs
         with GradCAMPlusPlus(model=Logits(network), target_layers=[last]) as cam:
             maps = cam(input_tensor=images, targets=wanted)
         with torch.no_grad():
-            said = [dataset.class_names[int(k)] for k in network(images).logits.argmax(1)]
+            predicted = [dataset.class_names[int(k)] for k in network(images).logits.argmax(1)]
         title = f"{record.cell.label}, {describe(record.cell.student)}, seed {record.cell.seed}"
-        networks.append(Look(title, said, maps))
+        networks.append(Look(title, predicted, maps))
     seen = (images * std + mean).clamp(0, 1).expand(-1, 3, -1, -1)
     return Looks(seen.permute(0, 2, 3, 1).numpy(), [dataset.class_names[int(t)] for t in targets], networks)
 
 
+def _finished(cell: CellFolder) -> Record:
+    try:
+        record = cell.record()
+    except ValueError as error:
+        raise UserError(f"{cell.id}: {error}") from None
+    if record is None:
+        raise UserError(f"{cell.id} is not finished")
+    return record
+
+
 def _images(cell: Cell, positions: list[int], data_root: str | None) -> tuple[Dataset, Tensor, Tensor]:
-    """The data set, and these of its test images, normalised, with their labels."""
+    """The data set, and the test images at these positions, normalized, with their labels."""
     try:
         dataset = load(cell.data, data_root)
     except (OSError, ValueError, KeyError) as error:
@@ -105,7 +115,7 @@ def _network(cell: Cell, dataset: Dataset, weights: bytes) -> Network:
     spec: dict[str, Any] = {**stored(cell.student), "classes": dataset.classes, "channels": dataset.channels}
     network = MODELS.build({**spec, "pretrained": False} if "pretrained" in spec else spec).eval()
     if not len(network.blocks):
-        raise UserError(f"{cell.id}: {describe(cell.student)} has no stages that could be looked into")
+        raise UserError(f"{cell.id}: {describe(cell.student)} has no stages to look into")
     try:
         network.load_state_dict(safetensors.torch.load(weights))
     except RuntimeError:

@@ -1,10 +1,10 @@
-"""What there is: tables and cards of methods, models, data sets, grids, recipes and finished cells."""
+"""Tables and cards of methods, models, data sets, grids and recipes; cards of finished cells, too."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from typing import Any
+from collections.abc import Mapping
 
 import yaml
 from rich.console import Group, RenderableType
@@ -15,8 +15,11 @@ from rich.text import Text
 from bench.errors import UserError, unknown
 from bench.plan.grid_file import SHIPPED, shipped
 from bench.plan.recipes import RECIPES, recipe_for
-from bench.plan.specs import arguments_of
-from bench.records.store import Store
+from bench.plan.specs import Builder, arguments_of
+from bench.records.folders import ResultsFolder
+from methods.base import Method
+
+PARTNERS = {"same_class": "a second image of the same class", "second_view": "the same image augmented once more"}
 
 
 def table(what: str) -> Table:
@@ -61,21 +64,24 @@ def _recipes() -> tuple[list[str], list[list[str]]]:
 _TABLES = {"methods": _methods, "models": _models, "data": _data, "grids": _grids, "recipes": _recipes}
 
 
-def _needs(method: Any, words: dict[str, str]) -> str:
-    """What must exist before; a method of methods needs what they need."""
+def _needs(method: type[Method], words: Mapping[str, str]) -> str:
+    """Which trained network a method needs, in these words; a composition needs what its parts need."""
     inner = {"method", "parts"} & arguments_of(method).keys()
     return "its parts'" if inner else words.get(method.needs, str(method.needs))
 
 
-def _first_line(builder: Any) -> str:
+def _first_line(builder: Builder) -> str:
     return (inspect.getdoc(builder) or "").partition("\n")[0]
 
 
-def card(name: str, store: Store) -> RenderableType:
-    """All there is to know about one name, whatever kind of thing it is.
+def card(name: str, results: ResultsFolder) -> RenderableType:
+    """The card of a method, model, data set, grid or recipe, or the record of a finished cell.
+
+    Args:
+        name: a name of one or several of these, a method's dotted path, or a part of a cell's id.
 
     Raises:
-        UserError: nothing has that name.
+        UserError: nothing has that name, or the cell is not finished.
     """
     from bench.data import DATASETS
     from bench.models import MODELS
@@ -95,20 +101,20 @@ def card(name: str, store: Store) -> RenderableType:
     if found:
         return Group(*found)
     try:
-        grid, cell_id = store.find(name)
+        cell = results.find(name)
     except UserError:
         known = {*METHODS.module_dict, *MODELS.module_dict, *DATASETS.module_dict, *shipped(), *RECIPES}
         raise unknown("name", name, known) from None
     try:
-        record = store.record(grid, cell_id)
+        record = cell.record()
     except ValueError as error:
-        raise UserError(f"{cell_id}: {error}") from None
+        raise UserError(f"{cell.id}: {error}") from None
     if record is None:
-        raise UserError(f"{cell_id} is not finished")
+        raise UserError(f"{cell.id} is not finished")
     return Text(json.dumps(record.model_dump(mode="json"), indent=1))
 
 
-def _method_card(name: str, method: Any) -> RenderableType:
+def _method_card(name: str, method: type[Method]) -> RenderableType:
     facts, arguments = method.card, arguments_of(method)
     prepares = arguments["prepare_epochs"].default if "prepare_epochs" in arguments else 0
     limits = {
@@ -121,11 +127,9 @@ def _method_card(name: str, method: Any) -> RenderableType:
     rows = {
         "loss": facts.formula,
         "needs": _needs(method, {"none": "nothing", "teacher": "a trained teacher", "self": "a trained copy of the student"}),
-        "partner": {"same_class": "a second image of the same class", "second_view": "the same image augmented once more"}.get(
-            method.partner, ""
-        ),
+        "partner": PARTNERS.get(method.partner or "", ""),
         "limits": ", ".join(limit for limit, holds in limits.items() if holds),
-        "preparation": f"{prepares} epochs before the training, on the bill" if prepares else "",
+        "preparation": f"{prepares} epochs before the training, part of its cost" if prepares else "",
         "train-only": facts.train_only,
         "paper": facts.paper,
         "source": facts.source,
@@ -146,11 +150,11 @@ def _method_card(name: str, method: Any) -> RenderableType:
     return Group(*parts)
 
 
-def _builder_card(name: str, builder: Any, elsewhere: tuple[str, ...]) -> RenderableType:
+def _builder_card(name: str, builder: Builder, elsewhere: tuple[str, ...]) -> RenderableType:
     return Group(Text(f"{name}: {inspect.getdoc(builder)}"), *_arguments(builder, elsewhere))
 
 
-def _arguments(builder: Any, elsewhere: tuple[str, ...]) -> list[RenderableType]:
+def _arguments(builder: Builder, elsewhere: tuple[str, ...]) -> list[RenderableType]:
     found = arguments_of(builder, elsewhere)
     if not found:
         return []
