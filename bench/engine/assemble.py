@@ -17,6 +17,7 @@ from bench.engine.step import Step
 from bench.engine.trainee import NetworkView, Teacher, Trainee
 from bench.errors import UserError
 from bench.models import MODELS, Network, stored
+from bench.models.checkpoints import fit
 from bench.models.weights import read as read_weights
 from bench.records.cell import Cell, seed_from
 from bench.records.options import Options
@@ -137,7 +138,7 @@ def load_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Netwo
         tensors, sha256 = read_weights(source.weights)
         if sha256 != source.weights_sha256:
             raise UserError(f"{source.weights} is not the file that {cell.id} was planned with")
-        network.load_state_dict(tensors)
+        network.load_state_dict(fit(tensors, network, source.model))
     return network
 
 

@@ -68,6 +68,7 @@ class Network(nn.Module):
 
     Attributes:
         dropout: on the embedding, before the classifier; `dropout.p` is 0 until a recipe sets it.
+        library_names: of a library's network, the names of its weights here to those there.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Network(nn.Module):
         self.classifier = classifier
         self.norms = list(norms)  # a plain list: these modules are registered elsewhere
         self.other_names = dict(other_names or {})
+        self.library_names: dict[str, str] = {}
         self.register_load_state_dict_pre_hook(_rename)
 
     @property
@@ -125,6 +127,16 @@ def _rename(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> 
     if network.other_names:
         found = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
         state |= {prefix + name: tensor for name, tensor in network.own_names(found).items()}
+
+
+def names_of(library: nn.Module) -> dict[int, str]:
+    """The name of each weight of a library's network by the identity of its tensor, before the network is taken apart."""
+    return {id(tensor): name for name, tensor in library.state_dict(keep_vars=True).items()}
+
+
+def renamed(network: Network, names: Mapping[int, str]) -> dict[str, str]:
+    """Names of a network's weights to those that `names_of` found for the same tensors."""
+    return {name: names[id(tensor)] for name, tensor in network.state_dict(keep_vars=True).items()}
 
 
 def conv_norm(in_channels: int, channels: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:

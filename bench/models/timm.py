@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench.models.base import MODELS, Network
+from bench.models.base import MODELS, Network, names_of, renamed
 from methods.base import Output
 
 
@@ -57,5 +57,8 @@ def timm(classes: int, name: str, channels: int = 3, pretrained: bool = False) -
         raise ValueError(
             f"timm's '{name}' cannot be used: it gives no intermediate features, or has no single linear classifier"
         )
+    names = names_of(body)
     body.reset_classifier(0)
-    return TimmNetwork(body, classifier)
+    network = TimmNetwork(body, classifier)
+    network.library_names = renamed(network, names)
+    return network

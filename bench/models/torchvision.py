@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from bench.models.base import MODELS, Network, Stage, global_pool, relu_between
+from bench.models.base import MODELS, Network, Stage, global_pool, names_of, relu_between, renamed
 from bench.models.resnet import Residual
 
 
@@ -144,7 +144,9 @@ def torchvision(classes: int, name: str, channels: int = 3, pretrained: bool = F
     for module in net.modules():
         if type(module).__name__ in ("Dropout", "StochasticDepth"):
             module.p = 0.0
+    names = names_of(net)
     network = TAPS[family](net)
+    network.library_names = renamed(network, names)
     if network.classifier.out_features != classes:
         network.classifier = nn.Linear(network.classifier.in_features, classes)
     if channels != 3:

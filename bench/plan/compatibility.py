@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -109,21 +108,3 @@ def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -
     except Exception:
         return None
     return None
-
-
-def differences(found: Mapping[str, torch.Tensor], network: Network) -> str | None:
-    """How these weights differ in names or shapes from the network's, in one line; None where they fit."""
-    expected, found = network.state_dict(), network.own_names(found)
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    classifier = shapes.get("classifier.weight", ())
-    if classifier and len(classifier) == 2 and classifier[0] != network.classifier.out_features:
-        return f"its classifier has {classifier[0]} classes, the data have {network.classifier.out_features}"
-    differing = [f"it lacks {name}" for name in expected if name not in shapes]
-    differing += [f"it has {name} besides" for name in shapes if name not in expected]
-    differing += [
-        f"its {name} has shape {shapes[name]}, not {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in shapes and shapes[name] != tuple(tensor.shape)
-    ]
-    more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-    return "; ".join(differing[:3]) + more if differing else None

@@ -13,7 +13,8 @@ from bench.data import DATASETS, Shape, digest, shape_of
 from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError
 from bench.models import MODELS, weights
-from bench.plan.compatibility import Unbuildable, answer, differences, pretrained, refusal
+from bench.models.checkpoints import fit
+from bench.plan.compatibility import Unbuildable, answer, pretrained, refusal
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
 from bench.plan.recipes import recipe_for
 from bench.plan.specs import added_later, complete, expand_methods, pair_presets, signatures, value_of
@@ -208,11 +209,12 @@ class _Expansion:
             if file not in self.weights:
                 self.weights[file] = weights.read(file)
             tensors, sha256 = self.weights[file]
-            reason = differences(tensors, answer(teacher.model, teacher.shape)[0])
         except (OSError, ValueError) as error:
             raise UserError(f"{where}: {error}") from None
-        if reason:
-            raise UserError(f"{where}: {file} does not fit {describe(teacher.model)} on these data: {reason}")
+        try:
+            fit(tensors, answer(teacher.model, teacher.shape)[0], teacher.model)
+        except ValueError as error:
+            raise UserError(f"{where}: {file} does not fit {describe(teacher.model)} on these data: {error}") from None
         return Teacher(model=teacher.model, weights_sha256=sha256, weights=file)
 
     def _add_methods(self, file: GridFile, sides: _Sides, entries: list[tuple[Spec, str]]) -> None:
