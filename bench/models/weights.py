@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def _parse(raw: bytes, file: str) -> dict[str, Tensor]:
     except safetensors.SafetensorError:
         pass
     try:
-        with torch.serialization.safe_globals(_STAND_INS):
+        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings(action="ignore"):
             content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, where the file is none of torch's
         refused = NOT_ALLOWED.search(str(error))
