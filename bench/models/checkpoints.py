@@ -134,7 +134,7 @@ def _explained(match: _Match, network: Network, found: Mapping[str, Tensor]) -> 
     classifier = match.tensors.get("classifier.weight")
     if classifier is not None and classifier.ndim == 2 and len(classifier) != network.classifier.out_features:
         return f"its classifier has {len(classifier)} classes, the data have {network.classifier.out_features}"
-    problems = []
+    problems: list[str] = []
     for name in match.missing:
         close = get_close_matches(match.theirs[name], match.spare, n=1) if len(problems) < 3 else []
         problems.append(f"it lacks {match.theirs[name]}" + (f" (nearest: {close[0]})" if close else ""))

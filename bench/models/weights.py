@@ -70,7 +70,7 @@ _ALLOWED: dict[Any, tuple[str, ...]] = {
     _no_items: ("collections.deque",),
     _no_keys: ("collections.defaultdict",),
 }
-_STAND_INS = [(stand_in, name) for stand_in, names in _ALLOWED.items() for name in names]
+_STAND_INS: list[Any] = [(stand_in, name) for stand_in, names in _ALLOWED.items() for name in names]
 
 
 def read(file: str) -> tuple[dict[str, Tensor], str]:
