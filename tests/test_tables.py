@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,11 +21,14 @@ from reports.figures.accuracy_cost import frontier
 from reports.figures.sweeps import sweep
 from reports.reading import Curve
 from reports.summary import summary as summary_of
+from reports.tables import tables_of_pair
 from reports.tables.across_pairs import search
 from reports.tables.cost import cost
 from reports.tables.over_time import equal_cost, time_to
 from reports.tables.steps import step_parts
 from reports.tables.table import Column, Table
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +208,16 @@ def test_a_file_with_a_decorated_function_is_on_the_list(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     listed = importlib.import_module("demo_tables").listed
     assert [entry.make(None) for entry in listed] == ["second", "first"]
+
+
+def test_the_table_in_contributing_is_one(records):
+    [code] = re.findall(r"```python\n(from reports.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    space: dict = {}
+    exec(code, space)
+    try:
+        [pair] = synthetic.report(records).pairs
+        table = space["spread"](pair)
+        assert [row[0] for row in table.rows()] == sorted(synthetic.TRUTH)
+        assert any(entry.make is space["spread"] for entry in tables_of_pair)
+    finally:
+        tables_of_pair._entries[:] = [entry for entry in tables_of_pair._entries if entry.make is not space["spread"]]
