@@ -1,11 +1,10 @@
-"""What a run would do, and about how much it would cost."""
+"""What a run would do, and roughly what it would cost."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,7 +15,7 @@ from torch import nn
 from bench.data import Shape
 from bench.plan.compatibility import ShapesAlone, answer
 from bench.plan.expand import Grid
-from bench.records.cell import Cell, digest
+from bench.records.cell import Cell, Spec, digest
 from bench.records.folders import GridFolder
 from bench.records.naming import describe
 from bench.records.progress import RARE_STATES, STATES
@@ -67,7 +66,7 @@ def _counted(counts: Mapping[str, int], states: Iterable[str]) -> str:
 
 
 def _settings(cells: dict[str, Cell]) -> dict[str, str]:
-    """By id: in what a cell's data, precision and recipe differ from most cells'; empty where in nothing."""
+    """By id: the settings of data, precision and recipe in which a cell differs from most cells."""
     facts = {
         name: {"data": describe(cell.data), "precision": cell.precision} | cell.recipe.model_dump(mode="json")
         for name, cell in cells.items()
@@ -99,7 +98,14 @@ def _source(cell: Cell) -> str:
 
 
 def estimate(cells: list[Cell], shapes: dict[str, Shape], costs: list[Cost]) -> str:
-    """Operations of the networks (three forwards for a training step, one for the teacher's), and hours where probed."""
+    """FLOPs of the networks in a line, and hours for the cells whose training step was probed.
+
+    A student's training step counts as three forward passes, a teacher's as one.
+
+    Args:
+        shapes: of the data sets, by the digest of a cell's `data`.
+        costs: probed ones; those of the most frequent hardware are used.
+    """
     flops = 0.0
     counted: dict[tuple[str, Shape], float] = {}
     hardware = Counter(cost.machine.hardware for cost in costs).most_common(1)
@@ -116,10 +122,10 @@ def estimate(cells: list[Cell], shapes: dict[str, Shape], costs: list[Cost]) -> 
                 counted[key] = forward_flops(spec, shape)
             flops += passes * counted[key] * images
         if cost := known.get(cell.cost_key):
-            steps = -(-samples // cell.recipe.batch_size)  # an epoch
+            steps_an_epoch = -(-samples // cell.recipe.batch_size)
             ms = cost.step.median_ms * cell.recipe.epochs
             ms += cost.prepare_step.median_ms * prepare_epochs if cost.prepare_step else 0
-            hours += ms * steps / 3.6e6
+            hours += ms * steps_an_epoch / 3.6e6
             timed += 1
     text = f"about {_engineering(flops)}FLOP in the networks"
     if timed:
@@ -128,15 +134,16 @@ def estimate(cells: list[Cell], shapes: dict[str, Shape], costs: list[Cost]) -> 
     return text
 
 
-def forward_flops(spec: dict[str, Any], shape: Shape) -> float:
-    """Of one image, in convolutions and linear layers, a multiply-add counted as two; on shapes alone.
+def forward_flops(spec: Spec, shape: Shape) -> float:
+    """FLOPs of a forward pass of one image: convolutions and linear layers, a multiply-add counted as two, from shapes alone.
 
-    By hooks, since torch's FlopCounterMode, which counts what is trained, imports torch's compiler for a second.
+    Counted by hooks: torch's FlopCounterMode, with which a training's are counted, takes a second to import torch's compiler.
     """
     network, _ = answer(spec, shape)
     counted = []
 
-    def count(layer: Any, _: Any, output: torch.Tensor) -> None:
+    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
         counted.append(2 * output.numel() * layer.weight[0].numel())
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
@@ -149,6 +156,7 @@ def forward_flops(spec: dict[str, Any], shape: Shape) -> float:
 
 
 def _engineering(value: float) -> str:
+    """'4.05 P', '123 G': three digits and the prefix of a unit."""
     for exponent, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
         if value >= 10**exponent:
             return f"{value / 10**exponent:.3g} {prefix}"

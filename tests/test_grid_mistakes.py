@@ -1,0 +1,110 @@
+"""Mistakes in grid files: what the messages name."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from bench.errors import UserError
+from bench.plan import grid_file
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["kdd"]}, r"tiny, methods\[0\]: unknown method 'kdd'; did you mean 'kd'\? Known: .*tfd"),
+        ({"methods": ["none", "tfd+kdd"]}, r"tiny, methods\[1\]: unknown method 'kdd'"),
+        ({"methods": [{"kd": {"temprature": 4}}]}, r"methods\[0\]\.temprature: unknown key.*did you mean 'temperature'"),
+        (
+            {"methods": [{"every": {"temprature": 4}}]},
+            r"methods\[0\]\.temprature: unknown argument of any method .*did you mean 'temperature'",
+        ),
+        ({"methods": [{"kd": {"temperature": "hot"}}]}, r"methods\[0\]\.temperature: .*valid number.*'hot'"),
+        ({"methods": [{"kd": {"weight": False}}]}, r"methods\[0\]\.weight: a number, not False \(YAML"),
+        ({"methods": [{"kd": {"weight": float("nan")}}]}, r"methods\[0\]\.weight: .*finite"),
+        ({"methods": [{"kd": {"weight": []}}]}, r"methods\[0\]\.weight: the list is empty"),
+        ({"methods": [{"tfd": {"direction": "sideways"}}]}, r"methods\[0\]\.direction: .*'top_down'.*'sideways'"),
+        ({"methods": [{"tfd+kd": {"at": {}}}]}, r"methods\[0\]\.at: unknown part 'at'"),
+        ({"methods": [{"tffd": {"preset": "redame"}}]}, r"methods\[0\]\.preset: .*'redame'; did you mean 'readme'"),
+        ({"methods": [{"dkd": {"preset": "pair"}}]}, r"dkd has none for resnet8/resnet8; it has: .*resnet56/resnet20"),
+        ({"methods": [{"dkd": {"preset": "vgg13/vgg8"}}]}, r"dkd has none for resnet8/resnet8; it has: .*vgg13/vgg8"),
+        ({"methods": [{"ab": {"prepare_epochs": -1}}]}, r"methods\[0\]: ab\(prepare_epochs=-1\): prepare_epochs is 0 or more"),
+        (
+            {"methods": [{"eskd": {"teacher_epochs_fraction": 0}}]},
+            r"methods\[0\]: .*teacher_epochs_fraction is above 0, at most 1",
+        ),
+        ({"methods": ["kd+ls"]}, "only one part of a sum may change the cross-entropy, but kd and ls do"),
+        ({"methods": [{"kd": 4}]}, r"methods\[0\]: write \{name: \{argument: value\}\}"),
+        ({"methods": ["kd", {"kd": {"temperature": 4}}]}, r"methods\[1\]: kd stands twice"),
+        ({"methods": []}, "methods: .*at least 1"),
+        ({"methods": ["kd"], "pairs": [{"student": "resnet8"}]}, "expands to nothing. kd on resnet8: needs a teacher"),
+        ({"pairs": [{"student": "resnet9"}]}, r"pairs\[0\]\.student: unknown model 'resnet9'; did you mean 'resnet"),
+        ({"pairs": [{"studnet": "resnet8"}]}, r"pairs\.0\.studnet: unknown key.*did you mean 'student'"),
+        (
+            {"pairs": [{"student": {"type": "torchvision", "name": "resnet19"}}]},
+            r"pairs\[0\]\.student: .*'resnet19'; nearest: .*resnet18",
+        ),
+        ({"pairs": [{"student": {"type": "torchvision"}}]}, r"pairs\[0\]\.student: 'torchvision' needs name"),
+        (
+            {"pairs": [{"student": "resnet8", "teacher": {"type": "resnet8", "weights": 3}}]},
+            "teacher.weights: the path of a file",
+        ),
+        ({"data": "cifar"}, "data: unknown data set 'cifar'; did you mean 'cifar1"),
+        ({"data": {"type": "digits", "train_images": -1}}, r"data\.train_images: a number of images"),
+        ({"data": {"type": "npz", "path": "nowhere.npz"}}, "data: nowhere.npz is not a file.*--data-root"),
+        ({"recipe": "crdd"}, "recipe: unknown recipe 'crdd'; did you mean 'crd'"),
+        ({"recipe": {"name": "crd", "epoch": 3}}, r"recipe\.epoch: unknown key 'epoch'; did you mean 'epochs'"),
+        ({"recipe": {"name": "crd", "epochs": 0}}, r"recipe\.epochs: .*greater than or equal to 1, not 0"),
+        ({"recipe": {"name": "crd", "epochs": True}}, r"recipe\.epochs: a number, not True \(YAML"),
+        ({"recipe": {"name": "crd", "dropout": True}}, r"recipe\.dropout: a number, not True \(YAML"),
+        ({"recipe": {"schedule": "one_cycle", "warmup_epochs": 2}}, "warmup_epochs has no effect beside schedule one_cycle"),
+        ({"seeds": [0, 0]}, "seeds: 0 stands twice"),
+        ({"seeds": [-1]}, r"seeds\.0: .*greater than or equal to 0, not -1"),
+        ({"seeds": [2**32]}, r"seeds\.0: .*less than 4294967296"),
+        ({"seeds": [False]}, r"seeds\.0: .*valid integer, not False"),
+        ({"seeds": []}, "seeds: .*at least 1"),
+        ({"precision": "fp8"}, "precision: .*'fp32'.*'fp8'"),
+        ({"sedes": [0]}, "sedes: unknown key 'sedes'; did you mean 'seeds'"),
+        ({"also": [{"recipe": {"cutuot": 8}}]}, r"tiny, also\[0\], recipe\.cutuot: .*did you mean 'cutout'"),
+        ({"also": [{"also": []}]}, r"tiny, also\[0\]\.also: unknown key"),
+    ],
+)
+def test_messages_about_mistakes_name_place_value_and_nearest_match(tiny, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        tiny(**changes)
+    assert str(error.value).startswith("tiny, ") or "tiny: the grid expands" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: digits\npairs: [\nseeds: 0\n", r"g\.yaml:\d+:\d+: not YAML: "),
+        ("data: 'digits\n", r"g\.yaml:2:1: not YAML: "),
+        ("- data\n- seeds\n", "a grid is a mapping with keys about, data"),
+        ("data: !!python/object:os.system {}\n", "not YAML: could not determine a constructor"),
+    ],
+)
+def test_a_file_that_is_no_grid_is_refused(tmp_path, text, message):
+    file = tmp_path / "g.yaml"
+    file.write_text(textwrap.dedent(text))
+    with pytest.raises(UserError, match=message):
+        grid_file.read(str(file))
+
+
+def test_an_unknown_grid_names_the_nearest():
+    with pytest.raises(UserError, match="unknown grid 'paper_tabel1'; did you mean 'paper_table1'"):
+        grid_file.read("paper_tabel1")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recipe.epochs", "write key=value"),
+        ("recipe.epochs=[1", "is not a YAML value"),
+        ("seeds.first=1", "'seeds' is a list; set all of it"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        grid_file.read("quick", [override])
