@@ -21,6 +21,7 @@ from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.plugins import import_plugin
 from bench.records.cell import safe
+from bench.records.folders import ResultsFolder
 from bench.records.record import Record, seal
 from bench.records.store import Store
 from reports import published
@@ -281,8 +282,8 @@ def test_checkpoint(trained: tuple[Path, str, dict[str, Any]], data: st.DataObje
     from bench.engine.checkpoint import pack
 
     root, grid, expected = trained
-    store = Store(root)
-    ((cell_id, _),) = expected.items()
+    (cell_id,) = expected
+    folder = ResultsFolder(root).grid("small").cell(cell_id)
     tree = {
         "trainee": {},
         "optimizer": {"state": {}},
@@ -292,8 +293,8 @@ def test_checkpoint(trained: tuple[Path, str, dict[str, Any]], data: st.DataObje
         "threads": 1,
     }
     raw = data.draw(st.binary(max_size=50) | changed(tree).map(pack))
-    (store.cell("small", cell_id) / "record.json").unlink(missing_ok=True)
-    store.write_checkpoint("small", cell_id, raw)
+    (root / "small" / cell_id / "record.json").unlink(missing_ok=True)
+    folder.write_checkpoint(raw)
     assert main(["run", grid, *quietly(root)]) in (0, 1)
     assert main(["run", grid, *quietly(root)]) == 0
     assert results(root) == expected

@@ -31,17 +31,17 @@ def pretrained(model: Spec, classes: int) -> bool:
     return bool(model["type"] == "torchvision" and classes == IMAGENET_CLASSES)
 
 
-def answer(model: Spec, shape: Shape) -> tuple[Network, Output]:
+def forward_shapes(model: Spec, shape: Shape) -> tuple[Network, Output]:
     """The network and its output for two images, on the meta device: no memory, no arithmetic, no published weights.
 
     A network that needs values while it is built or called runs on the CPU instead.
 
     Raises:
-        Unbuildable: the model's arguments are wrong.
+        UnbuildableError: the model's arguments are wrong.
         ValueError: it cannot take such images.
     """
     spec = json.dumps({**model, "pretrained": False} if "pretrained" in model else model, sort_keys=True)
-    return _answer(spec, *shape[:4])
+    return _forward_shapes(spec, *shape[:4])
 
 
 DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_, init.normal_, init.uniform_, init.trunc_normal_, init.kaiming_uniform_)
@@ -49,7 +49,7 @@ SAME_SHAPE = (*DRAWS, F.batch_norm, F.relu)
 SUMS = (torch.Tensor.add, torch.Tensor.add_)
 
 
-class ShapesAlone(TorchFunctionMode):
+class ShapesOnly(TorchFunctionMode):
     """Shortcuts for common functions on the meta device, where torch's own Python code imports its compiler (a second).
 
     Shapes are right; values do not exist on that device.
@@ -68,22 +68,22 @@ class ShapesAlone(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class Unbuildable(Exception):  # noqa: N818
+class UnbuildableError(Exception):
     """A model whose constructor refuses its arguments; the message says why."""
 
 
 @cache
-def _answer(spec: str, channels: int, height: int, width: int, classes: int) -> tuple[Network, Output]:
+def _forward_shapes(spec: str, channels: int, height: int, width: int, classes: int) -> tuple[Network, Output]:
     for device in ("meta", "cpu"):
         try:
-            with ShapesAlone(), torch.device(device):
+            with ShapesOnly(), torch.device(device):
                 network = MODELS.build({**stored(json.loads(spec)), "classes": classes, "channels": channels}).eval()
                 images = torch.zeros(2, channels, height, width)
         except Exception as error:  # whatever a plug-in raises
-            failure: Exception = Unbuildable(str(error))
+            failure: Exception = UnbuildableError(str(error))
             continue
         try:
-            with ShapesAlone(), torch.no_grad():
+            with ShapesOnly(), torch.no_grad():
                 return network, network(images)
         except Exception as error:
             failure = ValueError(f"{model_name(json.loads(spec))} cannot take {channels}x{height}x{width} images ({error})")
@@ -96,9 +96,9 @@ def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -
     Only a ValueError of `setup` counts. A method that fails otherwise may fail only because there are no values.
     """
     try:
-        network_s, output_s = answer(student, shape)
-        network_t, output_t = answer(teacher, shape) if teacher and method.needs != "none" else (None, None)
-        with ShapesAlone(), torch.device("meta"):
+        network_s, output_s = forward_shapes(student, shape)
+        network_t, output_t = forward_shapes(teacher, shape) if teacher and method.needs != "none" else (None, None)
+        with ShapesOnly(), torch.device("meta"):
             targets = torch.zeros(shape.samples, dtype=torch.int64)
             image = (shape.channels, shape.height, shape.width)
             networks = Networks(network_s, network_t)

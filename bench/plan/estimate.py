@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from bench.data import Shape
-from bench.plan.compatibility import ShapesAlone, answer
+from bench.plan.compatibility import ShapesOnly, forward_shapes
 from bench.plan.expand import Grid
 from bench.records.cell import Cell, Spec, digest
 from bench.records.folders import GridFolder
@@ -139,7 +139,7 @@ def forward_flops(spec: Spec, shape: Shape) -> float:
 
     Counted by hooks: torch's FlopCounterMode, with which a training's are counted, takes a second to import torch's compiler.
     """
-    network, _ = answer(spec, shape)
+    network, _ = forward_shapes(spec, shape)
     counted = []
 
     def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
@@ -148,7 +148,7 @@ def forward_flops(spec: Spec, shape: Shape) -> float:
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    with ShapesAlone(), torch.no_grad():
+    with ShapesOnly(), torch.no_grad():
         network(torch.empty(1, *shape[:3], device=network.classifier.weight.device))
     for hook in hooks:
         hook.remove()

@@ -14,7 +14,7 @@ from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError
 from bench.models import MODELS, weights
 from bench.models.checkpoints import fit
-from bench.plan.compatibility import Unbuildable, answer, pretrained, refusal
+from bench.plan.compatibility import UnbuildableError, forward_shapes, pretrained, refusal
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
 from bench.plan.recipes import recipe_for
 from bench.plan.specs import added_later, complete, expand_methods, pair_presets, signatures, value_of
@@ -212,7 +212,7 @@ class _Expansion:
         except (OSError, ValueError) as error:
             raise UserError(f"{where}: {error}") from None
         try:
-            fit(tensors, answer(teacher.model, teacher.shape)[0], teacher.model)
+            fit(tensors, forward_shapes(teacher.model, teacher.shape)[0], teacher.model)
         except ValueError as error:
             raise UserError(f"{where}: {file} does not fit {describe(teacher.model)} on these data: {error}") from None
         return Teacher(model=teacher.model, weights_sha256=sha256, weights=file)
@@ -268,8 +268,8 @@ class _Expansion:
 
 def _check_buildable(network: _Side, where: str) -> None:
     try:
-        answer(network.model, network.shape)
-    except Unbuildable as error:
+        forward_shapes(network.model, network.shape)
+    except UnbuildableError as error:
         raise UserError(f"{where}: {error}") from None
     except ValueError:
         pass  # it cannot take the images: a reason to skip what needs it
