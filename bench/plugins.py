@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.records.cell import safe
 
 
 def import_plugin(name: str) -> None:
@@ -20,7 +20,7 @@ def import_plugin(name: str) -> None:
     path = Path(name)
     try:
         if path.suffix == ".py":
-            module_name = safe(path.stem).replace("-", "_").replace(".", "_")
+            module_name = _module_name(path)
             if getattr(sys.modules.get(module_name), "__file__", None) == str(path.resolve()):
                 return
             spec = importlib.util.spec_from_file_location(module_name, path.resolve())
@@ -34,3 +34,8 @@ def import_plugin(name: str) -> None:
     except Exception as error:
         sys.modules.pop(path.stem, None)
         raise UserError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
+def _module_name(path: Path) -> str:
+    """The file's name, with underscores for all that a module's name cannot hold."""
+    return re.sub(r"[-.]", "_", re.sub(r"[^a-z0-9_+.-]+", "-", path.stem.lower()).strip(".-"))

@@ -6,7 +6,7 @@ A builder is registered in `DATASETS`. It takes `root`, the folder that holds th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -223,7 +223,7 @@ def _take(split: Split, positions: Tensor) -> Split:
 # What builders share
 
 
-def split_of(images: Any, labels: Any) -> Split:
+def split_of(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | Sequence[int]) -> Split:
     """From (N, H, W, C) or (N, H, W) uint8 and N labels, arrays or tensors."""
     pixels = torch.as_tensor(images)
     pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)

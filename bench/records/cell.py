@@ -37,17 +37,17 @@ class Teacher(Frozen):
     train_flops: float | None = Field(None, ge=0)
 
     @property
-    def identity(self) -> Any:
+    def identity(self) -> str | Spec:
         """Of a cell its digest, of a file its SHA-256; a model with published weights stands for itself."""
         digest_of_cell = self.cell.rpartition("-")[2] if self.cell else None  # without its readable part
         return self._with_changes(digest_of_cell or self.weights_sha256 or self.model)
 
     @property
-    def cost_identity(self) -> Any:
+    def cost_identity(self) -> str | Spec:
         """What decides how long its forward pass takes."""
         return self._with_changes(self.model)
 
-    def _with_changes(self, source: Any) -> Any:
+    def _with_changes(self, source: str | Spec) -> str | Spec:
         changes = {name for name, at_default in marked(self, "changes_answer").items() if not at_default}
         answer = self.model_dump(mode="json", include=changes)
         if source == self.weights_sha256 and "taps" in self.model:  # which a file of weights does not have
