@@ -16,7 +16,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python run_bench.py run $(GRID)
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
