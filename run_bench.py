@@ -55,6 +55,28 @@ JOBS = group(
     number("--minutes", "time limit of a job (default: 240)"),
     argument("--memory-gib", type=float, metavar="N", help="memory of a process (default: the cluster's)"),
 )
+KIND = argument("what", nargs="?", choices=LISTS, help="one kind only")
+TRAINING = together(
+    flag("--wait", "on a cluster: stay until all is done"),
+    flag("--together", "train methods of one seed in lock-step: one teacher forward for all"),
+    flag("--retry", "train failed cells again"),
+    flag("--force", "train finished cells again; their old records are set aside"),
+    flag("--no-cost", "leave out the probe of costs and the report"),
+    argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
+    several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),
+)
+AGAIN = flag("--force", "measure again what was measured on this hardware")
+ABLATE = flag("--ablate", "also switch off each piece in turn")
+SPEED = "Measure this engine against the field's usual training loop, and what each of its pieces gains"
+COMPARE = argument("--compare", metavar="DIR", help="another folder of results, to set beside it")
+MAPS = together(
+    argument("cells", nargs="+", metavar="CELL", help="ids of finished cells, or enough of them"),
+    argument("--images", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N", help="positions in the test set"),
+)
+TO = argument("--to", metavar="FILE", help="default: <cell>.safetensors in this folder")
+WEIGHTS = flag("--weights", "also the weights of cells that teach nobody")
+ALL = flag("--all", "every grid of the results folder")
+SOURCE = argument("source", help="a results folder, such as another machine's")
 
 
 # What verbs share
@@ -111,9 +133,6 @@ def import_plugins(given: Given) -> None:
 # Verbs that show what there is
 
 
-KIND = argument("what", nargs="?", choices=LISTS, help="one kind only")
-
-
 @verb("List methods, models, data sets, grids or recipes", PLUGINS, KIND)
 def list_(given: Given) -> None:
     from bench.plan import catalogue
@@ -143,17 +162,6 @@ def plan(given: Given) -> int:
     return 1 if unreadable else 0
 
 
-TRAINING = together(
-    flag("--wait", "on a cluster: stay until all is done"),
-    flag("--together", "train methods of one seed in lock-step: one teacher forward for all"),
-    flag("--retry", "train failed cells again"),
-    flag("--force", "train finished cells again; their old records are set aside"),
-    flag("--no-cost", "leave out the probe of costs and the report"),
-    argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
-    several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),
-)
-
-
 @verb("Train what is missing of a grid, measure costs, write the report", RESULTS, GRID, PLUGINS, CLUSTER, JOBS, TRAINING)
 def run(given: Given) -> int:
     from bench import run
@@ -168,9 +176,6 @@ def run(given: Given) -> int:
     return 0 if outcome.complete else 1
 
 
-AGAIN = flag("--force", "measure again what was measured on this hardware")
-
-
 @verb("Measure what a step of each method costs; leave the machine alone meanwhile", RESULTS, GRID, PLUGINS, THREADS, AGAIN)
 def cost(given: Given) -> None:
     from bench import run
@@ -179,10 +184,6 @@ def cost(given: Given) -> None:
     run.begin(grid, folder)
     if not run.measure(grid.cells, folder, options(given, threads=given.threads), given.force, console()):
         console().print("measured before, on this hardware; --force measures again")
-
-
-ABLATE = flag("--ablate", "also switch off each piece in turn")
-SPEED = "Measure this engine against the field's usual training loop, and what each of its pieces gains"
 
 
 @verb(SPEED, GRID, THREADS, ABLATE, JSON, lambda sub: sub.set_defaults(grid="speed", imports=[], results="results"))
@@ -234,9 +235,6 @@ def logs(given: Given) -> None:
         print(f"failed at {failure.get('when')}: {failure.get('error')}")
 
 
-COMPARE = argument("--compare", metavar="DIR", help="another folder of results, to set beside it")
-
-
 @verb("Write a grid's tables, figures and page", RESULTS, FINISHED, COMPARE)
 def report(given: Given) -> None:
     write_report(finished(given), console(), given.compare)
@@ -246,12 +244,6 @@ def write_report(folder: GridFolder, screen: Console, compare: str | None = None
     from reports import terminal
 
     terminal.report(folder, screen, compare)
-
-
-MAPS = together(
-    argument("cells", nargs="+", metavar="CELL", help="ids of finished cells, or enough of them"),
-    argument("--images", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N", help="positions in the test set"),
-)
 
 
 @verb("Draw where trained students look (Grad-CAM++), side by side, for the report", RESULTS, PLUGINS, MAPS, DATA_ROOT)
@@ -268,24 +260,15 @@ def maps(given: Given) -> None:
     print(path)
 
 
-TO = argument("--to", metavar="FILE", help="default: <cell>.safetensors in this folder")
-
-
 @verb("Write a finished cell's weights as safetensors", RESULTS, CELL, TO)
 def export(given: Given) -> None:
     cell = results(given).find(given.cell)
     print(cell.export(Path(given.to or f"{cell.id}.safetensors")))
 
 
-WEIGHTS = flag("--weights", "also the weights of cells that teach nobody")
-
-
 @verb("Remove scratch files of finished cells, and weights with --weights", RESULTS, FINISHED, WEIGHTS)
 def clean(given: Given) -> None:
     print(f"{finished(given).clean(given.weights) / 2**20:.1f} MiB freed")
-
-
-ALL = flag("--all", "every grid of the results folder")
 
 
 @verb("Check every record, curve, weight file and cost of a grid", RESULTS, FINISHED, ALL)
@@ -298,9 +281,6 @@ def verify(given: Given) -> int:
         print(f"{problem.path}: {problem.reason}")
     print(f"{len(folders)} grids, {len(problems)} problems" if given.all else f"{len(problems)} problems")
     return 1 if problems else 0
-
-
-SOURCE = argument("source", help="a results folder, such as another machine's")
 
 
 @verb("Copy the results of another folder; name what contradicts ours", RESULTS, SOURCE)
