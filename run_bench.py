@@ -189,12 +189,11 @@ def cost(given: Given) -> None:
 @verb(SPEED, GRID, THREADS, ABLATE, JSON, lambda sub: sub.set_defaults(grid="speed", imports=[], results="results"))
 def speed(given: Given) -> None:
     from bench.measure import speed
-    from bench.records.store import Store
     from reports.speed import tables
 
-    grid, _ = planned(given)
+    grid, folder = planned(given)
     settings = options(given, threads=given.threads)
-    measured = speed.measure(grid, Store(given.results), settings, given.ablate, tell=lambda line: print(line, file=sys.stderr))
+    measured = speed.measure(grid, folder, settings, given.ablate, tell=lambda line: print(line, file=sys.stderr))
     found = speed.as_json(measured)
     if given.json:
         print(json.dumps(found, indent=1))

@@ -36,7 +36,6 @@ from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
 from bench.records.progress import Progress
 from bench.records.record import BUSY_PERCENT, Record
-from bench.records.store import Store
 
 SILENT = Console(quiet=True)
 
@@ -272,7 +271,7 @@ def measure(
     console.print("measuring costs; leave the machine alone meanwhile", highlight=False)
     if busy > BUSY_PERCENT:
         console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")
-    for cost in probe.measure(wanted, Store(folder.results.root), folder.name, options):
+    for cost in probe.measure(wanted, folder, options):
         step = cost.step
         line = f"  {cost.label:<24} {step.median_ms:8.2f} ms a step ({step.low_ms:.2f} to {step.high_ms:.2f})"
         console.print(line, highlight=False)

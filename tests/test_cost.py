@@ -18,8 +18,8 @@ from bench.measure import probe as cost
 from bench.measure.meters import LiveTensors, OtherWork
 from bench.measure.probe import Probe
 from bench.plan import estimate as planning
+from bench.records.folders import ResultsFolder
 from bench.records.options import Options
-from bench.records.store import Store
 
 CPU = Options(device="cpu", threads=1)
 
@@ -38,8 +38,8 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
         seeds=[0, 1],
         pairs=[{"student": "resnet8", "teacher": "resnet14"}],
     )
-    store = Store(tmp_path)  # nothing is trained, the teacher neither
-    measured = list(cost.measure(grid.cells, store, grid.name, CPU))
+    folder = ResultsFolder(tmp_path).grid(grid.name)  # nothing is trained, the teacher neither
+    measured = list(cost.measure(grid.cells, folder, CPU))
     labels = ["ft(prepare_epochs=1)", "kd", "none", "none", "tfd"]  # once for both seeds, and the teacher's own
     assert sorted(each.label for each in measured) == labels
     assert {each.key for each in measured} == {cell.cost_key for cell in grid.cells}
@@ -62,7 +62,7 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
     assert sessions["resnet8"] != sessions["resnet14"]
     assert by_label["kd"].parts["teacher"].median_ms > 0
     assert by_label["tfd"].parts["teacher"].median_ms == 0
-    assert store.costs(grid.name)[0] == sorted(measured, key=lambda each: each.key)
+    assert folder.costs()[0] == sorted(measured, key=lambda each: each.key)
     assert not cost.missing(grid.cells, measured, measured[0].machine)
     assert not cost.missing(grid.cells, measured, measured[0].machine, threads=1)
     assert cost.missing(grid.cells, measured, measured[0].machine, threads=2) == grid.cells
@@ -89,7 +89,7 @@ def test_a_machine_that_only_submits_jobs_is_not_measured(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "costs are not measured here" in told
     assert "report: " in told
-    assert Store(tmp_path / "results").costs("small") == ([], [])
+    assert ResultsFolder(tmp_path / "results").grid("small").costs() == ([], [])
 
 
 def test_other_work_is_that_of_other_processes(monkeypatch):
@@ -108,7 +108,7 @@ def test_other_work_is_that_of_other_processes(monkeypatch):
 
 def test_the_probe_leaves_the_trainee_as_it_was(tiny, tmp_path, quick_probe):
     grid = tiny(methods=["pskd"])
-    bench = assemble(grid.cells, Store(tmp_path), grid.name, CPU)
+    bench = assemble(grid.cells, ResultsFolder(tmp_path).grid(grid.name), CPU)
     [trainee] = bench.trainees.values()
     before = {name: value.clone() for name, value in trainee.state_dict().items()}
     probe = Probe(grid.cells[0], bench)
@@ -120,7 +120,7 @@ def test_the_probe_leaves_the_trainee_as_it_was(tiny, tmp_path, quick_probe):
 
 def test_flops_are_those_of_a_count_by_hand(tiny, tmp_path):
     grid = tiny(methods=["none", "tfd"])
-    bench = assemble(grid.cells, Store(tmp_path), grid.name, CPU)
+    bench = assemble(grid.cells, ResultsFolder(tmp_path).grid(grid.name), CPU)
     # resnet8 on 1x8x8: multiply-adds of stem, stages and classifier, twice
     stem, first = 64 * 9 * 16, 2 * 64 * 9 * 16 * 16
     second = 16 * (9 * 16 * 32 + 9 * 32 * 32 + 16 * 32)

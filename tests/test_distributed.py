@@ -19,9 +19,9 @@ from bench.engine.schedule import learning_rate
 from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.records.cell import Cell, seed_from
+from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
 from bench.records.recipe import Recipe
-from bench.records.store import Store
 from methods.base import Batch
 from run_bench import main
 
@@ -38,9 +38,9 @@ def options(root: Path, *more: str) -> list[str]:
     return ["--results", str(root), "--device", "cpu", "--no-cost", "--threads", "1", *more]
 
 
-def by_hand(cell: Cell, store: Store) -> list[dict[str, float]]:
+def by_hand(cell: Cell, folder: GridFolder) -> list[dict[str, float]]:
     """Rows of the curves: every batch in two halves, batch norm by half, gradients averaged, statistics of the first half."""
-    bench = assemble([cell], store, "small", Options(device="cpu", threads=1))
+    bench = assemble([cell], folder, Options(device="cpu", threads=1))
     trainee = bench.trainees[cell.id]
     stream, optimizer = bench.stream(trainee), Optimizer(trainee, bench.device)
     statistics = [name for name, _ in trainee.student.named_buffers()]
@@ -72,12 +72,12 @@ def by_hand(cell: Cell, store: Store) -> list[dict[str, float]]:
 def check_against_by_hand(root: Path, grid: str) -> None:
     name, raw = grid_file.read(grid)
     (cell,) = expand(name, raw, device="cpu").cells
-    store = Store(root)
-    record = store.record("small", cell.id)
+    folder = ResultsFolder(root).grid("small")
+    record = folder.cell(cell.id).record()
     assert record is not None
-    header, *lines = [line.split(",") for line in store.curves("small", record).splitlines()]
+    header, *lines = [line.split(",") for line in folder.cell(cell.id).curves(record).splitlines()]
     rows = [dict(zip(header, map(float, line), strict=True)) for line in lines]
-    expected = by_hand(cell, store)
+    expected = by_hand(cell, folder)
     assert [row["loss_ce"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-4)
     assert [row["test_top1"] for row in rows] == pytest.approx([row["top1"] for row in expected], abs=2.01)  # a sample of 50
     assert record.steps == cell.recipe.epochs * 3
@@ -134,12 +134,12 @@ def test_accuracies_of_a_team_are_those_of_one(whole: str, tmp_path: Path) -> No
     assert main(["run", whole, *options(tmp_path / "results"), *changes]) == 0
     name, raw = grid_file.read(whole, changes[1:])
     (cell,) = expand(name, raw, device="cpu").cells
-    store = Store(tmp_path / "results")
-    record = store.record("small", cell.id)
+    folder = ResultsFolder(tmp_path / "results").grid("small")
+    record = folder.cell(cell.id).record()
     assert record is not None
-    bench = assemble([cell], store, "small", Options(device="cpu", threads=1))
+    bench = assemble([cell], folder, Options(device="cpu", threads=1))
     student = bench.trainees[cell.id].student
-    student.load_state_dict(safetensors.torch.load(store.weights("small", record)))
+    student.load_state_dict(safetensors.torch.load(folder.cell(cell.id).weights(record)))
     student.eval()
     with torch.no_grad():
         ranked = torch.cat([student(image).logits.argsort(1, descending=True) for image, _ in bench.held_batches("test")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 import subprocess
@@ -17,9 +18,10 @@ from bench.engine.schedule import learning_rate
 from bench.engine.step import DivergedError
 from bench.engine.train import train
 from bench.plan.specs import arguments_of
+from bench.records.cell_folder import CellFolder
+from bench.records.folders import ResultsFolder
 from bench.records.options import Options
 from bench.records.recipe import Recipe
-from bench.records.store import Store
 from methods import METHODS
 
 CPU = Options(device="cpu", threads=1, checkpoint_s=0)
@@ -30,16 +32,21 @@ class InterruptedTrainingError(Exception):
     pass
 
 
-class FragileStore(Store):
-    """Dies right after a number of checkpoints."""
+@contextlib.contextmanager
+def dying_after(checkpoints):
+    """A training ends right after so many checkpoints."""
+    write, lives = CellFolder.write_checkpoint, checkpoints
 
-    lives = 1
-
-    def write_checkpoint(self, grid, cell_id, raw):
-        super().write_checkpoint(grid, cell_id, raw)
-        self.lives -= 1
-        if self.lives == 0:
+    def fragile(self, raw):
+        nonlocal lives
+        write(self, raw)
+        lives -= 1
+        if lives == 0:
             raise InterruptedTrainingError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CellFolder, "write_checkpoint", fragile)
+        yield
 
 
 def spec(key):
@@ -49,35 +56,37 @@ def spec(key):
     return {"type": key, **method.example, **short}
 
 
-def train_all(grid, store, options=CPU):
+def folder_of(grid, root):
+    return ResultsFolder(root).grid(grid.name)
+
+
+def train_all(grid, root, options=CPU):
     """Teachers first, as a worker does it."""
-    return [record for cell in grid.cells for record in train([cell], store, grid.name, options)]
+    return [record for cell in grid.cells for record in train([cell], folder_of(grid, root), options)]
 
 
 @pytest.mark.parametrize("key", sorted(METHODS.module_dict))
 def test_interrupted_and_resumed_equals_undisturbed(key, tiny, tmp_path):
     grid = tiny(methods=[spec(key)], recipe={"name": "digits", "epochs": 3, "batch_size": 16, "validation": 0.2})
-    undisturbed = Store(tmp_path / "a")
-    *_, expected = train_all(grid, undisturbed)
+    *_, expected = train_all(grid, tmp_path / "a")
 
-    store = FragileStore(tmp_path / "b")
+    folder = folder_of(grid, tmp_path / "b")
     for cell in grid.cells[:-1]:
-        train([cell], Store(store.root), grid.name, CPU)
-    store.lives = 2
-    with pytest.raises(InterruptedTrainingError):
-        train(grid.cells[-1:], store, grid.name, CPU)
+        train([cell], folder, CPU)
+    with dying_after(checkpoints=2), pytest.raises(InterruptedTrainingError):
+        train(grid.cells[-1:], folder, CPU)
     torch.rand(7)  # whatever happens in between must not matter
-    [found] = train(grid.cells[-1:], Store(store.root), grid.name, CPU)
+    [found] = train(grid.cells[-1:], folder, CPU)
 
     assert found.weights_sha256 == expected.weights_sha256
     assert found.accuracies == expected.accuracies
-    assert not (store.cell(grid.name, found.id) / "checkpoint").exists()
+    assert folder.cell(found.id).read_checkpoint() is None
 
 
 def test_record_is_complete_and_true(tiny, tmp_path):
     grid = tiny(methods=["fitnets"], recipe={"name": "digits", "epochs": 2, "batch_size": 16, "validation": 0.25})
-    store = Store(tmp_path)
-    teacher, record = train_all(grid, store)
+    teacher, record = train_all(grid, tmp_path)
+    place = folder_of(grid, tmp_path).cell(record.id)
     assert record.train_samples == 30
     assert record.steps == 2 * math.ceil(30 / 16)
     assert record.accuracies.last.epoch == 2
@@ -90,11 +99,11 @@ def test_record_is_complete_and_true(tiny, tmp_path):
     assert record.parameters.train_only == 32 * 32 + 32 + 2 * 32  # 1x1 convolution with bias, and its norm
     assert record.flops.step > 3 * record.flops.teacher_forward > 0
     assert record.flops.teacher_forward == 16 * teacher.flops.inference
-    assert store.record(grid.name, record.id) == record
-    rows = store.curves(grid.name, record).splitlines()
+    assert place.record() == record
+    rows = place.curves(record).splitlines()
     assert rows[0].startswith("epoch,lr,test_top1,test_top5,val_top1,val_top5,train_s,evaluate_s,loss_ce,loss_fitnets")
     assert len(rows) == 3
-    weights = safetensors.torch.load(store.weights(grid.name, record))
+    weights = safetensors.torch.load(place.weights(record))
     assert (
         sum(w.numel() for name, w in weights.items() if "running" not in name and "tracked" not in name)
         == record.parameters.deployed
@@ -103,16 +112,16 @@ def test_record_is_complete_and_true(tiny, tmp_path):
 
 def test_weight_zero_trains_as_none_does(tiny, tmp_path):
     grid = tiny(methods=["none", {"tfd": {"weight": 0.0}}])
-    plain, zero = train_all(grid, Store(tmp_path))
+    plain, zero = train_all(grid, tmp_path)
     assert plain.weights_sha256 == zero.weights_sha256
 
 
 def test_methods_of_one_seed_start_alike_and_see_the_same_images(tiny, tmp_path):
     grid = tiny(methods=["none", "fitnets"], seeds=[0, 1])
-    store = Store(tmp_path)
-    train(grid.cells[:1], store, grid.name, CPU)
+    folder = folder_of(grid, tmp_path)
+    train(grid.cells[:1], folder, CPU)
     cells = {(cell.label, cell.seed): cell for cell in grid.cells}
-    first, other, third = (assemble([cells[key]], store, grid.name, CPU) for key in (("none", 0), ("fitnets", 0), ("none", 1)))
+    first, other, third = (assemble([cells[key]], folder, CPU) for key in (("none", 0), ("fitnets", 0), ("none", 1)))
     states = [next(iter(bench.trainees.values())).student.state_dict() for bench in (first, other, third)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
@@ -124,10 +133,9 @@ def test_methods_of_one_seed_start_alike_and_see_the_same_images(tiny, tmp_path)
 
 def test_divergence_is_an_error_and_leaves_no_record(tiny, tmp_path):
     grid = tiny(recipe={"name": "digits", "epochs": 2, "lr": 1e30, "schedule": "step"})
-    store = Store(tmp_path)
     with pytest.raises(DivergedError, match=r"ce is (nan|inf)"):
-        train_all(grid, store)
-    assert store.records(grid.name) == ([], [])
+        train_all(grid, tmp_path)
+    assert folder_of(grid, tmp_path).records() == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -154,13 +162,12 @@ def test_recipe_options_train_and_resume(extra, precision, tiny, tmp_path):
         pytest.skip("this CPU has no bf16")
     recipe = {"name": "digits", "epochs": 2, "batch_size": 16, **extra}
     grid = tiny(recipe=recipe, precision=precision)
-    [expected] = train_all(grid, Store(tmp_path / "a"))
-    store = FragileStore(tmp_path / "b")
-    with pytest.raises(InterruptedTrainingError):
-        train_all(grid, store)
-    [found] = train_all(grid, Store(store.root))
+    [expected] = train_all(grid, tmp_path / "a")
+    with dying_after(checkpoints=1), pytest.raises(InterruptedTrainingError):
+        train_all(grid, tmp_path / "b")
+    [found] = train_all(grid, tmp_path / "b")
     assert found.weights_sha256 == expected.weights_sha256
-    plain = train_all(tiny(recipe={**recipe, **dict.fromkeys(extra, 0)}, precision=precision), Store(tmp_path / "c"))
+    plain = train_all(tiny(recipe={**recipe, **dict.fromkeys(extra, 0)}, precision=precision), tmp_path / "c")
     assert plain[0].weights_sha256 != expected.weights_sha256  # the option does something
 
 
@@ -192,7 +199,7 @@ print(default, kept, faults())
 
 def test_the_moving_average_is_torchs(tiny, tmp_path):
     grid = tiny(recipe={"name": "digits", "ema": 0.9})
-    [trainee] = assemble(grid.cells, Store(tmp_path), grid.name, CPU).trainees.values()
+    [trainee] = assemble(grid.cells, folder_of(grid, tmp_path), CPU).trainees.values()
     theirs = AveragedModel(trainee.core, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     for _ in range(3):
         with torch.no_grad():
@@ -205,23 +212,23 @@ def test_the_moving_average_is_torchs(tiny, tmp_path):
 
 
 def test_the_moving_average_leaves_out_what_a_method_keeps_for_its_next_step(tiny, tmp_path):
-    [record] = train_all(tiny(methods=["dlb"], recipe={"name": "digits", "epochs": 1, "ema": 0.9}), Store(tmp_path))
+    [record] = train_all(tiny(methods=["dlb"], recipe={"name": "digits", "epochs": 1, "ema": 0.9}), tmp_path)
     assert record.accuracies.last.top1 > 0
 
 
 def test_a_teacher_given_to_a_teacher_free_method_is_not_even_loaded(tiny, tmp_path):
     grid = tiny(methods=["tfd"])
-    bench = assemble(grid.cells, Store(tmp_path), grid.name, CPU)
+    bench = assemble(grid.cells, folder_of(grid, tmp_path), CPU)
     assert [cell.teacher for cell in grid.cells] == [None]
     assert next(iter(bench.trainees.values())).networks.teacher is None
 
 
 def test_lock_step_equals_separate_trainings(tiny, tmp_path):
     grid = tiny(methods=["none", "kd", "at", "fitnets", "tfd", "simkd"], pairs=[{"student": "resnet8", "teacher": "resnet14"}])
-    apart = {record.id: record for record in train_all(grid, Store(tmp_path / "a"))}
-    store = Store(tmp_path / "b")
-    train(grid.cells[:1], store, grid.name, CPU)
-    together = train(grid.cells[1:], store, grid.name, CPU)
+    apart = {record.id: record for record in train_all(grid, tmp_path / "a")}
+    folder = folder_of(grid, tmp_path / "b")
+    train(grid.cells[:1], folder, CPU)
+    together = train(grid.cells[1:], folder, CPU)
     assert len(together) == 6
     assert all(record.weights_sha256 == apart[record.id].weights_sha256 for record in together)
     assert all(record.accuracies == apart[record.id].accuracies for record in together)

@@ -6,8 +6,8 @@ import pytest
 
 from bench.engine.train import train
 from bench.models import MODELS
+from bench.records.folders import ResultsFolder
 from bench.records.options import Options
-from bench.records.store import Store
 
 BY_NAME = {"torchvision": "resnet18", "timm": "resnet18"}  # adapters to a library's networks
 
@@ -24,8 +24,8 @@ def test_every_model_with_none_kd_and_tfd(key, tiny, tmp_path):
     methods = ["none", "kd", {"tfd": {"weight": 1.0, "ramp_epochs": 0}}]  # two steps of the published weight leave no mark
     grid = tiny(data=data, recipe=recipe, methods=methods, pairs=[{"student": student, "teacher": "resnet8"}])
     assert grid.skipped == []
-    store, options = Store(tmp_path), Options(device="cpu", threads=1)
-    trained = [train([cell], store, grid.name, options)[0] for cell in grid.cells]  # the teacher first; resnet8 teaches itself
+    folder, options = ResultsFolder(tmp_path).grid(grid.name), Options(device="cpu", threads=1)
+    trained = [train([cell], folder, options)[0] for cell in grid.cells]  # the teacher first; resnet8 teaches itself
     records = [record for record in trained if record.cell.student["type"] == key]
     assert [record.cell.label for record in records] == ["none", "kd", "tfd(weight=1.0, ramp_epochs=0)"]
     assert len({record.weights_sha256 for record in records}) == 3  # each method leaves its mark

@@ -15,8 +15,8 @@ from bench.engine.device import has_bf16
 from bench.engine.optimizer import Optimizer
 from bench.measure import speed
 from bench.measure.usual_loop import UsualLoop
+from bench.records.folders import ResultsFolder
 from bench.records.options import Options
-from bench.records.store import Store
 from reports import speed as speed_tables
 
 
@@ -66,7 +66,7 @@ def test_the_usual_loop_learns_what_the_engine_learns(tiny, tmp_path):
     """The reference is a real training loop: from the engine's start, on its batches, it takes the engine's steps."""
     grid = tiny(methods=["tfd"], precision="fp32", recipe={"name": "digits", "epochs": 2, "batch_size": 16, "crop": "none"})
     [cell] = grid.cells
-    bench = assemble([cell], Store(tmp_path), grid.name, Options(device="cpu", threads=1))
+    bench = assemble([cell], ResultsFolder(tmp_path).grid(grid.name), Options(device="cpu", threads=1))
     [trainee] = bench.trainees.values()
     student = build_network(cell.student, bench.dataset)
     student.load_state_dict(trainee.student.state_dict())

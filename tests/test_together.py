@@ -8,7 +8,7 @@ import small
 import run_bench
 from bench.engine import train as engine
 from bench.engine.lockstep import alone_because, companions
-from bench.records.store import Store
+from bench.records.folders import ResultsFolder
 
 METHODS = ["none", "kd", "at", "tfd", {"cskd": {}}, {"crd": {}}]
 
@@ -49,9 +49,15 @@ def test_one_that_fails_does_not_stop_its_companions(tmp_path, groups):
     bad = {"tfd": {"weight": 1e30, "ramp_epochs": 0}}
     assert run(tmp_path, "--together", "--set", f"methods=[none, kd, {bad}]") == 1
     assert 3 in groups
-    store = Store(tmp_path / "results")
-    assert sorted(record.cell.label for record in store.records("small")[0]) == ["kd", "kd", "none", "none", "none"]
-    failed = [path.parent.name for path in store.folder("small").glob("*/failure.json")]
+    root = tmp_path / "results"
+    assert sorted(record.cell.label for record in ResultsFolder(root).grid("small").records()[0]) == [
+        "kd",
+        "kd",
+        "none",
+        "none",
+        "none",
+    ]
+    failed = [path.parent.name for path in (root / "small").glob("*/failure.json")]
     assert len(failed) == 2
     assert all("-tfd-" in name for name in failed)
 

@@ -20,8 +20,8 @@ from bench.models import MODELS, Network, stored
 from bench.models.checkpoints import fit
 from bench.models.weights import read as read_weights
 from bench.records.cell import Cell, seed_from
+from bench.records.folders import GridFolder
 from bench.records.options import Options
-from bench.records.store import Store
 from methods import METHODS, Context, Networks
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -79,12 +79,10 @@ class Assembly:
         return self.streams[partner]
 
 
-TeacherSource = Callable[[Cell, Store, str, Dataset], Network]
+TeacherSource = Callable[[Cell, GridFolder, Dataset], Network]
 
 
-def assemble(
-    cells: list[Cell], store: Store, grid: str, options: Options, teacher_network: TeacherSource | None = None
-) -> Assembly:
+def assemble(cells: list[Cell], folder: GridFolder, options: Options, teacher_network: TeacherSource | None = None) -> Assembly:
     """Build networks, methods and data of a group. Cells with the same teacher share it.
 
     Args:
@@ -108,7 +106,7 @@ def assemble(
         if each.teacher:
             key = str(each.teacher.identity)
             if key not in teachers:
-                network = (teacher_network or load_teacher)(each, store, grid, dataset)
+                network = (teacher_network or load_teacher)(each, folder, dataset)
                 teachers[key] = Teacher(_place(network, device), assembly.sample(), cell.precision)
             teacher = teachers[key]
         assembly.trainees[each.id] = _trainee(each, assembly, teacher)
@@ -120,7 +118,7 @@ def build_network(spec: dict[str, Any], dataset: Dataset) -> Network:
     return MODELS.build({**stored(spec), "classes": dataset.classes, "channels": dataset.channels})
 
 
-def load_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Network:
+def load_teacher(cell: Cell, folder: GridFolder, dataset: Dataset) -> Network:
     """The trained teacher: of another cell, from the user's file, or with the published weights that its model comes with.
 
     Raises:
@@ -130,10 +128,11 @@ def load_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Netwo
     source = cell.teacher
     network = build_network(source.model, dataset)
     if source.cell:
-        record = store.record(grid, source.cell)
+        trained = folder.cell(source.cell)
+        record = trained.record()
         if record is None:
             raise UserError(f"{cell.id}: its teacher {source.cell} is not trained yet")
-        network.load_state_dict(safetensors.torch.load(store.weights(grid, record)))
+        network.load_state_dict(safetensors.torch.load(trained.weights(record)))
     elif source.weights:
         tensors, sha256 = read_weights(source.weights)
         if sha256 != source.weights_sha256:
@@ -142,7 +141,7 @@ def load_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Netwo
     return network
 
 
-def untrained_teacher(cell: Cell, store: Store, grid: str, dataset: Dataset) -> Network:
+def untrained_teacher(cell: Cell, folder: GridFolder, dataset: Dataset) -> Network:
     """The teacher's network without its weights: as fast as a trained one."""
     assert cell.teacher is not None
     model = cell.teacher.model

@@ -23,12 +23,14 @@ from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, Visua
 from bench.engine.loop import Loop, Row
 from bench.errors import UserError
 from bench.records.cell import Cell
+from bench.records.cell_folder import CellFolder
+from bench.records.files import DamagedError
+from bench.records.folders import GridFolder
 from bench.records.options import Options
 from bench.records.record import Accuracies, Accuracy, Clocks, Flops, Machine, Parameters, Record
-from bench.records.store import DamagedError, Store
 
 
-def train(cells: list[Cell], store: Store, grid: str, options: Options, team: Team = ALONE) -> list[Record]:
+def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = ALONE) -> list[Record]:
     """Train a group of cells to the end, from their checkpoints where there are any, and write their records.
 
     Args:
@@ -39,26 +41,27 @@ def train(cells: list[Cell], store: Store, grid: str, options: Options, team: Te
         DamagedError: a checkpoint does not fit; it was set aside, so that the next attempt starts anew.
     """
     started = _now()
-    saved = {cell.id: state for cell in cells if (state := _read_checkpoint(store, grid, cell.id))}
+    saved = {cell.id: state for cell in cells if (state := _read_checkpoint(folder.cell(cell.id)))}
     _set_threads(cells, saved, options.threads)
     _free_memory()
-    assembly = assemble(cells, store, grid, options)
+    assembly = assemble(cells, folder, options)
     _check_memories(assembly, team)
     flops = {cell_id: count_flops(assembly, trainee) for cell_id, trainee in assembly.trainees.items()}
     parameters = {cell_id: trainee.parameter_counts() for cell_id, trainee in assembly.trainees.items()}
     loop = _loop(assembly, team)
     for cell_id, state in saved.items():
-        _restore(loop, cell_id, state, store, grid)
-    loop.run(_hooks(assembly, store, grid, options, team))
+        _restore(loop, folder.cell(cell_id), state)
+    loop.run(_hooks(assembly, folder, options, team))
     if not team.leads:
         return []
     facts, records = machine(assembly.device), []
     for cell in cells:
-        if store.done(grid, cell.id) and (first := store.record(grid, cell.id)):
+        place = folder.cell(cell.id)
+        if place.done() and (first := place.record()):
             records.append(first)  # our lock was lost, and another was faster: one record a cell
             continue
-        record = _record(cell, assembly, loop, flops[cell.id], parameters[cell.id], options, facts, started, store, grid)
-        store.write_record(grid, record)
+        record = _record(cell, assembly, loop, flops[cell.id], parameters[cell.id], options, facts, started, place)
+        place.write_record(record)
         records.append(record)
     return records
 
@@ -94,32 +97,32 @@ def _loop(assembly: Assembly, team: Team) -> Loop:
     return Loop(assembly.step(team), assembly.stream(trainee), cell.recipe, trainee.method.prepare_epochs, cell.seed)
 
 
-def _hooks(assembly: Assembly, store: Store, grid: str, options: Options, team: Team) -> list[Hook]:
+def _hooks(assembly: Assembly, folder: GridFolder, options: Options, team: Team) -> list[Hook]:
     """In the order in which they are called."""
 
     def write_checkpoint(cell_id: str, raw: bytes) -> None:
-        store.write_checkpoint(grid, cell_id, raw)
+        folder.cell(cell_id).write_checkpoint(raw)
 
     def write_progress(cell_id: str, progress: dict[str, Any]) -> None:
-        store.write_json(store.cell(grid, cell_id) / "progress.json", progress)
+        folder.cell(cell_id).write_progress(progress)
 
     hooks: list[Hook] = [EvaluateHook(assembly)]
     if team.leads and options.visualize:
-        hooks.append(VisualizeHook(options.visualize, store.cell(grid, assembly.first.id) / "visual"))
+        hooks.append(VisualizeHook(options.visualize, folder.cell(assembly.first.id).visual_folder()))
     if team.leads:
         hooks += [ProgressHook(write_progress), CheckpointHook(write_checkpoint, options.checkpoint_s)]
     return hooks
 
 
-def _restore(loop: Loop, cell_id: str, state: dict[str, Any], store: Store, grid: str) -> None:
+def _restore(loop: Loop, place: CellFolder, state: dict[str, Any]) -> None:
     try:
-        checkpoint.restore(loop, cell_id, state)
+        checkpoint.restore(loop, place.id, state)
     except torch.OutOfMemoryError:  # not the checkpoint's fault
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        store.set_aside(store.cell(grid, cell_id) / "checkpoint")
+        place.set_aside_checkpoint()
         raise DamagedError(f"its checkpoint cannot be used and was set aside ({error})") from error
-    progress = store.scratch(grid, cell_id, "progress.json")
+    progress = place.progress()
     if progress:  # what was done after the checkpoint is done again
         lost = sum(progress["clocks"].values()) - sum(state["clocks"].values())
         loop.seconds["redone_s"] += max(0.0, lost)
@@ -134,11 +137,10 @@ def _record(
     options: Options,
     facts: Machine,
     started: str,
-    store: Store,
-    grid: str,
+    place: CellFolder,
 ) -> Record:
     """Write weights and curves; the record that goes with them."""
-    folder, trainee, rows = store.cell(grid, cell.id), assembly.trainees[cell.id], loop.history[cell.id]
+    trainee, rows = assembly.trainees[cell.id], loop.history[cell.id]
     weights = {name: value.contiguous() for name, value in trainee.predictor().state_dict().items()}
     return Record(
         id=cell.id,
@@ -157,8 +159,8 @@ def _record(
         commit=commit(),
         started=started,
         finished=_now(),
-        weights_sha256=store.write(folder / "weights.safetensors", safetensors.torch.save(weights)),
-        curves_sha256=store.write(folder / "curves.csv", as_csv(rows)),
+        weights_sha256=place.write_weights(safetensors.torch.save(weights)),
+        curves_sha256=place.write_curves(as_csv(rows)),
     )
 
 
@@ -195,13 +197,13 @@ def commit() -> str | None:
     return found[0] + ("+" if found[1] else "")
 
 
-def _read_checkpoint(store: Store, grid: str, cell_id: str) -> dict[str, Any] | None:
-    raw = store.read_checkpoint(grid, cell_id)
+def _read_checkpoint(place: CellFolder) -> dict[str, Any] | None:
+    raw = place.read_checkpoint()
     if raw is None:
         return None
     state = checkpoint.unpack(raw)
     if state is None:
-        store.set_aside(store.cell(grid, cell_id) / "checkpoint")
+        place.set_aside_checkpoint()
     return state
 
 

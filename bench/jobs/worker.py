@@ -27,7 +27,6 @@ from bench.records.cell import Cell
 from bench.records.files import DamagedError
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
-from bench.records.store import Store
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -147,7 +146,7 @@ def assist(folder: GridFolder, options: Options, team: Team) -> None:
     while spec := team.hear():
         cell = Cell.model_validate(spec)
         try:
-            train([cell], Store(folder.results.root), folder.name, options, team)
+            train([cell], folder, options, team)
         except Exception as error:
             _record_failure(cell, folder, error, team)
             raise
@@ -246,7 +245,7 @@ def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) 
         try:
             for cell in group:
                 team.tell(cell.model_dump(mode="json"))
-            train(group, Store(folder.results.root), folder.name, options, team)
+            train(group, folder, options, team)
             log.info("finished")
             return True
         except Exception as error:  # whatever a cell does wrong, its siblings go on

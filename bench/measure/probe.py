@@ -28,10 +28,10 @@ from bench.engine.device import autocast, keep_freed_memory, machine
 from bench.engine.step import Step
 from bench.measure.meters import LiveTensors, OtherWork, host_peak_mib, joules
 from bench.records.cell import Cell
+from bench.records.folders import GridFolder
 from bench.records.naming import describe
 from bench.records.options import Options
 from bench.records.record import Cost, Machine, Timing
-from bench.records.store import Store
 from methods.base import Batch, Networks, Output
 
 TURNS = 25  # measurements of each quantity
@@ -232,19 +232,19 @@ def groups(cells: list[Cell]) -> list[list[Cell]]:
     return list(grouped.values())
 
 
-def measure(cells: list[Cell], store: Store, grid: str, options: Options) -> Iterator[Cost]:
+def measure(cells: list[Cell], folder: GridFolder, options: Options) -> Iterator[Cost]:
     """Probe every distinct cost of the cells, which need not be trained, write it, and yield it."""
     if options.threads:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
     for group in groups(cells):
-        assembly = assemble(group, store, grid, options, teacher_network=untrained_teacher)
+        assembly = assemble(group, folder, options, teacher_network=untrained_teacher)
         probes = [Probe(cell, assembly) for cell in group]
         busy_percent = take_turns(probes)
         facts, session = machine(assembly.device), uuid.uuid4().hex[:12]
         for probe in probes:
             cost = probe.cost(facts, session, busy_percent)
-            store.write_cost(grid, cost)
+            folder.write_cost(cost)
             yield cost
         del assembly, probes, probe  # before the next group takes its place on the device
         gc.collect()

@@ -28,11 +28,11 @@ from bench.measure.usual_loop import UsualLoop
 from bench.models import Network, Stage
 from bench.plan.expand import Grid
 from bench.records.cell import Cell
+from bench.records.folders import GridFolder
 from bench.records.naming import describe
 from bench.records.options import Options
 from bench.records.recipe import Recipe
 from bench.records.record import Machine
-from bench.records.store import Store
 from methods import METHODS, Batch
 
 TURNS = 7
@@ -88,7 +88,7 @@ class Report:
     ablations: dict[str, dict[str, Spread]]  # case -> piece -> how many times longer a step takes without it
 
 
-def measure(grid: Grid, store: Store, options: Options, ablate: bool, tell: Callable[[str], None]) -> Report:
+def measure(grid: Grid, folder: GridFolder, options: Options, ablate: bool, tell: Callable[[str], None]) -> Report:
     """Compare every (pair, method) of a grid; teachers are untrained, which costs the same."""
     device = resolve_device(options.device)
     if options.threads:
@@ -101,16 +101,16 @@ def measure(grid: Grid, store: Store, options: Options, ablate: bool, tell: Call
     tell(f"matrix peak {limits.matrix_gflops_per_s}, memory {limits.memory_gb_per_s:.1f} GB/s")
     rows, ablations = [], {}
     for cell in cells.values():
-        assembly = assemble([cell], store, grid.name, options, teacher_network=untrained_teacher)
+        assembly = assemble([cell], folder, options, teacher_network=untrained_teacher)
         row = compare(cell, assembly, limits)
         tell(f"{row.student} {row.method}: {row.ratio.median:.2f} times the usual loop")
         rows.append(row)
     keep_freed_memory()  # as in training; but not beside the usual loop, which would gain from it
     for row, cell in zip(rows, cells.values(), strict=True):
         if ablate:
-            assembly = assemble([cell], store, grid.name, options, teacher_network=untrained_teacher)
+            assembly = assemble([cell], folder, options, teacher_network=untrained_teacher)
             ablations[f"{row.student} {row.method}"] = switch_off(cell, assembly)
-    together = in_lock_step(list(cells.values()), store, grid.name, options)
+    together = in_lock_step(list(cells.values()), folder, options)
     for case, share in together.items():
         tell(f"{case}: in lock-step {share.median:.2f} of the time apart")
     overhead = engine_overhead(device)
@@ -222,7 +222,7 @@ def _contiguous(batch: Batch) -> Batch:
     return batch._replace(image=batch.image.contiguous())
 
 
-def in_lock_step(cells: list[Cell], store: Store, grid: str, options: Options) -> dict[str, Spread]:
+def in_lock_step(cells: list[Cell], folder: GridFolder, options: Options) -> dict[str, Spread]:
     """What `run --together` saves: the methods of one student on one stream, with one forward pass of the teacher."""
     shares = {}
     left = cells
@@ -232,7 +232,7 @@ def in_lock_step(cells: list[Cell], store: Store, grid: str, options: Options) -
         left = [other for other in left if other not in group]
         if len(group) < 2:
             continue
-        assembly = assemble(group, store, grid, options, teacher_network=untrained_teacher)
+        assembly = assemble(group, folder, options, teacher_network=untrained_teacher)
         apart = {each.id: Probe(each, assembly).take_step for each in group}
         members = {each.id: Probe(each, assembly) for each in group}
         shared = Step({cell_id: member.trainee for cell_id, member in members.items()}, assembly.device, cell.precision)
