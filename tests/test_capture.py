@@ -15,8 +15,8 @@ from bench.engine.assemble import assemble, untrained_teacher
 from bench.engine.device import has_bf16
 from bench.engine.step import Step
 from bench.plan.specs import arguments_of
+from bench.records.folders import ResultsFolder
 from bench.records.options import Options
-from bench.records.store import Store
 from methods import METHODS, Batch, Method
 from methods.base import Output
 
@@ -79,7 +79,7 @@ class Twins:
         assemblies = []
         for _ in range(2):
             torch.manual_seed(0)  # of the untrained teacher
-            assemblies.append(assemble(cells, Store(folder), "tiny", options, untrained_teacher))
+            assemblies.append(assemble(cells, ResultsFolder(folder).grid("tiny"), options, untrained_teacher))
         self.eager, self.replayed = (assembly.step() for assembly in assemblies)
         first = next(iter(assemblies[0].trainees.values()))
         self.stream = assemblies[0].stream(first)

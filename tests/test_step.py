@@ -16,8 +16,8 @@ from bench.engine.step import Step
 from bench.engine.train import train
 from bench.engine.trainee import Trainee
 from bench.measure import probe, speed
+from bench.records.folders import ResultsFolder
 from bench.records.options import Options
-from bench.records.store import Store
 
 CPU = Options(device="cpu", threads=1)
 PAIRS = [{"student": "resnet8", "teacher": "resnet14"}]
@@ -52,7 +52,7 @@ def of_student(tiny, **changes):
 def test_training_takes_steps(steps, tiny, tmp_path):
     grid = tiny(methods=[{"ab": {"prepare_epochs": 1}}])
     for cell in grid.cells:
-        train([cell], Store(tmp_path), grid.name, CPU)
+        train([cell], ResultsFolder(tmp_path).grid(grid.name), CPU)
     # 40 images in batches of 16 are 3 steps an epoch: teacher and student 2 epochs each, 1 of preparation
     counted = {False: 2, True: 1}  # of the FLOP counter
     assert steps == {False: 2 * 2 * 3 + counted[False], True: 3 + counted[True]}
@@ -60,7 +60,7 @@ def test_training_takes_steps(steps, tiny, tmp_path):
 
 def test_the_flop_counter_counts_steps(steps, tiny, tmp_path):
     cells = of_student(tiny, methods=[{"ab": {"prepare_epochs": 1}}])
-    assembly = assemble(cells, Store(tmp_path), "tiny", CPU, untrained_teacher)
+    assembly = assemble(cells, ResultsFolder(tmp_path).grid("tiny"), CPU, untrained_teacher)
     for trainee in assembly.trainees.values():
         count_flops(assembly, trainee)
     assert steps == {False: 1, True: 1}
@@ -69,7 +69,7 @@ def test_the_flop_counter_counts_steps(steps, tiny, tmp_path):
 def test_the_probe_times_steps(steps, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "TURNS", 2)
     cells = of_student(tiny, methods=[{"ab": {"prepare_epochs": 1}}])
-    assembly = assemble(cells, Store(tmp_path), "tiny", CPU, untrained_teacher)
+    assembly = assemble(cells, ResultsFolder(tmp_path).grid("tiny"), CPU, untrained_teacher)
     probed = probe.Probe(cells[0], assembly)
     probed.steps_a_span = 5
     for action, expected in (
@@ -97,7 +97,7 @@ def test_speed_measures_steps(steps, tmp_path, monkeypatch, capsys):
 
 def test_the_order_of_a_step_is_fixed(tiny, tmp_path, monkeypatch):
     cells = tiny(recipe={"name": "digits", "epochs": 2, "batch_size": 16, "ema": 0.9, "clip_grad_norm": 0.5}).cells
-    assembly = assemble(cells, Store(tmp_path), "tiny", CPU)
+    assembly = assemble(cells, ResultsFolder(tmp_path).grid("tiny"), CPU)
     [trainee] = assembly.trainees.values()
     step, method = assembly.step(), trainee.method
     happened: list[str] = []
@@ -118,7 +118,7 @@ def test_the_order_of_a_step_is_fixed(tiny, tmp_path, monkeypatch):
 
 
 def test_learning_rates_and_momenta_stay_in_place(tiny, tmp_path):
-    assembly = assemble(tiny().cells, Store(tmp_path), "tiny", CPU)
+    assembly = assemble(tiny().cells, ResultsFolder(tmp_path).grid("tiny"), CPU)
     [trainee] = assembly.trainees.values()
     trainee.method.parameter_groups = lambda parameters: [
         {"params": parameters[:1], "lr_factor": 0.1, "weight_decay": 0.0},
@@ -143,7 +143,7 @@ def test_learning_rates_and_momenta_stay_in_place(tiny, tmp_path):
 @pytest.mark.parametrize("options", [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.0}])
 def test_the_optimizer_is_torchs(options, tiny, tmp_path):
     recipe = {"name": "digits", "epochs": 2, "batch_size": 16, **options}
-    ours, theirs = (assemble(tiny(recipe=recipe).cells, Store(tmp_path), "tiny", CPU) for _ in range(2))
+    ours, theirs = (assemble(tiny(recipe=recipe).cells, ResultsFolder(tmp_path).grid("tiny"), CPU) for _ in range(2))
     [trainee], [reference] = ours.trainees.values(), theirs.trainees.values()
     optimizer = Optimizer(trainee, ours.device)
     plain = torch.optim.SGD(reference.trained_parameters(), weight_decay=trainee.recipe.weight_decay, fused=True, **options)
