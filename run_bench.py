@@ -172,7 +172,9 @@ def run(given: Given) -> int:
     wishes = {"wait": given.wait, "retry": given.retry, "force": given.force, "costs": not given.no_cost}
     outcome = run.run(*grid, **wishes, console=(screen := console()))
     if outcome.done and not given.no_cost:
-        write_report(outcome.folder, screen)
+        from reports import terminal
+
+        terminal.report(outcome.folder, screen)
     return 0 if outcome.complete else 1
 
 
@@ -236,13 +238,9 @@ def logs(given: Given) -> None:
 
 @verb("Write a grid's tables, figures and page", RESULTS, FINISHED, COMPARE)
 def report(given: Given) -> None:
-    write_report(finished(given), console(), given.compare)
-
-
-def write_report(folder: GridFolder, screen: Console, compare: str | None = None) -> None:
     from reports import terminal
 
-    terminal.report(folder, screen, compare)
+    terminal.report(finished(given), console(), given.compare)
 
 
 @verb("Draw where trained students look (Grad-CAM++), side by side, for the report", RESULTS, PLUGINS, MAPS, DATA_ROOT)

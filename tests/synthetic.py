@@ -16,7 +16,6 @@ from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.naming import method_family
 from bench.records.recipe import Recipe
 from bench.records.record import Accuracies, Accuracy, Clocks, Cost, Flops, Machine, Parameters, Record, Timing
-from bench.records.store import Store
 from reports.frame import places, tidy, with_costs
 from reports.pair import pairs_of
 from reports.reading import Curve
@@ -152,12 +151,6 @@ def draw(
                     one = one.model_copy(update={"teacher": source})
                 records.setdefault(one.id, record(one, value, curves(epochs, value)))
     return list(records.values())
-
-
-def fill(root: Path, grid: str, records: Sequence[Record], about: str = "A synthetic grid", costs: bool = True) -> Store:
-    """A results folder that holds these records, their curves and costs."""
-    filled(root, grid, records, about, costs)
-    return Store(root)
 
 
 def filled(root: Path, grid: str, records: Sequence[Record], about: str = "A synthetic grid", costs: bool = True) -> GridFolder:

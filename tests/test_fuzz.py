@@ -21,9 +21,8 @@ from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.plugins import import_plugin
 from bench.records.cell import safe
-from bench.records.folders import ResultsFolder
+from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.record import Record, seal
-from bench.records.store import Store
 from reports import published
 from run_bench import main
 
@@ -175,16 +174,16 @@ def test_plugin(tmp_path: Path, raw: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> GridFolder:
     records = synthetic.draw({"none": 0.0, "kd": 1.0}, 2, np.random.default_rng(0))
-    return synthetic.fill(tmp_path_factory.mktemp("drawn"), "drawn", records)
+    return synthetic.filled(tmp_path_factory.mktemp("drawn"), "drawn", records)
 
 
 @FEW
 @given(data=st.data())
-def test_record(drawn: Store, capsys: pytest.CaptureFixture[str], data: st.DataObject) -> None:
-    record = drawn.records("drawn")[0][0]
-    path = drawn.cell("drawn", record.id) / "record.json"
+def test_record(drawn: GridFolder, capsys: pytest.CaptureFixture[str], data: st.DataObject) -> None:
+    record = drawn.records()[0][0]
+    path = synthetic.record_path(drawn, record)
     before = path.read_bytes()
     body = data.draw(changed(record.model_dump(mode="json")))
     raw = data.draw(st.sampled_from(["sealed", "plain", "bytes"]))
@@ -195,13 +194,13 @@ def test_record(drawn: Store, capsys: pytest.CaptureFixture[str], data: st.DataO
             else json.dumps(seal_anyway(body) if raw == "sealed" else body).encode("utf-8", "surrogatepass")
         )
         try:
-            read = drawn.record("drawn", record.id)
+            read = drawn.cell(record.id).record()
             assert isinstance(read, Record)
             assert read.id == record.id
         except ValueError as error:
             assert str(error)
         for verb in ("verify", "status"):
-            assert main([verb, "drawn", "--results", str(drawn.root)]) in (0, 1)
+            assert main([verb, "drawn", "--results", str(drawn.results.root)]) in (0, 1)
     finally:
         path.write_bytes(before)
 
@@ -216,11 +215,11 @@ def seal_anyway(body: dict[str, Any]) -> dict[str, Any]:
 
 @FEW
 @given(data=st.data())
-def test_manifest_and_hints(drawn: Store, capsys: pytest.CaptureFixture[str], data: st.DataObject) -> None:
-    manifest = drawn.manifest("drawn")
-    manifest_bytes = (drawn.folder("drawn") / "manifest.json").read_bytes()
-    record = drawn.records("drawn")[0][0]
-    folder = drawn.folder("drawn")
+def test_manifest_and_hints(drawn: GridFolder, capsys: pytest.CaptureFixture[str], data: st.DataObject) -> None:
+    manifest = drawn.manifest()
+    manifest_bytes = (drawn.results.root / "drawn" / "manifest.json").read_bytes()
+    record = drawn.records()[0][0]
+    folder = drawn.results.root / "drawn"
     launches = {"arrays": [[[record.id]]]}
     progress = {"epoch": 1, "epochs": 2, "share": 0.5, "top1": 1.0, "images_per_s": 1.0, "clocks": {"train_s": 1.0}}
     trees = {
@@ -238,9 +237,9 @@ def test_manifest_and_hints(drawn: Store, capsys: pytest.CaptureFixture[str], da
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(seal_anyway(data.draw(changed(trees[path])))))
         for verb in ("status", "verify", "cancel", "clean"):
-            assert main([verb, "drawn", "--results", str(drawn.root)]) in (0, 1, 2)
-        assert main(["logs", record.id, "--results", str(drawn.root)]) in (0, 2)
-        assert drawn.begin_attempt("drawn", record.id) >= 1
+            assert main([verb, "drawn", "--results", str(drawn.results.root)]) in (0, 1, 2)
+        assert main(["logs", record.id, "--results", str(drawn.results.root)]) in (0, 2)
+        assert drawn.cell(record.id).begin_attempt() >= 1
     finally:
         hidden.rename(record_path)
         (folder / "manifest.json").write_bytes(manifest_bytes)  # `write_manifest` would keep the keys that were added
@@ -327,13 +326,13 @@ def test_published_numbers(tmp_path: Path, text: bytes) -> None:
 
 @FEW
 @given(arrays=values)
-def test_launches_are_hints(drawn: Store, arrays: Any) -> None:
-    path = drawn.folder("drawn") / "launches/y.json"
+def test_launches_are_hints(drawn: GridFolder, arrays: Any) -> None:
+    path = drawn.results.root / "drawn" / "launches/y.json"
     path.parent.mkdir(exist_ok=True)
     try:
         path.write_text(json.dumps(seal_anyway({"arrays": arrays})))
-        for jobs in drawn.launches("drawn").values():
-            assert all(isinstance(cell_id, str) for array in jobs for job in array for cell_id in job)
+        for launch in drawn.launches().values():
+            assert all(isinstance(cell_id, str) for array in launch.arrays for job in array for cell_id in job)
         slurm.job_name("y", 0)
     finally:
         path.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ FLOORS = ("methods", "bench", "reports")
 WITHOUT_TORCH = (
     *("bench.errors", "bench.cores", "bench.plugins", "bench.stats", "bench.plan.recipes", "bench.plan.grid_file"),
     *("bench.records.cell", "bench.records.files", "bench.records.folders", "bench.records.options", "bench.records.progress"),
-    *("bench.records.naming", "bench.records.record", "bench.records.store", "bench.records.upkeep"),
+    *("bench.records.naming", "bench.records.record", "bench.records.upkeep"),
     *("bench.jobs.cluster_file", "bench.jobs.base", "bench.jobs.slurm", "bench.jobs.worker", "reports", "reports.readme"),
 )
 REFERENCE = readme.REFERENCE

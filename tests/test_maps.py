@@ -11,7 +11,6 @@ import run_bench
 from bench.errors import UserError
 from bench.records.cell_folder import CellFolder
 from bench.records.folders import ResultsFolder
-from bench.records.store import Store
 from reports.maps import draw
 
 
@@ -25,7 +24,7 @@ def trained(tiny, tmp_path):
     folder = ResultsFolder(tmp_path).grid("tiny")
     folder.write_manifest(grid.manifest())
     for cell in grid.cells:
-        train([cell], Store(tmp_path), "tiny", Options(device="cpu", threads=1))
+        train([cell], folder, Options(device="cpu", threads=1))
     return [folder.cell(cell.id) for cell in grid.cells]
 
 

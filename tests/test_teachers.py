@@ -55,16 +55,16 @@ def test_a_teacher_from_a_file_needs_no_training(tiny, tmp_path, weights, form):
 
 def test_a_teacher_from_a_file_teaches(tiny, tmp_path, weights):
     from bench.engine.train import train
+    from bench.records.folders import ResultsFolder
     from bench.records.options import Options
-    from bench.records.store import Store
 
     torch.save({"model": weights}, tmp_path / "t.pt")
     [cell] = with_teacher_from(tiny, tmp_path / "t.pt", methods=["kd"]).cells
-    [record] = train([cell], Store(tmp_path), "g", Options(device="cpu", threads=1))
+    [record] = train([cell], ResultsFolder(tmp_path).grid("g"), Options(device="cpu", threads=1))
     assert record.flops.teacher_forward > 0
     torch.save({"model": weights, "epoch": 1}, tmp_path / "t.pt")
     with pytest.raises(UserError, match="not the file that"):
-        train([cell.model_copy(update={"seed": 1})], Store(tmp_path), "g", Options(device="cpu", threads=1))
+        train([cell.model_copy(update={"seed": 1})], ResultsFolder(tmp_path).grid("g"), Options(device="cpu", threads=1))
 
 
 def test_a_teacher_from_a_file_may_state_what_its_training_took(tiny, tmp_path, weights):

@@ -10,83 +10,83 @@ import pytest
 import synthetic
 
 import run_bench
-from bench.records import upkeep
+from bench.records import files, upkeep
 from bench.records.folders import ResultsFolder
 
 GRID = "synthetic"
 
 
 @pytest.fixture
-def store(tmp_path):
+def grid(tmp_path):
     records = synthetic.draw({"none": 0.0, "kd": 1.0}, 2, np.random.default_rng(0))
-    return synthetic.fill(tmp_path / "ours", GRID, records)
+    return synthetic.filled(tmp_path / "ours", GRID, records)
 
 
-def _edit_record(store, folder):
+def _edit_record(folder):
     path = folder / "record.json"
     path.write_text(path.read_text().replace('"top1": ', '"top1": 1'))
 
 
-def _cut_record(store, folder):
+def _cut_record(folder):
     path = folder / "record.json"
     path.write_bytes(path.read_bytes()[:300])
 
 
-def _newer_schema(store, folder):
-    body = store.read_json(folder / "record.json")
-    store.write_json(folder / "record.json", {**body, "schema_version": 99})
+def _newer_schema(folder):
+    body = files.read_json(folder / "record.json")
+    files.write_json(folder / "record.json", {**body, "schema_version": 99})
 
 
-def _impossible_value(store, folder):
-    body = store.read_json(folder / "record.json")
+def _impossible_value(folder):
+    body = files.read_json(folder / "record.json")
     body["accuracies"]["last"]["top1"] = 101.0
-    store.write_json(folder / "record.json", body)
+    files.write_json(folder / "record.json", body)
 
 
-def _other_identity(store, folder):
-    body = store.read_json(folder / "record.json")
+def _other_identity(folder):
+    body = files.read_json(folder / "record.json")
     body["cell"]["seed"] = 7
-    store.write_json(folder / "record.json", body)
+    files.write_json(folder / "record.json", body)
 
 
-def _other_curves(store, folder):
+def _other_curves(folder):
     (folder / "curves.csv").write_text("epoch\n1\n")
 
 
-def _no_curves(store, folder):
+def _no_curves(folder):
     (folder / "curves.csv").unlink()
 
 
-def _other_weights(store, folder):
+def _other_weights(folder):
     (folder / "weights.safetensors").write_bytes(b"something else")
 
 
-def _lost_teacher(store, folder):
-    for path in store.folder(GRID).glob("*resnet110*/record.json"):
+def _lost_teacher(folder):
+    for path in folder.parent.glob("*resnet110*/record.json"):
         path.unlink()
 
 
-def _edited_cost(store, folder):
-    path = next((store.folder(GRID) / "cost").glob("*.json"))
+def _edited_cost(folder):
+    path = next((folder.parent / "cost").glob("*.json"))
     path.write_text(path.read_text().replace('"threads": 1', '"threads": 2'))
 
 
-def _edited_manifest(store, folder):
-    path = store.folder(GRID) / "manifest.json"
+def _edited_manifest(folder):
+    path = folder.parent / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "about": "better"}))
 
 
-def _set_aside(store, folder):
+def _set_aside(folder):
     (folder / "checkpoint").write_bytes(b"broken")
-    store.set_aside(folder / "checkpoint")
+    files.set_aside(folder / "checkpoint")
 
 
-def _stranger(store, folder):
-    (store.folder(GRID) / "not-in-the-manifest").mkdir()
+def _stranger(folder):
+    (folder.parent / "not-in-the-manifest").mkdir()
 
 
-def test_nothing_is_wrong_with_sound_results(store):
-    assert upkeep.verify(store.results.grid(GRID)) == []
+def test_nothing_is_wrong_with_sound_results(grid):
+    assert upkeep.verify(grid) == []
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_nothing_is_wrong_with_sound_results(store):
         (_stranger, "not-in-the-manifest", "no cell of the manifest"),
     ],
 )
-def test_verify_names_each_kind_of_harm(store, harm, where, why):
-    folder = next(path for path in sorted(store.folder(GRID).glob("*-kd-s0-*")))
-    harm(store, folder)
-    problems = upkeep.verify(store.results.grid(GRID))
+def test_verify_names_each_kind_of_harm(grid, harm, where, why):
+    folder = next(path for path in sorted((grid.results.root / GRID).glob("*-kd-s0-*")))
+    harm(folder)
+    problems = upkeep.verify(grid)
     assert problems
     assert all(where in problem.path and why in problem.reason for problem in problems)
     assert len(problems) == (2 if harm is _lost_teacher else 1)  # two students miss the teacher
@@ -125,35 +125,35 @@ def test_verify_names_each_kind_of_harm(store, harm, where, why):
         ["export", "kd-s0", "--results", "OURS", "--to", "OURS"],
     ],
 )
-def test_a_place_that_cannot_be_one_is_named(store, tmp_path, verb, capsys):
+def test_a_place_that_cannot_be_one_is_named(grid, tmp_path, verb, capsys):
     (tmp_path / "file").touch()
-    for cell in store.folder(GRID).glob("*-kd-s0-*"):
-        body = store.read_json(cell / "record.json")
-        store.write_json(cell / "record.json", body | {"weights_sha256": store.write(cell / "weights.safetensors", b"weights")})
-    places = {"FILE": str(tmp_path / "file"), "OURS": str(store.root)}
+    for cell in (grid.results.root / GRID).glob("*-kd-s0-*"):
+        body = files.read_json(cell / "record.json")
+        files.write_json(cell / "record.json", body | {"weights_sha256": files.write(cell / "weights.safetensors", b"weights")})
+    places = {"FILE": str(tmp_path / "file"), "OURS": str(grid.results.root)}
     arguments = [re.sub("FILE|OURS", lambda name: places[name[0]], word) for word in verb]
     assert run_bench.main(arguments) == 2
-    told = capsys.readouterr().err
-    assert re.fullmatch(r"error: .*/(file|ours)(/\S+)?: (Not a directory|Is a directory|File exists)\n", told)
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*/(file|ours)(/\S+)?: (Not a directory|Is a directory|File exists)\n", error)
 
 
-def test_merge_takes_what_is_missing_and_names_contradictions(store, tmp_path):
+def test_merge_takes_what_is_missing_and_names_contradictions(grid, tmp_path):
     theirs = synthetic.draw(
         {"none": 0.0, "kd": 1.0, "at": 0.5}, 2, np.random.default_rng(1)
     )  # other results for the same cells
-    other = synthetic.fill(tmp_path / "theirs", GRID, theirs)
-    again = next(cost for cost in other.costs(GRID)[0] if cost.label == "none" and not cost.teacher)
-    other.write_cost(GRID, again.model_copy(update={"session": "theirs"}))
-    before = {record.id: record for record in store.records(GRID)[0]}
-    costs = store.costs(GRID)[0]
-    taken, conflicts = upkeep.merge(store.results, other.results)
-    after = {record.id: record for record in store.records(GRID)[0]}
-    assert taken == 2  # at with two seeds
+    other = synthetic.filled(tmp_path / "theirs", GRID, theirs)
+    again = next(cost for cost in other.costs()[0] if cost.label == "none" and not cost.teacher)
+    other.write_cost(again.model_copy(update={"session": "theirs"}))
+    before = {record.id: record for record in grid.records()[0]}
+    costs = grid.costs()[0]
+    copied, conflicts = upkeep.merge(grid.results, other.results)
+    after = {record.id: record for record in grid.records()[0]}
+    assert copied == 2  # at with two seeds
     assert {cell_id: after[cell_id] for cell_id in before} == before  # ours stay
     assert len(after) == len(before) + 2
-    assert [cost for cost in store.costs(GRID)[0] if cost.label != "at"] == costs  # ours stay, on the same hardware
-    assert len(store.costs(GRID)[0]) == len(costs) + 1
+    assert [cost for cost in grid.costs()[0] if cost.label != "at"] == costs  # ours stay, on the same hardware
+    assert len(grid.costs()[0]) == len(costs) + 1
     assert {problem.path.split("/")[1] for problem in conflicts} == {one for one in before if "resnet110" not in one}
     assert all("trained twice" in problem.reason for problem in conflicts)
-    assert upkeep.verify(store.results.grid(GRID)) == []
-    assert upkeep.merge(store.results, ResultsFolder(store.root))[0] == 0  # with itself: nothing to do
+    assert upkeep.verify(grid) == []
+    assert upkeep.merge(grid.results, ResultsFolder(grid.results.root))[0] == 0  # with itself: nothing to do
