@@ -29,6 +29,9 @@ class Split(NamedTuple):
     targets: Tensor  # (N,) int64
 
 
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per channel, of images in [0, 1]
+
+
 class Shape(NamedTuple):
     """What matters of a data set to networks and methods before its images are read."""
 
@@ -97,17 +100,20 @@ def _listed(known: Mapping[str, Any]) -> str:
 
 DATASETS = Registry("dataset", build_func=build_dataset, locations=["bench.data"])
 SHAPES: dict[str, Shape] = {}  # of standard sets
+NORMALIZATIONS: dict[str, Normalization] = {}  # of standard sets, where their images need not be read for it
 DIGESTS: dict[str, Callable[[Path], str]] = {}  # for the user's own data: SHA-256 of what lies at a path
 
 Builder = Callable[..., Dataset]
 
 
-def standard_set(key: str, shape: Shape) -> Callable[[Builder], Builder]:
+def standard_set(key: str, shape: Shape, normalization: Normalization | None = None) -> Callable[[Builder], Builder]:
     """Register the builder of a standard set, whose data are the same everywhere; `shape` is that of all of them."""
 
     def register(builder: Builder) -> Builder:
         DATASETS.register_module(key, module=builder)
         SHAPES[key] = shape
+        if normalization:
+            NORMALIZATIONS[key] = normalization
         return builder
 
     return register
@@ -157,6 +163,18 @@ def shape_of(spec: Mapping[str, Any], root: str | None = None) -> Shape:
     found = load({**spec, "digest": None} | ({"size": 0} if spec["type"] == "imagefolder" else {}), root)
     streams = isinstance(found.train.images, Files)
     return found.shape.resized(spec.get("size", 0) if streams else 0)
+
+
+def normalization_of(spec: Mapping[str, Any], root: str | None = None) -> Normalization:
+    """Mean and std of a cell's data, as networks get them. The data of most standard sets need not be there.
+
+    Raises:
+        OSError, ValueError, KeyError: data of another kind that are missing or malformed.
+    """
+    if spec["type"] in NORMALIZATIONS:
+        return NORMALIZATIONS[spec["type"]]
+    found = load({**spec, "digest": None} | ({"size": 0} if spec["type"] == "imagefolder" else {}), root)
+    return found.mean, found.std
 
 
 def digest(spec: Mapping[str, Any], root: str | None = None) -> str | None:

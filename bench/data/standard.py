@@ -11,6 +11,10 @@ from filelock import FileLock
 
 from bench.data.sets import Dataset, Shape, hold_out, split_of, standard_set, statistics
 
+CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # the constants of the field; off by up to 0.00015
+FASHION_MNIST = (0.2860,), (0.3530,)
+SVHN = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 DEFAULT_ROOT = "data"  # in the current folder
 
 
@@ -27,40 +31,36 @@ def digits(root: str | None = None) -> Dataset:
     return Dataset(train, test, 10, mean, std, tuple("0123456789"))
 
 
-@standard_set("cifar10", Shape(channels=3, height=32, width=32, classes=10, samples=50_000))
+@standard_set("cifar10", Shape(channels=3, height=32, width=32, classes=10, samples=50_000), CIFAR10)
 def cifar10(root: str | None = None) -> Dataset:
     """CIFAR-10, 32x32, 50,000 + 10,000 images."""
     train, test = _from_torchvision("CIFAR10", root, "cifar-10-batches-py", [{"train": True}, {"train": False}])
-    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     splits = [split_of(part.data, part.targets) for part in (train, test)]
-    return Dataset(splits[0], splits[1], 10, mean, std, tuple(train.classes))
+    return Dataset(splits[0], splits[1], 10, *CIFAR10, tuple(train.classes))
 
 
-@standard_set("cifar100", Shape(channels=3, height=32, width=32, classes=100, samples=50_000))
+@standard_set("cifar100", Shape(channels=3, height=32, width=32, classes=100, samples=50_000), CIFAR100)
 def cifar100(root: str | None = None) -> Dataset:
     """CIFAR-100, 32x32, 50,000 + 10,000 images."""
     train, test = _from_torchvision("CIFAR100", root, "cifar-100-python", [{"train": True}, {"train": False}])
-    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # the constants of the field; off by up to 0.00015
     splits = [split_of(part.data, part.targets) for part in (train, test)]
-    return Dataset(splits[0], splits[1], 100, mean, std, tuple(train.classes))
+    return Dataset(splits[0], splits[1], 100, *CIFAR100, tuple(train.classes))
 
 
-@standard_set("fashion_mnist", Shape(channels=1, height=28, width=28, classes=10, samples=60_000))
+@standard_set("fashion_mnist", Shape(channels=1, height=28, width=28, classes=10, samples=60_000), FASHION_MNIST)
 def fashion_mnist(root: str | None = None) -> Dataset:
     """Fashion-MNIST, 28x28 grayscale, 60,000 + 10,000 images."""
     train, test = _from_torchvision("FashionMNIST", root, "FashionMNIST/raw", [{"train": True}, {"train": False}])
-    mean, std = (0.2860,), (0.3530,)
     splits = [split_of(part.data, part.targets) for part in (train, test)]
-    return Dataset(splits[0], splits[1], 10, mean, std, tuple(train.classes))
+    return Dataset(splits[0], splits[1], 10, *FASHION_MNIST, tuple(train.classes))
 
 
-@standard_set("svhn", Shape(channels=3, height=32, width=32, classes=10, samples=73_257))
+@standard_set("svhn", Shape(channels=3, height=32, width=32, classes=10, samples=73_257), SVHN)
 def svhn(root: str | None = None) -> Dataset:
     """Street View House Numbers, cropped, 32x32, 73,257 + 26,032 images; without the extra ones."""
     train, test = _from_torchvision("SVHN", root, "train_32x32.mat and test_32x32.mat", [{"split": "train"}, {"split": "test"}])
-    mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
     splits = [split_of(part.data.transpose(0, 2, 3, 1), part.labels) for part in (train, test)]
-    return Dataset(splits[0], splits[1], 10, mean, std, tuple("0123456789"), auto_augment="svhn")
+    return Dataset(splits[0], splits[1], 10, *SVHN, tuple("0123456789"), auto_augment="svhn")
 
 
 def _from_torchvision(name: str, root: str | None, place: str, parts: list[dict[str, Any]]) -> list[Any]:

@@ -115,7 +115,8 @@ def assemble(cells: list[Cell], folder: GridFolder, options: Options, teacher_ne
 
 def build_network(spec: dict[str, Any], dataset: Dataset) -> Network:
     """A network for the data's classes and channels, in contiguous layout on the CPU."""
-    return MODELS.build({**stored(spec), "classes": dataset.classes, "channels": dataset.channels})
+    images = (dataset.mean, dataset.std)
+    return MODELS.build({**stored(spec), "classes": dataset.classes, "channels": dataset.channels, "images": images})
 
 
 def load_teacher(cell: Cell, folder: GridFolder, dataset: Dataset) -> Network:
@@ -137,7 +138,7 @@ def load_teacher(cell: Cell, folder: GridFolder, dataset: Dataset) -> Network:
         tensors, sha256 = read_weights(source.weights)
         if sha256 != source.weights_sha256:
             raise UserError(f"{source.weights} is not the file that {cell.id} was planned with")
-        network.load_state_dict(fit(tensors, network, source.model))
+        network.load_state_dict(fit(tensors, network, source.model, source.part))
     return network
 
 

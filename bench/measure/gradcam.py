@@ -113,6 +113,7 @@ def _images(cell: Cell, positions: list[int], data_root: str | None) -> tuple[Da
 
 def _network(cell: Cell, dataset: Dataset, weights: bytes) -> Network:
     spec: dict[str, Any] = {**stored(cell.student), "classes": dataset.classes, "channels": dataset.channels}
+    spec["images"] = (dataset.mean, dataset.std)
     network = MODELS.build({**spec, "pretrained": False} if "pretrained" in spec else spec).eval()
     if not len(network.blocks):
         raise UserError(f"{cell.id}: {describe(cell.student)} has no stages to look into")

@@ -8,17 +8,27 @@ from typing import Any
 from mmengine.registry import Registry
 from torch import Tensor, nn
 
+from bench.models import own_images
 from methods.base import Output
 
 
 def build_model(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> Network:
-    """Build from `{"type": key or dotted path, "classes": K, **arguments}`; arguments that it does not have are a TypeError."""
+    """Build from `{"type": key or dotted path, "classes": K, **arguments}`; arguments that it does not have are a TypeError.
+
+    Beside them there may be `normalize` and `image_size`, of the images that the network was trained on, and `images`, the
+    (mean, std) that the images have which it is given.
+    """
     arguments = dict(cfg)
     key = arguments.pop("type")
     model = registry.get(key)
     if model is None:
         raise KeyError(f"unknown model '{key}'; known: {', '.join(sorted(registry.module_dict))}")
-    return model(**arguments)
+    images = arguments.pop("images", None)
+    own = own_images.from_spec(arguments, images and own_images.Normalization(*images))
+    network: Network = model(**{name: value for name, value in arguments.items() if name not in own_images.KEYS})
+    if own:
+        network.see(own)
+    return network
 
 
 MODELS = Registry("model", build_func=build_model, locations=["bench.models"])
@@ -91,6 +101,11 @@ class Network(nn.Module):
         self.library_names: dict[str, str] = {}
         self.register_load_state_dict_pre_hook(_rename)
 
+    def see(self, images: nn.Module) -> None:
+        """Put a step without weights in front of the network: every image passes it once."""
+        self.images = images
+        self.register_forward_pre_hook(_own_images)
+
     @property
     def last_activation(self) -> nn.Module:
         """The module that answers with `Output.activated[-1]`, for tools that hook it."""
@@ -119,6 +134,11 @@ class Network(nn.Module):
         embedding = self.head(x)
         logits = self.classifier(self.dropout(embedding))
         return Output(logits, embedding, tuple(stages), tuple(preact), stem)
+
+
+def _own_images(network: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    assert isinstance(network, Network)
+    return (network.images(inputs[0]),)
 
 
 def _rename(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.data import DATASETS, Shape, digest, shape_of
+from bench.data import DATASETS, Normalization, Shape, digest, normalization_of, shape_of
 from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError
 from bench.models import MODELS, weights
 from bench.models.checkpoints import fit
+from bench.plan import images
 from bench.plan.compatibility import UnbuildableError, forward_shapes, pretrained, refusal
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
 from bench.plan.recipes import recipe_for
@@ -163,9 +164,12 @@ class _Expansion:
         entries = expand_methods(file.methods, f"{where}, methods")
         for index, pair in enumerate(file.pairs):
             at = f"{where}, pairs[{index}]"
-            model = _model(long_form("student", pair.student), f"{at}.student")
+            spec = long_form("student", pair.student)
+            asked = images.asked(spec)
+            model = _model(spec, f"{at}.student")
             recipe = recipe_for(long_form("recipe", file.recipe), model_name(model), f"{where}, recipe")
             student = _Side(data, shape.resized(recipe.image_size), model, recipe, precision)
+            student = self._seeing(student, asked, bool(model.get("pretrained")), f"{at}.student")
             _check_buildable(student, f"{at}.student")
             teacher, ready = self._teacher(file, pair, student, where, at)
             self._add_methods(file, _Sides(student, teacher, ready), entries)
@@ -184,38 +188,53 @@ class _Expansion:
         if pair.teacher is None:
             return None, None
         spec = long_form("teacher", pair.teacher)
-        weights_file = spec.pop("weights", None)
+        weights_file, part, asked = spec.pop("weights", None), spec.pop("part", None), images.asked(spec)
         cost = {name: _number(spec.pop(name, None), f"{at}.teacher.{name}") for name in ("train_s", "train_flops")}
         model = _model(spec, f"{at}.teacher")
         source = file.recipe if file.teacher_recipe is None else file.teacher_recipe
         recipe = recipe_for(long_form("recipe", source), model_name(model), f"{where}, teacher_recipe")
         teacher = _Side(student.data, student.shape, model, recipe, student.precision)
+        has_weights = weights_file is not None or bool(model.get("pretrained"))
+        teacher = self._seeing(teacher, asked, has_weights, f"{at}.teacher")
         _check_buildable(teacher, f"{at}.teacher")
-        ready = self._ready(teacher, weights_file, f"{at}.teacher.weights")
+        ready = self._ready(teacher, weights_file, part, f"{at}.teacher")
         if ready:
             return teacher, ready.model_copy(update=cost)
         if any(value is not None for value in cost.values()):
             raise UserError(f"{at}.teacher: train_s and train_flops belong to a teacher with weights; others are measured here")
         return teacher, None
 
-    def _ready(self, teacher: _Side, file: object, where: str) -> Teacher | None:
+    def _seeing(self, side: _Side, asked: Spec, has_weights: bool, where: str) -> _Side:
+        """The network with its own normalization and image size in its spec, where they are not the data's."""
+
+        def of_data() -> Normalization:
+            return normalization_of(side.data, self.data_root)
+
+        own = images.own_images(asked, side.model, has_weights, side.shape, of_data, where)
+        return replace(side, model={**side.model, **own})
+
+    def _ready(self, teacher: _Side, file: object, part: object, where: str) -> Teacher | None:
         """The teacher from its file or with published weights; None where it must be trained."""
         if file is None:
+            if part is not None:
+                raise UserError(f"{where}.part: belongs to a teacher with weights from a file")
             has_weights = pretrained(teacher.model, teacher.shape.classes)
             return Teacher(model=teacher.model) if has_weights else None
         if not isinstance(file, str):
-            raise UserError(f"{where}: the path of a file, not {file!r}")
+            raise UserError(f"{where}.weights: the path of a file, not {file!r}")
+        if part is not None and not isinstance(part, str):
+            raise UserError(f"{where}.part: a step on the way to the weights in the file, such as student, not {part!r}")
         try:
             if file not in self.weights:
                 self.weights[file] = weights.read(file)
             tensors, sha256 = self.weights[file]
         except (OSError, ValueError) as error:
-            raise UserError(f"{where}: {error}") from None
+            raise UserError(f"{where}.weights: {error}") from None
         try:
-            fit(tensors, forward_shapes(teacher.model, teacher.shape)[0], teacher.model)
+            fit(tensors, forward_shapes(teacher.model, teacher.shape)[0], teacher.model, part)
         except ValueError as error:
-            raise UserError(f"{where}: {file} does not fit {describe(teacher.model)} on these data: {error}") from None
-        return Teacher(model=teacher.model, weights_sha256=sha256, weights=file)
+            raise UserError(f"{where}.weights: {file} does not fit {describe(teacher.model)} on these data: {error}") from None
+        return Teacher(model=teacher.model, weights_sha256=sha256, weights=file, part=part)
 
     def _add_methods(self, file: GridFile, sides: _Sides, entries: list[tuple[Spec, str]]) -> None:
         """The cells of all methods on one pair; `entries` are short specs with their places."""

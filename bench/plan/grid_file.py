@@ -19,8 +19,10 @@ Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # NumPy's generators,
 class Pair(BaseModel):
     """A student, and the teacher of the methods that need one.
 
-    A teacher may have three keys beside its model: `weights`, a file with its trained weights, so that it is not trained here;
-    and what that training took, `train_s` (seconds) and `train_flops`.
+    A teacher may have keys beside its model: `weights`, a file with its trained weights, so that it is not trained here;
+    and what that training took, `train_s` (seconds) and `train_flops`. Where a file holds several networks, `part` chooses one.
+
+    A network with weights, from a file or published, may have `normalize` and `image_size` of the images it was trained on.
     """
 
     model_config = ConfigDict(extra="forbid")

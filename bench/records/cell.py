@@ -35,6 +35,7 @@ class Teacher(Frozen):
     weights: str | None = None  # path of the file; neither it nor the two below are part of the identity
     train_s: float | None = Field(None, ge=0)  # what training it took, as the user states it
     train_flops: float | None = Field(None, ge=0)
+    part: str | None = Field(None, json_schema_extra={"changes_answer": True})  # of a file with the weights of several networks
 
     @property
     def identity(self) -> str | Spec:
@@ -45,13 +46,13 @@ class Teacher(Frozen):
     @property
     def cost_identity(self) -> str | Spec:
         """What decides how long its forward pass takes."""
-        return self._with_changes(self.model)
+        return self.model_copy(update={"part": None})._with_changes(self.model)
 
     def _with_changes(self, source: str | Spec) -> str | Spec:
         changes = {name for name, at_default in marked(self, "changes_answer").items() if not at_default}
         answer = self.model_dump(mode="json", include=changes)
-        if source == self.weights_sha256 and "taps" in self.model:  # which a file of weights does not have
-            answer["taps"] = self.model["taps"]
+        if source == self.weights_sha256:  # a file holds weights alone
+            answer |= {key: self.model[key] for key in ("taps", "normalize", "image_size") if key in self.model}
         return {"source": source, **answer} if answer else source
 
 
