@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 from bench.stats.intervals import LEVEL
 
 
-class TestSetError(NamedTuple):
+class TwoWay(NamedTuple):
     """A mean difference with the error of seeds and of test images; points."""
 
     mean: float
@@ -24,10 +24,7 @@ class TestSetError(NamedTuple):
     high: float
 
 
-TestSetError.__test__ = False  # type: ignore[attr-defined]  # pytest takes the name for a test
-
-
-def two_way(ours: ArrayLike, theirs: ArrayLike) -> TestSetError:
+def two_way(ours: ArrayLike, theirs: ArrayLike) -> TwoWay:
     """Gain with the error of seeds and images: V = V_seed + V_image - V_residual, each part at least 0.
 
     V_seed = variance of seed means / n, V_image = variance of image means / N, V_residual = residual variance / (n N).
@@ -46,7 +43,7 @@ def two_way(ours: ArrayLike, theirs: ArrayLike) -> TestSetError:
     n, images = x.shape
     mean = float(x.mean())
     if n < 2:
-        return TestSetError(mean, *[math.nan] * 6)
+        return TwoWay(mean, *[math.nan] * 6)
     by_seed, by_image = x.mean(axis=1), x.mean(axis=0)
     v_seed, v_image = float(by_seed.var(ddof=1)) / n, float(by_image.var(ddof=1)) / images
     rest = x - by_seed[:, None] - by_image + mean
@@ -56,7 +53,7 @@ def two_way(ours: ArrayLike, theirs: ArrayLike) -> TestSetError:
     parts = v_seed**2 / (n - 1) + v_image**2 / (images - 1) + v_rest**2 / ((n - 1) * (images - 1))
     df = v**2 / parts if parts > 0 else math.nan
     half = float(scipy_stats.t.ppf(0.5 + LEVEL / 2, df)) * math.sqrt(v) if v > 0 else math.nan
-    return TestSetError(mean, math.sqrt(v_seed), math.sqrt(own), math.sqrt(v), df, mean - half, mean + half)
+    return TwoWay(mean, math.sqrt(v_seed), math.sqrt(own), math.sqrt(v), df, mean - half, mean + half)
 
 
 class McNemar(NamedTuple):

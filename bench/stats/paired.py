@@ -152,7 +152,7 @@ def decide(
     word = cap(word, diverged)
     if exploratory:
         word = np.where(word == Word.SHOWN, Word.SHOWN_EXPLORATORY, word)
-    return Decision(p, np.minimum(1.0, factor * p), p_equivalent, low, high, _as_words(word))
+    return Decision(p, np.minimum(1.0, factor * p), p_equivalent, low, high, as_words(word))
 
 
 def cap(word: NDArray[Any], diverged: ArrayLike) -> NDArray[Any]:
@@ -162,7 +162,7 @@ def cap(word: NDArray[Any], diverged: ArrayLike) -> NDArray[Any]:
     return np.where(lost & (word == Word.EQUIVALENT), Word.OPEN, word)
 
 
-def _as_words(texts: NDArray[Any]) -> NDArray[Any]:
+def as_words(texts: NDArray[Any]) -> NDArray[Any]:
     return np.array([Word(text) for text in texts.ravel()], dtype=object).reshape(texts.shape)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import interpolate, optimize, special
 
 from bench.stats.intervals import ALPHA
-from bench.stats.paired import CONSTANT, Floats, Word, _as_words, cap
+from bench.stats.paired import CONSTANT, Floats, Word, as_words, cap
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 KNOTS = 100  # of the spline of survival; more change the levels by less than 1e-6 of themselves
@@ -185,4 +185,4 @@ def follow(differences: ArrayLike, rule: SeedRule, diverged: ArrayLike = False) 
         decided |= shown | equivalent | (going & (n == rule.most))
     word = cap(word, diverged)
     known = (low <= high) & np.isfinite(low)
-    return Sequential(count, final, np.where(known, low, np.nan), np.where(known, high, np.nan), _as_words(word), decided)
+    return Sequential(count, final, np.where(known, low, np.nan), np.where(known, high, np.nan), as_words(word), decided)
