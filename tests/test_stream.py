@@ -67,11 +67,12 @@ def test_the_same_images_whatever_the_batch_size(options):
     assert torch.equal(few, many)
 
 
-def test_padded_crops_and_flips_equal_a_per_image_reference():
+@pytest.mark.parametrize(("padding", "mode"), [("zero", "constant"), ("reflect", "reflect")])
+def test_padded_crops_and_flips_equal_a_per_image_reference(padding, mode):
     data = toy(samples=64)
-    padded = np.pad(data.train.images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    padded = np.pad(data.train.images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode=mode)
     corners, flipped = set(), 0
-    for batch in streamed(data, crop="pad", crop_padding=2, flip=True).epoch(0):
+    for batch in streamed(data, crop="pad", crop_padding=2, padding=padding, flip=True).epoch(0):
         for image, index in zip(pixels(batch.image, data).numpy(), batch.index.tolist(), strict=True):
             candidates = {
                 (top, left, flip): padded[index, :, top : top + 8, left : left + 8][:, :, :: -1 if flip else 1]

@@ -225,19 +225,27 @@ def _crops(images: Tensor | Files, recipe: Recipe, device: torch.device, count: 
         return _StreamedCrops(images, recipe.image_size or STREAMED_SIZE, recipe.batch_size, device)
     if recipe.crop == "resized":
         return _ResizedCrops(images, recipe.image_size or images.shape[3], device, count)
-    return _PaddedCrops(images, recipe.crop_padding if recipe.crop == "pad" else 0, device, count)
+    padding = recipe.crop_padding if recipe.crop == "pad" else 0
+    if recipe.padding == "reflect" and padding >= min(images.shape[2:]):
+        raise ValueError(f"crop_padding: {padding} is too much to reflect images of {images.shape[2]}x{images.shape[3]} pixels")
+    return _PaddedCrops(images, padding, recipe.padding, device, count)
 
 
 class _PaddedCrops:
-    """Crops of the stored size out of zero-padded images.
+    """Crops of the stored size out of padded images.
 
     Every possible crop is a view of the padded set, (N, 2 padding + 1, 2 padding + 1, H, W, C): indexing it copies the crops,
     whole rows at a time, since channels are last.
     """
 
-    def __init__(self, images: Tensor, padding: int, device: torch.device, count: int) -> None:
+    def __init__(self, images: Tensor, padding: int, mode: str, device: torch.device, count: int) -> None:
         self.shape = (images.shape[1], images.shape[2], images.shape[3])
-        padded = F.pad(images.permute(0, 2, 3, 1).to(device), (0, 0, padding, padding, padding, padding)).contiguous()
+        padded = images.permute(0, 2, 3, 1).to(device)
+        if mode == "reflect":
+            rows, columns = (_reflected(side, padding, device) for side in images.shape[2:])
+            padded = padded[:, rows][:, :, columns].contiguous()
+        else:
+            padded = F.pad(padded, (0, 0, padding, padding, padding, padding)).contiguous()
         windows = padded.unfold(1, self.shape[1], 1).unfold(2, self.shape[2], 1)
         self.windows, self.device, self.count = windows.permute(0, 1, 2, 4, 5, 3), device, count
 
@@ -246,6 +254,11 @@ class _PaddedCrops:
         drawn = send(torch.cat([order.unsqueeze(0), corners]), self.device)
         for part in drawn.split(self.count, 1):
             yield self.windows[tuple(part)].permute(0, 3, 1, 2)
+
+
+def _reflected(side: int, padding: int, device: torch.device) -> Tensor:
+    """Positions (side + 2 padding,) of a side that is reflected at its first and last pixel, which are not repeated."""
+    return side - 1 - (side - 1 - torch.arange(-padding, side + padding, device=device).abs()).abs()
 
 
 class _ResizedCrops:

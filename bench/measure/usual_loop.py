@@ -28,7 +28,8 @@ class PilImages(TorchDataset):
         array = split.images.permute(0, 2, 3, 1).numpy()
         self.images = [Image.fromarray(image.squeeze()) for image in array]
         self.targets = split.targets.tolist()
-        steps = [transforms.RandomCrop(array.shape[1], padding=recipe.crop_padding)]
+        mode = "reflect" if recipe.padding == "reflect" else "constant"
+        steps = [transforms.RandomCrop(array.shape[1], padding=recipe.crop_padding, padding_mode=mode)]
         steps += [transforms.RandomHorizontalFlip()] if recipe.flip else []
         self.transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(data.mean, data.std)])
 

@@ -33,7 +33,7 @@ class Recipe(Frozen):
     ema: Fraction = 0.0  # decay per step of an averaged copy, which is then what is evaluated; 0: none
     label_smoothing: Fraction = 0.0  # through soft targets, hence refused beside methods that need hard labels
     dropout: Fraction = 0.0  # on the embedding, before the classifier
-    crop: Literal["none", "pad", "resized"] = "pad"  # zero padding and random crop; ImageNet's random resized crop
+    crop: Literal["none", "pad", "resized"] = "pad"  # padding and random crop; ImageNet's random resized crop
     crop_padding: int = Field(4, ge=0)  # pixels on each side, for `pad`
     image_size: int = Field(0, ge=0)  # height and width that networks see, for `resized`; 0: as stored
     flip: bool = True  # horizontal, with probability 1/2
@@ -42,6 +42,7 @@ class Recipe(Frozen):
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: none
     cutmix: float = Field(0.0, ge=0)  # likewise; with both, each batch draws one of them
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
+    padding: Literal["zero", "reflect"] = Field("zero", json_schema_extra={"added_later": True})  # what `pad` pads with
     processes: int = Field(1, ge=1, json_schema_extra={"added_later": True})  # that share each batch; batch norm sees a share
 
     @model_validator(mode="after")
@@ -52,6 +53,8 @@ class Recipe(Frozen):
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
         if self.batch_size < 2 * self.processes:
             raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes fewer than 2 images")
+        if self.padding != "zero" and (self.crop != "pad" or not self.crop_padding):
+            raise ValueError(f"padding: {self.padding} needs crop: pad, with a crop_padding above 0")
         if self.image_size and self.crop != "resized":
             raise ValueError("image_size needs crop: resized")
         return self
