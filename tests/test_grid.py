@@ -53,7 +53,7 @@ def test_a_full_spec_holds_every_argument(tiny):
             {
                 "type": "tfd",
                 "weight": 0.005,
-                "ramp_epochs": 20,
+                "ramp_epochs": 0,
                 "reduction": "mean",
                 "direction": "top_down",
                 "stages": None,

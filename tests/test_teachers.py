@@ -19,9 +19,25 @@ def test_teachers_come_first_and_once(tiny):
 
 
 def test_each_seed_may_have_a_teacher_of_its_own(tiny):
-    grid = tiny(methods=["kd"], seeds=[3, 4], teacher_seeds="each")
+    grid = tiny(methods=["kd"], seeds=[3, 4], teacher_seeds="each", pairs=[{"student": "resnet8", "teacher": "resnet14"}])
     by_id = grid.by_id
     assert [(cell.seed, by_id[cell.teacher.cell].seed) for cell in grid.cells if cell.teacher] == [(3, 3), (4, 4)]
+
+
+@pytest.mark.parametrize(("method", "teacher"), [("tfkd_self", None), ("tfkd_self", "resnet14"), ("kd", "resnet8")])
+def test_a_teacher_of_the_students_own_spec_has_another_seed(tiny, method, teacher):
+    """With the same seed it would be the student itself, without the method: same initialization, same batches."""
+    pair = {"student": "resnet8"} | ({"teacher": teacher} if teacher else {})
+    for teacher_seeds, seeds in (("first", [1003, 1003]), ("each", [1003, 1004])):
+        grid = tiny(methods=["none", method], seeds=[3, 4], teacher_seeds=teacher_seeds, pairs=[pair])
+        taught = [cell for cell in grid.cells if cell.teacher]
+        teachers = [grid.by_id[cell.teacher.cell] for cell in taught]
+        assert [(cell.student, cell.seed) for cell in teachers] == [({"type": "resnet8"}, seed) for seed in seeds]
+        plain = {cell.id for cell in grid.cells if cell.label == "none" and cell.seed < 1000}
+        assert len(plain) == 2
+        assert not plain & {cell.id for cell in teachers}
+    last = tiny(methods=[method], seeds=[2**32 - 1], pairs=[pair]).cells
+    assert {cell.seed for cell in last} == {2**32 - 1, 999}
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ from methods.base import Method
 
 SUBSETS = ("train_images", "test_images")  # keys of `data`: sizes of fixed, stratified subsets; 0, their default: all images
 
+TWIN = 1000  # the seed of a teacher of the student's own spec, less the student's
+
 
 @dataclass(frozen=True)
 class Skip:
@@ -269,7 +271,11 @@ class _Expansion:
                 self.students.setdefault(cell_id, cell)
 
     def _supplier(self, method: Method, sides: _Sides, seed: int) -> Teacher | None:
-        """Where the trained network comes from that the method needs; one that must be trained becomes a cell."""
+        """Where the trained network comes from that the method needs; one that must be trained becomes a cell.
+
+        A teacher of the student's own spec gets another seed than the student's, and with it another initialization and other
+        batches: with the same seed it would be the student without the method.
+        """
         if method.needs == "none":
             return None
         supplier = sides.student
@@ -279,6 +285,8 @@ class _Expansion:
             assert sides.teacher is not None
             epochs = max(1, round(sides.teacher.recipe.epochs * method.teacher_epochs_fraction))
             supplier = replace(sides.teacher, recipe=sides.teacher.recipe.model_copy(update={"epochs": epochs}))
+        if supplier.model == sides.student.model:
+            seed = (seed + TWIN) % 2**32
         cell = supplier.undistilled(seed)
         cell_id = cell.id
         self.teachers[cell_id] = cell
