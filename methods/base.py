@@ -124,6 +124,7 @@ class Method(nn.Module):
     needs: Needs = "none"  # what must exist: a trained teacher, a trained copy of the student
     partner: Literal["same_class", "second_view"] | None = None  # a second image for each sample
     prepare_epochs: int = 0  # length of a preparation phase, in which `prepare` replaces `step`
+    prepare_lr: float | None = None  # its learning rate, which is constant; None: the recipe's
     teacher_epochs_fraction: float = 1.0  # below 1 asks for a teacher whose schedule is shortened to that share
     draws_random: bool = False  # draws random numbers in `step`: not trained in lock-step with others
     memory_by_sample: bool = False  # keeps buffers indexed by `batch.index`: refused under several processes

@@ -34,6 +34,7 @@ class Composition(Method):
         self.needs = self._agreed("a run prepares one network beforehand", "needs", "none")
         self.partner = self._agreed("a batch has one kind of partner images", "partner", None)
         self.prepare_epochs = self._agreed("there is one preparation phase", "prepare_epochs", 0)
+        self.prepare_lr = self._agreed("the preparation has one learning rate", "prepare_lr", None)
         self.teacher_epochs_fraction = min(member.teacher_epochs_fraction for member in members)  # the shortest serves all
         self.draws_random = any(member.draws_random for member in members)
         self.memory_by_sample = any(member.memory_by_sample for member in members)

@@ -268,10 +268,13 @@ def nearest(feature: np.ndarray, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sizes", [[8, 8, 4, 2], [16, 16, 8, 4]])
-def test_reviewkd(sizes: list[int]) -> None:
+@pytest.mark.parametrize(("before", "width"), [(False, None), (True, None), (True, 3)])
+def test_reviewkd(sizes: list[int], before: bool, width: int | None) -> None:
+    """On CIFAR the student's features are activated, on ImageNet they are not."""
     student, teacher = pair([3, 4, 5, 6], sizes)
-    method = build("reviewkd", student, teacher, ramp_epochs=20)
-    features_s = [*map(array, student.stages), array(student.embedding)[:, :, None, None]]
+    method = build("reviewkd", student, teacher, ramp_epochs=20, before_activation=before, width=width)
+    assert {fusion.enter[0].out_channels for fusion in method.fusions} == {width or student.embedding.shape[1]}
+    features_s = [*map(array, student.preact if before else student.stages), array(student.embedding)[:, :, None, None]]
     features_t = [*map(array, teacher.preact), array(teacher.embedding)[:, :, None, None]]
     expected, deeper = 0.0, None
     for fusion, feature_s, feature_t in reversed(list(zip(method.fusions, features_s, features_t, strict=True))):
@@ -296,6 +299,9 @@ def test_reviewkd(sizes: list[int]) -> None:
 def test_reviewkd_presets_name_their_pairs() -> None:
     method = METHODS.build({"type": "reviewkd", "preset": "resnet56/resnet20"})
     assert (method.weight, method.ramp_epochs) == (0.6, 20)
+    for name, expected in {"resnet34/resnet18": (1.0, 1, True, None), "resnet50/mobilenetv1": (8.0, 1, True, 256)}.items():
+        method = METHODS.build({"type": "reviewkd", "preset": name})  # as published for ImageNet
+        assert (method.weight, method.ramp_epochs, method.before_activation, method.width) == expected
     with pytest.raises(ValueError, match="resnet32x4/resnet8x4"):
         METHODS.build({"type": "reviewkd", "preset": "resnet20/resnet56"})
 
@@ -331,10 +337,20 @@ def leaky(feature: np.ndarray) -> np.ndarray:
     return np.where(feature > 0, feature, 0.1 * feature)
 
 
-def test_ft_prepares_the_paraphraser_and_then_lets_it_rest() -> None:
+FORMS = {  # weight, length and learning rate of the preparation
+    "squares": ({}, (200.0, 30, 0.01)),
+    "whole": ({"preset": "authors"}, (500.0, 6, 0.1)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ft_prepares_the_paraphraser_and_then_lets_it_rest(form: str) -> None:
+    """RepDistiller's form and weight by default; the authors' whole factors have their own weight, loss and no batch norm."""
+    arguments, published = FORMS[form]
+    method = METHODS.build({"type": "ft", **arguments})
+    assert (method.weight, method.prepare_epochs, method.prepare_lr) == published
     student, teacher = pair([3, 4, 5, 6], [16, 16, 8, 4])
-    method = build("ft", student, teacher)
-    assert method.prepare_epochs == 30
+    method = build("ft", student, teacher, **arguments)
 
     factor_t = array(teacher.stages[-1])
     for layer in method.encoder[::2]:
@@ -344,16 +360,19 @@ def test_ft_prepares_the_paraphraser_and_then_lets_it_rest() -> None:
     for layer in method.decoder[::2]:
         restored = leaky(convolved(layer, restored))
     terms = method.prepare(networks(student, teacher), batch())
-    assert terms["ft"].item() == pytest.approx(0.2 * ((restored - array(teacher.stages[-1])) ** 2).mean(), rel=1e-9)
+    error = restored - array(teacher.stages[-1])
+    assert terms["ft"].item() == pytest.approx((error**2).mean() if form == "squares" else np.abs(error).mean(), rel=1e-9)
     terms["ft"].backward()
     assert {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None} == {"encoder", "decoder"}
     assert not gradients(student) + gradients(teacher)
 
     method.zero_grad()
     factor_s = array(student.stages[-1])
-    for layer in method.translator[::3]:
-        factor_s = leaky(normed(convolved(layer, factor_s)))
-    flat = [unit(f.reshape(SAMPLES, -1)) for f in (factor_s, pooled(factor_t, 2))]
+    for layer in (layer for layer in method.translator if isinstance(layer, torch.nn.Conv2d)):
+        factor_s = convolved(layer, factor_s)
+        factor_s = leaky(normed(factor_s) if form == "squares" else factor_s)
+    factors = (factor_s, pooled(factor_t, 2))
+    flat = [unit(((f**2).mean(1) if form == "squares" else f).reshape(SAMPLES, -1)) for f in factors]
     check(method, "ft", student, teacher, np.abs(flat[0] - flat[1]).mean(), trained={"translator"})
 
 

@@ -28,6 +28,7 @@ class Loop:
         step: its trainees share recipe, seed and data.
         stream: the batches that they all see.
         prepare_epochs: length of the preparation phase.
+        prepare_lr: its learning rate, which is constant.
         seed: of the cells; with the epoch it seeds torch's generators, so that resuming needs no generator's state.
 
     Attributes:
@@ -38,8 +39,11 @@ class Loop:
         seconds: wall seconds, by the fields of `Clocks`.
     """
 
-    def __init__(self, step: Step, stream: Stream, recipe: Recipe, prepare_epochs: int, seed: int) -> None:
-        self.step, self.stream, self.recipe, self.prepare_epochs, self.seed = step, stream, recipe, prepare_epochs, seed
+    def __init__(
+        self, step: Step, stream: Stream, recipe: Recipe, prepare_epochs: int, prepare_lr: float, seed: int
+    ) -> None:
+        self.step, self.stream, self.recipe, self.seed = step, stream, recipe, seed
+        self.prepare_epochs, self.prepare_lr = prepare_epochs, prepare_lr
         self.max_epochs = prepare_epochs + recipe.epochs
         self.max_iters = self.max_epochs * len(stream)
         self.epoch = self.iter = 0
@@ -80,7 +84,7 @@ class Loop:
         self.call("before_train_epoch")
         with self.clock.measure("prepare_s" if preparing else "train_s"):
             for index, batch in enumerate(self.stream.epoch(epoch)):
-                step.set_lr(self.recipe.lr if preparing else learning_rate(self.recipe, epoch * steps + index, steps))
+                step.set_lr(self.prepare_lr if preparing else learning_rate(self.recipe, epoch * steps + index, steps))
                 for hook in before:
                     hook.before_train_iter(self, index, batch)
                 step(batch, preparing)
