@@ -43,6 +43,8 @@ class FeatureRefinement(Method):
         train_only="the self-teacher: a bidirectional feature pyramid and its classifier",
     )
 
+    version = 2  # pools over the windows of the source
+
     self_teacher: SelfTeacher
 
     def __init__(
@@ -145,8 +147,19 @@ def separable(channels: int) -> list[nn.Module]:
 
 
 def max_pool_to(feature: Tensor, size: torch.Size) -> Tensor:
-    """Maxima of 3x3 windows, with the stride that leads to (B, C, *size); the same tensor where it has that size already."""
+    """Maxima of 3x3 windows as far apart as leads to (B, C, *size); the same tensor where it has that size already.
+
+    The feature, 0 or more, is padded with zeros as the source pads it: where one side gets more, it is the right and the lower.
+    So from an even side, windows with a stride of 2 begin at pixels 0, 2, 4 ...
+    """
     if feature.shape[-2:] == size:
         return feature
     strides = [-(-now // then) for now, then in zip(feature.shape[-2:], size, strict=True)]
-    return pool_to(F.max_pool2d(feature, 3, stride=strides, padding=1), size)
+    (top, bottom), (left, right) = (same_padding(*side) for side in zip(feature.shape[-2:], strides, strict=True))
+    return pool_to(F.max_pool2d(F.pad(feature, (left, right, top, bottom)), 3, stride=strides), size)
+
+
+def same_padding(side: int, stride: int) -> tuple[int, int]:
+    """Pixels before and after a side, so that windows of 3 pixels, `stride` apart, are as many as side / stride, rounded up."""
+    missing = max(0, (-(-side // stride) - 1) * stride - side + 3)
+    return missing // 2, missing - missing // 2
