@@ -43,7 +43,9 @@ class ActivationBoundaries(TeacherMethod):
         paper="Heo, Lee, Yun, Choi. Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons. "
         "AAAI 2019. arXiv:1811.03233",
         source="RepDistiller",
-        deviations="batch norms of the student learn in the preparation, RepDistiller keeps them in evaluation mode",
+        deviations="none but for two networks: in RepDistiller's preparation a wide resnet's last batch norm is not trained "
+        "and does not normalize, and the statistics of a ShuffleNetV2's last one stay; here all learn. MobileNetV2's last "
+        "batch norm is left out there too. Public code runs a wide resnet's batch norms twice a step (momentum .19), here once",
         train_only="per stage with differing shapes: convolution and batch norm",
     )
 

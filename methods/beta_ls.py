@@ -35,7 +35,7 @@ class BetaSmoothing(TeacherMethod):
         formula="ce_weight CE(z, y) + weight CE(z, b y + (1 - b) (1 - y)/(K - 1)), b ~ Beta(beta, 1) by confidence",
         paper="Zhang, Sabuncu. Self-Distillation as Instance-Specific Label Smoothing. NeurIPS 2020. arXiv:2006.05065",
         source="authors' code (train_smoothing.py)",
-        deviations="the average starts as the student, not from other random weights",
+        deviations="log p, where the authors take log(p + 1e-8)",
         train_only="an averaged copy of the student, not trained itself",
     )
     needs: Needs = "none"

@@ -36,7 +36,7 @@ class BeYourOwnTeacher(Method):
         paper="Zhang et al. Be Your Own Teacher. ICCV 2019. arXiv:1905.08094",
         source="luanyunteng/pytorch-be-your-own-teacher",
         deviations="the divergence in place of the source's cross-entropy with soft targets, which differs by a constant; "
-        "torch's default initialization",
+        "torch's default initialization. No source has a wide resnet; its bare sums are taken",
         train_only="an exit for each stage but the last: bottleneck and classifier",
     )
 

@@ -44,7 +44,8 @@ class ChannelDistillation(TeacherMethod):
         source="zhouzaida/channel-distillation",
         deviations="in the source the student passes through convolution, batch norm and ReLU at equal channels too; the "
         "decay comes at epochs 30, 60, 90 of 100 on ImageNet, 60 and 160 of 200 on CIFAR, here always at 30, 60, 90 %; CE and "
-        "KD are left out for the first 30 %, here never; and a batch without a correct teacher divides by 0, here it adds 0",
+        "KD are left out for the first 30 %, here never; and a batch without a correct teacher divides by 0, here it adds 0. "
+        "No source has a wide resnet; its bare sums are taken",
         train_only="per stage with differing channels: 1x1 convolution",
     )
     presets = {"imagenet": {"kd_weight": 1.0}}

@@ -24,7 +24,7 @@ class ClassWiseSelfDistillation(TeacherMethod):
         formula="CE + weight T^2 KL(softmax(z'/T) || softmax(z/T)), z' for another image of the same class",
         paper="Yun et al. Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020. arXiv:2003.13964",
         source="authors' code",
-        deviations="every image of the batch has a partner besides; the authors count the partners into the batch size",
+        deviations="none in the loss. A partner is never the image itself; the authors' may be, once in 500 on CIFAR-100",
     )
     needs: Needs = "none"
     partner = "same_class"

@@ -43,7 +43,8 @@ class DecoupledKnowledgeDistillation(TeacherMethod):
         source="mdistiller",
     )
     presets = {
-        "imagenet": {"beta": 0.5, "temperature": 1.0, "ramp_epochs": 1},
+        "imagenet": {"beta": 0.5, "temperature": 1.0, "ramp_epochs": 1},  # published for resnet34/resnet18
+        "resnet50/mobilenetv1": {"beta": 2.0, "temperature": 1.0, "ramp_epochs": 1},
         "resnet56/resnet20": {"beta": 2.0},
         "resnet110/resnet32": {"beta": 2.0},
         "resnet32x4/resnet8x4": {"beta": 8.0},

@@ -33,7 +33,8 @@ class LastMiniBatch(TeacherMethod):
         paper="Shen et al. Self-Distillation from the Last Mini-Batch. CVPR 2022. arXiv:2203.16172",
         source="authors' code",
         deviations="both halves in one forward pass, as the paper says (the code runs two, hence two batch norm statistics); "
-        "the pairing starts anew at every epoch; the batch size counts new images: a step sees twice as many",
+        "the pairing starts anew at every epoch. A step sees twice as many images as the batch size says, as in the code; the "
+        "paper counts all of them. The authors' default weights are not in their code",
         train_only="the previous batch",
     )
     needs: Needs = "none"

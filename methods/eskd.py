@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from methods.base import METHODS, Batch, Card, Output, TeacherMethod
@@ -16,19 +17,19 @@ class EarlyStoppedKnowledgeDistillation(TeacherMethod):
     """Cho & Hariharan: kd (weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T)) beside ce_weight * CE), stopped early.
 
     Two readings, one preset each: the teacher is stopped early (`early_teacher`), or the distillation is (`early_stop`, the
-    default), whose term is 0 from then on.
+    default). From then on the student is trained with the cross-entropy alone, at weight 1.
 
     Args:
         temperature: T, above 0.
         weight: factor on the distillation term.
-        ce_weight: factor on the cross-entropy.
+        ce_weight: factor on the cross-entropy until the stop.
         teacher_epochs_fraction: share of its schedule that the teacher is trained for, in (0, 1].
         stop: share of the student's epochs that have the distillation term, in (0, 1].
     """
 
     card = Card(
         title="Early-stopped knowledge distillation",
-        formula="ce_weight CE + [epoch < stop epochs] weight T^2 KL(softmax(z_t/T) || softmax(z_s/T))",
+        formula="ce_weight CE + weight T^2 KL(softmax(z_t/T) || softmax(z_s/T)) while epoch < stop epochs, then CE",
         paper="Cho, Hariharan. On the Efficacy of Knowledge Distillation. ICCV 2019. arXiv:1910.01348",
         deviations="the paper's stopping epochs vary by network and data set; the shares here are ours. The teacher still "
         "runs after the stop, so that a step costs the same throughout.",
@@ -37,6 +38,8 @@ class EarlyStoppedKnowledgeDistillation(TeacherMethod):
         "early_teacher": {"teacher_epochs_fraction": 0.35, "stop": 1.0},
         "early_stop": {"teacher_epochs_fraction": 1.0, "stop": 0.65},
     }
+
+    version = 2  # the cross-entropy has weight 1 after the stop
 
     def __init__(
         self,
@@ -52,5 +55,13 @@ class EarlyStoppedKnowledgeDistillation(TeacherMethod):
 
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         kd = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
-        on = torch.as_tensor(batch.epoch < math.ceil(self.stop * batch.epochs))  # two integers: exact, also as a tensor
-        return {"eskd": self.weight * kd * on}
+        return {"eskd": self.weight * kd * self._distills(batch)}
+
+    def cross_entropy(self, student: Output, batch: Batch) -> Tensor:
+        cross_entropy = F.cross_entropy(student.logits, batch.target if batch.soft is None else batch.soft)
+        distills = self._distills(batch)
+        return self.ce_weight * cross_entropy * distills + cross_entropy * ~distills
+
+    def _distills(self, batch: Batch) -> Tensor:
+        """Whether the stop is still to come."""
+        return torch.as_tensor(batch.epoch < math.ceil(self.stop * batch.epochs))  # two integers: exact, also as a tensor

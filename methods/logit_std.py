@@ -37,12 +37,28 @@ class LogitStandardization(Composition):
         formula="CE(z) + weight L((z_s - mean z_s) / std z_s, (z_t - mean z_t) / std z_t), L the wrapped method's terms",
         paper="Sun, Ren, Li, Wang, Cao. Logit Standardization in Knowledge Distillation. CVPR 2024. arXiv:2403.01427",
         source="sunshangquan/logit-standardization-KD",
-        deviations="around dkd the public code sets beta from alpha and leaves the temperature at 4; here both are the paper's",
+        deviations="none. Around dkd the authors' published runs predate a repair of their code (2024-05-18): these have beta "
+        "equal to alpha, and temperature 4",
         train_only="those of the wrapped method",
     )
     presets = {
-        "kd": {"method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 1.0}, "weight": 9.0},
+        "kd": {"method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 9.0},
         "dkd": {"method": {"type": "dkd", "temperature": 2.0}, "weight": 9.0},
+        # Pairs are with kd, at the temperature and weight in the names of the authors' logs.
+        "wrn_40_2/wrn_16_2": {"method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 9.0},
+        "wrn_40_2/wrn_40_1": {"method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 9.0},
+        "resnet56/resnet20": {"method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 9.0},
+        "resnet110/resnet20": {"method": {"type": "kd", "temperature": 4.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 12.0},
+        "resnet110/resnet32": {"method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 9.0},
+        "resnet32x4/resnet8x4": {"method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 9.0},
+        "vgg13/vgg8": {"method": {"type": "kd", "temperature": 3.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 9.0},
+        "vgg13/mobilenetv2": {"method": {"type": "kd", "temperature": 3.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 9.0},
+        "resnet50/mobilenetv2": {"method": {"type": "kd", "temperature": 3.0, "weight": 1.0, "ce_weight": 0.1}, "weight": 1.0},
+        "resnet32x4/shufflenetv2": {
+            "method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 0.1},
+            "weight": 9.0,
+        },
+        "resnet34/resnet18": {"method": {"type": "kd", "temperature": 2.0, "weight": 1.0, "ce_weight": 1.0}, "weight": 9.0},
     }
 
     example = presets["kd"]

@@ -39,7 +39,7 @@ class NativeEnsemble(Method):
         paper="Lan, Zhu, Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018. arXiv:1806.04606",
         source="authors' code (ONE_NeurIPS2018)",
         deviations="no ramp by default, as in the paper, and a linear one (the code: a sigmoid one of 80 epochs); "
-        "recipe dropout acts on the student's own branch alone",
+        "recipe dropout acts on the student's own branch alone. No source has a wide resnet; the gate sees its bare sum",
         train_only="the other branches (last stage, head, classifier) and the gate",
     )
 

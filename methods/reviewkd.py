@@ -84,6 +84,8 @@ class KnowledgeReview(TeacherMethod):
     Args:
         weight: factor on the review, 0 or more; published per pair, see the presets (0.6 to 8).
         ramp_epochs: epochs over which it rises linearly to `weight`; 0 for none.
+        before_activation: whether the student's stages are taken before their activation too, as published for ImageNet.
+        width: channels in which stages are fused; None: those of the embedding, at most 512.
     """
 
     card = Card(
@@ -92,7 +94,8 @@ class KnowledgeReview(TeacherMethod):
         paper="Chen, Liu, Zhao, Jia. Distilling Knowledge via Knowledge Review. CVPR 2021. arXiv:2104.09044",
         source="dvlab-research/ReviewKD, mdistiller",
         deviations="the ramp counts epochs from 1, as in mdistiller, not from 0. The weights were published for the authors' "
-        "recipe: batch 128, learning rate .1, Nesterov's momentum",
+        "recipe: batch 128, learning rate .1 (.02 for MobileNet and ShuffleNet), Nesterov's momentum. For MobileNetV1 "
+        "mdistiller fuses in 512 channels, the authors in 256",
         train_only="per level: convolutions 1x1 and 3x3 with batch norm, attention 1x1",
     )
     presets = {
@@ -104,24 +107,31 @@ class KnowledgeReview(TeacherMethod):
         "wrn_40_2/shufflenetv1": {"weight": 5.0},
         "resnet32x4/shufflenetv1": {"weight": 5.0},
         "resnet32x4/shufflenetv2": {"weight": 8.0},
-        "resnet34/resnet18": {"weight": 1.0, "ramp_epochs": 1},
+        "resnet34/resnet18": {"weight": 1.0, "ramp_epochs": 1, "before_activation": True},
+        "resnet50/mobilenetv1": {"weight": 8.0, "ramp_epochs": 1, "before_activation": True, "width": 256},
     }
+    added_later = ("before_activation", "width")
 
-    def __init__(self, weight: float = 1.0, ramp_epochs: int = 20) -> None:
+    def __init__(
+        self, weight: float = 1.0, ramp_epochs: int = 20, before_activation: bool = False, width: int | None = None
+    ) -> None:
         super().__init__()
-        self.weight, self.ramp_epochs = weight, ramp_epochs
+        self.weight, self.ramp_epochs, self.before_activation, self.width = weight, ramp_epochs, before_activation, width
 
     def setup(self, context: Context) -> None:
-        student, teacher = context.student, context.require_teacher()
-        pairs = common_stages(levels(student.stages, student.embedding), levels(teacher.preact, teacher.embedding))
-        channels = min(512, student.embedding.shape[1])
+        pairs = self._levels(context.student, context.require_teacher())
+        channels = self.width or min(512, context.student.embedding.shape[1])
         self.fusions = nn.ModuleList(
             Fusion(s.shape[1], channels, t.shape[1], deepest=i == len(pairs) - 1) for i, (s, t) in enumerate(pairs)
         )
 
+    def _levels(self, student: Output, teacher: Output) -> list[tuple[Tensor, Tensor]]:
+        """What is compared: pairs of the student's and the teacher's features, shallow to deep."""
+        features = student.preact if self.before_activation else student.stages
+        return common_stages(levels(features, student.embedding), levels(teacher.preact, teacher.embedding))
+
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        pairs = common_stages(levels(student.stages, student.embedding), levels(teacher.preact, teacher.embedding))
-        terms, deeper = [], None
+        pairs, terms, deeper = self._levels(student, teacher), [], None
         for fusion, (feature_s, feature_t) in reversed(list(zip(self.fusions, pairs, strict=True))):
             guess, deeper = fusion(feature_s, deeper, feature_t.shape[-2:])
             terms.append(context_loss(guess, feature_t.detach()))

@@ -46,7 +46,8 @@ class TeacherFreeFeatureDistillation(Method):
         formula="CE + inter mean_{i<j} MSE(pool(f_i), stopgrad(crop(f_j))) + intra mean_i MSE(strong half of f_i, weak half)",
         paper="Li. Self-Regulated Feature Learning via Teacher-free Feature Distillation. ECCV 2022",
         source="lliai/Teacher-free-Distillation",
-        deviations="of an odd number of channels the middle one is left out of intra; all pairs of stages, not only of three",
+        deviations="of an odd number of channels the middle one is left out of intra; all pairs of stages, not only of three. "
+        "No source has a wide resnet; its bare sums are taken, `taps: rectified` offers the others",
     )
     presets = {"cli": {"inter": 0.005, "intra": 0.0004}, "readme": {"inter": 0.0005, "intra": 0.0008}}
 

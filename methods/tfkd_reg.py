@@ -27,13 +27,18 @@ class TeacherFreeRegularization(Method):
         formula="ce_weight CE + weight mean KL(softmax(p_d/T) || softmax(z)), the mean over batch and classes",
         paper="Yuan et al. Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020. arXiv:1909.11723",
         source="authors' code (my_loss_function.py)",
-        deviations="`weight` is the authors' multiplier (ResNet-18: 100) alone; their code multiplies by a = .1 besides: "
-        "preset `code`",
+        deviations="`weight` is the code's a = .1 times its multiplier, for ResNet-18 100. The paper has .1 times the sum over "
+        "classes, which is the same at K = 100. Preset `plain` is the multiplier alone",
     )
-    presets = {"code": {"weight": 10.0}}
+    presets = {
+        "code": {"weight": 10.0},
+        "plain": {"weight": 100.0},
+        "mobilenetv2": {"weight": 0.95, "temperature": 40.0, "ce_weight": 0.05},
+        "shufflenetv2": {"weight": 0.95, "temperature": 10.0, "ce_weight": 0.05},
+    }
     needs_hard_labels = True
 
-    def __init__(self, weight: float = 100.0, temperature: float = 20.0, correct: float = 0.99, ce_weight: float = 0.9) -> None:
+    def __init__(self, weight: float = 10.0, temperature: float = 20.0, correct: float = 0.99, ce_weight: float = 0.9) -> None:
         super().__init__()
         self.weight, self.temperature, self.correct, self.ce_weight = weight, temperature, correct, ce_weight
 

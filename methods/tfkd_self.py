@@ -24,7 +24,13 @@ class TeacherFreeSelfTraining(TeacherMethod):
         formula="ce_weight CE + weight T^2 mean KL(softmax(z_t/T) || softmax(z_s/T)), the mean over batch and classes",
         paper="Yuan et al. Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020. arXiv:1909.11723",
         source="authors' code (my_loss_function.py), values of its ResNet-18",
+        deviations="the teacher is trained from another seed (the student's + 1000), so that the two share neither their "
+        "initialization nor their batches; the authors' code gives both one seed. Its training is on the bill",
     )
+    presets = {
+        "mobilenetv2": {"weight": 0.95, "temperature": 20.0, "ce_weight": 0.05},
+        "shufflenetv2": {"weight": 0.95, "temperature": 20.0, "ce_weight": 0.05},
+    }
     needs: Needs = "self"
 
     def __init__(self, weight: float = 47.5, temperature: float = 6.0, ce_weight: float = 0.05) -> None:

@@ -33,7 +33,8 @@ class UniversalSelfDistillation(Method):
         formula="CE + weight (alpha L_target + beta L_rest + mu L_weak), L_rest to Zipf's law over the ranks",
         paper="Yang et al. From Knowledge Distillation to Self-Knowledge Distillation. ICCV 2023. arXiv:2303.13005",
         source="authors' code (cls_KD), values of its ImageNet and CIFAR-100 configurations",
-        deviations="the ranking is by probabilities, as in the paper; the authors' code by mistake adds log-probabilities",
+        deviations="the ranking is by probabilities, as in the paper; the authors' code by mistake adds log-probabilities. "
+        "No source has a wide resnet; its bare sum is taken",
         train_only="a linear classifier",
     )
     presets = {"cifar100": {"alpha": 0.1, "beta": 0.1, "mu": 0.1}}

@@ -99,6 +99,19 @@ def test_tfkd_reg() -> None:
     agrees(terms["ce"], 0.9 * cross_entropy(student.logits))
 
 
+def test_tfkd_reg_by_default_is_the_papers_loss_on_100_classes() -> None:
+    """.9 CE + .1 KL(softmax(p_d / 20) || p), the divergence summed over classes."""
+    logits = torch.randn(B, 100, dtype=torch.float64)
+    student = output(0)._replace(logits=logits)
+    terms = METHODS.build({"type": "tfkd_reg"}).loss(student, None, batch())
+    designed = np.full((B, 100), 0.01 / 99)
+    designed[ROWS, LABELS] = 0.99
+    p, q = softmax(designed, 20.0), softmax(logits)
+    agrees(terms["tfkd_reg"], 0.1 * (p * np.log(p / q)).sum(1).mean())
+    plain = METHODS.build({"type": "tfkd_reg", "preset": "plain"}).loss(student, None, batch())
+    agrees(plain["tfkd_reg"], 10 * terms["tfkd_reg"].item())
+
+
 def test_tfkd_self() -> None:
     student, teacher = output(0), output(1)
     terms = METHODS.build({"type": "tfkd_self", "weight": 2.0, "temperature": 6.0}).loss(student, teacher, batch())
@@ -290,6 +303,19 @@ def test_uskd() -> None:
         build({"type": "uskd", "alpha": 1.0, "beta": 0.0}).loss(student, None, batch())["uskd"], student.logits
     )
     assert np.allclose(found.numpy(), soft[:, None] * (s - np.eye(K)[LABELS]) / B)
+
+
+@pytest.mark.parametrize(("side", "size", "starts"), [(8, 4, [0, 2, 4, 6]), (7, 4, [-1, 1, 3, 5]), (16, 4, [0, 4, 8, 12])])
+def test_frskd_pools_over_the_windows_of_the_source(side: int, size: int, starts: list[int]) -> None:
+    """Padded as TensorFlow's "same" would: an even side with a stride of 2 at its end alone. Windows listed by hand."""
+    from methods.frskd import max_pool_to
+
+    feature = torch.rand(2, 3, side, side, dtype=torch.float64)
+    whole, expected = array(feature), np.empty((2, 3, size, size))
+    for i, top in enumerate(starts):
+        for j, left in enumerate(starts):
+            expected[:, :, i, j] = whole[:, :, max(0, top) : top + 3, max(0, left) : left + 3].max((2, 3))
+    assert np.array_equal(array(max_pool_to(feature, torch.Size((size, size)))), expected)
 
 
 def test_frskd() -> None:
