@@ -117,9 +117,11 @@ def test_tfd_stops_the_gradient_of_the_guide_and_both_is_their_sum() -> None:
         assert torch.allclose(both, sum(g for g in (down, up) if g is not None))
 
 
-def test_tfd_ramp_starts_at_one_twentieth() -> None:
+def test_tfd_has_no_ramp_and_that_of_the_public_code_starts_at_one_twentieth() -> None:
     student = output(1)
     method = build({"type": "tfd"}, student)
+    assert len({method.loss(student, None, batch(epoch=e))["tfd"].item() for e in (0, 9, 200)}) == 1
+    method = build({"type": "tfd", "preset": "code"}, student)
     first, tenth, last = (method.loss(student, None, batch(epoch=e))["tfd"].item() for e in (0, 9, 200))
     assert first == pytest.approx(last / 20)
     assert tenth == pytest.approx(last / 2)
@@ -335,9 +337,16 @@ def test_logit_std_leaves_the_cross_entropy_alone() -> None:
         return (z - z.mean(1, keepdims=True)) / z.std(1, ddof=1, keepdims=True)
 
     z_s, z_t = z_score(array(student.logits)), z_score(array(teacher.logits))
-    terms = build({"type": "logit_std", "preset": "kd"}, student, teacher).loss(student, teacher, batch())
-    assert terms["ce"].item() == pytest.approx(cross_entropy(student.logits))
-    assert terms["logit_std"].item() == pytest.approx(9 * 4 * kl(softmax(z_t / 2), softmax(z_s / 2)), abs=1e-5)
+    for preset, temperature, weight, ce_weight in (
+        ("kd", 2, 9, 0.1),
+        ("vgg13/vgg8", 3, 9, 0.1),
+        ("resnet50/mobilenetv2", 3, 1, 0.1),
+        ("resnet34/resnet18", 2, 9, 1.0),
+    ):
+        terms = build({"type": "logit_std", "preset": preset}, student, teacher).loss(student, teacher, batch())
+        expected = weight * temperature**2 * kl(softmax(z_t / temperature), softmax(z_s / temperature))
+        assert terms["ce"].item() == pytest.approx(ce_weight * cross_entropy(student.logits))
+        assert terms["logit_std"].item() == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="'sum' is not"):
         METHODS.build({"type": "logit_std", "method": {"type": "sum", "parts": [{"type": "kd"}]}})
 
@@ -347,8 +356,14 @@ def test_eskd_stops() -> None:
     method = build({"type": "eskd", "stop": 0.5, "weight": 1.0}, student, teacher)
     expected = 16 * kl(softmax(array(teacher.logits) / 4), softmax(array(student.logits) / 4))
     for epoch, on in ((0, 1), (4, 1), (5, 0), (9, 0)):
-        terms = method.loss(student, teacher, batch(epoch=epoch, epochs=10))
-        assert terms["eskd"].item() == pytest.approx(on * expected)
+        for clock in (int, torch.tensor):
+            terms = method.loss(student, teacher, batch(epoch=clock(epoch), epochs=10))
+            assert terms["eskd"].item() == pytest.approx(on * expected)
+            weight = 0.1 if on else 1.0  # the cross-entropy alone after the stop, not a tenth of it
+            assert terms["ce"].item() == pytest.approx(weight * cross_entropy(student.logits), rel=1e-14)
+            summed = build({"type": "sum", "parts": [{"type": "tfd"}, {"type": "eskd", "stop": 0.5}]}, student, teacher)
+            found = summed.loss(student, teacher, batch(epoch=clock(epoch), epochs=10))
+            assert found["ce"].item() == terms["ce"].item()
     assert METHODS.build({"type": "eskd", "preset": "early_teacher"}).teacher_epochs_fraction < 1
 
 
