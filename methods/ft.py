@@ -104,9 +104,7 @@ class FactorTransfer(TeacherMethod):
         student, teacher = context.student, context.require_teacher()
         feature_s, feature_t = pool_to_smaller(student.stages[-1], teacher.stages[-1])
         if self.form == "squares" and feature_t.shape[-2:] == (1, 1):
-            raise ValueError(
-                "ft compares positions, and the last stages meet at a single one; see preset authors"
-            )
+            raise ValueError("ft compares positions, and the last stages meet at a single one; see preset authors")
         channels_s, channels_t = feature_s.shape[1], feature_t.shape[1]
         factors = max(1, int(channels_t * self.paraphrase_rate))
         self.encoder, self.decoder = encoder(channels_t, factors, norm=False), decoder(channels_t, factors)

@@ -30,7 +30,7 @@ def test_a_shipped_signature_is_that_of_its_class(key):
 def test_labels_say_what_differs():
     kd = {"type": "kd", "temperature": 4.0, "weight": 0.9, "ce_weight": 0.1}
     imagenet = kd | {"temperature": 1.0, "weight": 0.5, "ce_weight": 0.5}
-    tfd = {"type": "tfd", "weight": 0.01, "ramp_epochs": 20}
+    tfd = {"type": "tfd", "weight": 0.01, "ramp_epochs": 0}
     dkd = {"type": "dkd", "alpha": 1.0, "beta": 2.0, "temperature": 4.0, "weight": 1.0, "ramp_epochs": 20}
     std = {"type": "logit_std", "method": kd | {"temperature": 2.0}, "weight": 1.0}
     assert naming.method_label(kd) == "kd"

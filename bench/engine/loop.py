@@ -39,9 +39,7 @@ class Loop:
         seconds: wall seconds, by the fields of `Clocks`.
     """
 
-    def __init__(
-        self, step: Step, stream: Stream, recipe: Recipe, prepare_epochs: int, prepare_lr: float, seed: int
-    ) -> None:
+    def __init__(self, step: Step, stream: Stream, recipe: Recipe, prepare_epochs: int, prepare_lr: float, seed: int) -> None:
         self.step, self.stream, self.recipe, self.seed = step, stream, recipe, seed
         self.prepare_epochs, self.prepare_lr = prepare_epochs, prepare_lr
         self.max_epochs = prepare_epochs + recipe.epochs

@@ -94,9 +94,9 @@ def _check_memories(assembly: Assembly, team: Team) -> None:
 def _loop(assembly: Assembly, team: Team) -> Loop:
     cell = assembly.first
     trainee = assembly.trainees[cell.id]
-    prepare_lr = trainee.method.prepare_lr or cell.recipe.lr
-    prepare_epochs = trainee.method.prepare_epochs
-    return Loop(assembly.step(team), assembly.stream(trainee), cell.recipe, prepare_epochs, prepare_lr, cell.seed)
+    method = trainee.method
+    prepare_lr = method.prepare_lr or cell.recipe.lr
+    return Loop(assembly.step(team), assembly.stream(trainee), cell.recipe, method.prepare_epochs, prepare_lr, cell.seed)
 
 
 def _hooks(assembly: Assembly, folder: GridFolder, options: Options, team: Team) -> list[Hook]:
