@@ -25,11 +25,15 @@ KEYS = sorted(METHODS.module_dict)
 PAIRS = {"same family": ("resnet8", "resnet14"), "cross family": ("wrn_16_1", "vgg8"), "wide": ("wrn_16_2", "wrn_40_2")}
 
 # The methods that may do less than the contract asks, each with its reason. All others must keep all of it.
-REFUSES_A_PAIR = {("fsp", "cross family"): "fsp needs equal channels"}
+REFUSES_A_PAIR = {
+    ("fsp", "cross family"): "fsp needs equal channels",
+    ("ft", "cross family"): "the last stages meet at a single one",
+}
 NEEDS_NETWORKS = {"one": "one copies the student's last stage"}
 TRAINS_OTHERWISE = {  # with all weights at 0
     "byot": "the exits have a cross-entropy each",
     "dlb": "the cross-entropy is the mean over two batches",
+    "logit_std": "the wrapped kd has a tenth of the cross-entropy",
     "frskd": "the self-teacher has a cross-entropy",
     "one": "the branches have a cross-entropy each",
     "simkd": "there is no cross-entropy",
