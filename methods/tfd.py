@@ -28,7 +28,8 @@ class TeacherFreeDistillation(Method):
         weight: factor on the term, at least 0; published .005.
         ramp_epochs: epochs over which the weight rises linearly to its value; 0 for none. The paper names none; the public
             code has 20: preset `code`.
-        reduction: what is taken of the squared differences: their mean, or, an ablation, their sum per sample, averaged over the batch.
+        reduction: what is taken of the squared differences: their mean, or, an ablation, their sum per sample, averaged over
+            the batch.
         direction: which side has its gradient stopped: the deep one ("top_down", the method), the shallow one ("bottom_up") or
             neither ("both", whose gradient is the sum of the other two). The last two are the paper's ablations.
         stages: the stages that take part, counted from 1; None for all.

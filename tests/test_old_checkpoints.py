@@ -3,8 +3,7 @@
 Commit 5394e57 wrote the files in `data/checkpoints`, each after the second epoch of a training in `old.yaml`. The trainings go
 on from there and are compared with undisturbed ones. On the machine that wrote the files the two agree bit for bit. Other
 processors round otherwise, so the distance between the two is compared with the way that was left to go. With SSE4.1 in place
-of AVX-512 it is up to .0002 of the way. Without the momenta it is .0086 for simkd and .22 or more for the rest. The momenta of
-ft's preparation do not show there.
+of AVX-512 it is up to .0002 of the way. Without the momenta it is .0086 for simkd and .22 or more for the rest.
 """
 
 from __future__ import annotations
