@@ -184,6 +184,9 @@ def test_the_reference_records_are_those_of_the_shipped_grid(name):
     _, shipped = grid_file.read(name)
     data = shipped.pop("data")
     used = made.pop("data")
+    for change in shipped.get("also", []):  # stated since the recipe `tfd_code` reflects; then zeros were all there was
+        if isinstance(change.get("recipe"), dict) and change["recipe"].get("padding") == "zero":
+            del change["recipe"]["padding"]
     assert made == shipped
     assert {key: value for key, value in used.items() if key not in ("type", "path", "name")} == (
         {key: value for key, value in data.items() if key != "type"} if isinstance(data, dict) else {}
