@@ -214,7 +214,7 @@ def _run(
         with Progress(folder, {cell.id: cell.label for cell in grid.cells}, console) as progress:
             handed = backend.train(cells, folder, _for_workers(options), wait, progress)
         if not handed.ended:
-            console.print("`status` tells how far they are; `run` again hands over what was lost, then reports")
+            console.print("`status` shows how far they are; `run` again hands over what was lost, then reports")
             return Outcome(folder, {}, ended=False)
     states: dict[str, str] = {cell.id: folder.cell(cell.id).state() for cell in grid.cells}
     ends, spent = list(states.values()), time.monotonic() - started

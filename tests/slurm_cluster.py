@@ -151,7 +151,8 @@ class SlurmCluster:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 watches = process.name().startswith("slurmstepd") and Path(process.cwd()).is_relative_to(self.folder)
-                works = "SLURM_JOB_ID" in (told := process.environ()) and told.get("SLURM_CONF") == str(self.config)
+                variables = process.environ()
+                works = "SLURM_JOB_ID" in variables and variables.get("SLURM_CONF") == str(self.config)
                 if watches or works:
                     found.append(process)
         return found

@@ -23,6 +23,15 @@ from reports import readme
 ROOT = Path(__file__).resolve().parent.parent
 README = readme.README
 FLOORS = ("methods", "bench", "reports")
+ROOMS = (  # of bench, from the ground up
+    ("errors", "cores"),
+    ("stats", "records", "plugins", "command_line"),
+    ("data", "models"),
+    ("engine",),
+    ("plan",),
+    ("measure", "jobs"),
+    ("run",),
+)
 WITHOUT_TORCH = (
     *("bench.errors", "bench.cores", "bench.plugins", "bench.stats", "bench.plan.recipes", "bench.plan.grid_file"),
     *("bench.records.cell", "bench.records.files", "bench.records.folders", "bench.records.options", "bench.records.progress"),
@@ -76,12 +85,16 @@ def test_reports_know_records_and_statistics_and_no_torch():
         assert all(inside(name, *allowed) for name in own), f"{path} imports {own}"
 
 
-def test_the_bench_never_looks_up():
+def test_rooms_import_only_from_floors_below():
+    floor = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+    found = {path.relative_to(ROOT / "bench").parts[0].removesuffix(".py") for path in (ROOT / "bench").rglob("*.py")}
+    assert found - {"__init__"} == floor.keys()
     for path, names in sources("bench"):
         assert not any(inside(name, "reports", "run_bench") for name in names), path
-    for path, names in sources("bench/engine"):
-        beyond = {name for name in names if inside(name, "bench.plan", "bench.jobs", "bench.measure")}
-        assert not beyond, f"{path} imports {beyond}"
+        room = path.split("/")[1].removesuffix(".py")
+        others = {name.split(".")[1] for name in names if inside(name, "bench")} - {room}
+        above = {other for other in others if room != "__init__" and floor[other] >= floor[room]}
+        assert not above, f"{path} imports {above}"
 
 
 def test_the_engine_names_no_method():

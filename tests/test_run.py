@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import synthetic
 from small import GRID, results, write_grid
@@ -160,3 +161,16 @@ def test_keys_of_a_manifest_that_are_not_known_here_are_kept(folder: GridFolder,
     folder.write_manifest(folder.manifest() | {"looks": [1]})
     run.run(write_grid(tmp_path, methods=["kd"]), tmp_path / "results", options=CPU, backend=Debug(), costs=False)
     assert folder.manifest()["looks"] == [1]
+
+
+def test_a_cost_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    folder = synthetic.filled(tmp_path, "demo", synthetic.draw({"none": 0.0}, 1, np.random.default_rng(0)))
+    path = next((tmp_path / "demo/cost").iterdir())
+    files.write_json(path, files.read_json(path) | {"from_the_future": 1})
+    before = path.read_bytes()
+    for session in ("first", "second"):
+        folder.write_cost(synthetic.cost(folder.records()[0][0].cell, session=session))
+    costs, problems = folder.costs()
+    assert path.read_bytes() == before
+    assert [problem.path for problem in problems] == [f"demo/cost/{path.name}"]
+    assert sum(cost.session.startswith("second") for cost in costs) == 1

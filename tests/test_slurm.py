@@ -187,7 +187,7 @@ def test_students_of_a_finished_teacher_wait_for_nothing(cells: list[Cell]) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("partiton: gpu", "did you mean 'partition'"),
         ("minutes: soon", "minutes: Input should be a valid integer, not 'soon'"),
@@ -200,12 +200,12 @@ def test_students_of_a_finished_teacher_wait_for_nothing(cells: list[Cell]) -> N
         ("a: [", "not YAML"),
     ],
 )
-def test_mistakes_in_a_cluster_file_are_named(tmp_path: Path, text: str, says: str) -> None:
+def test_mistakes_in_a_cluster_file_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=r"c\.yaml") as error:
         cluster_file.read(str(path), {})
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
 def test_options_stand_over_the_file(tmp_path: Path) -> None:

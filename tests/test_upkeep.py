@@ -96,7 +96,7 @@ def test_nothing_is_wrong_with_sound_results(grid):
         (_cut_record, "record.json", "not JSON"),
         (_newer_schema, "record.json", "version 99"),
         (_impossible_value, "record.json", "accuracies.last.top1"),
-        (_other_identity, "record.json", "its contents say"),
+        (_other_identity, "record.json", "its contents give"),
         (_other_curves, "curves.csv", "not the one"),
         (_no_curves, "curves.csv", "missing"),
         (_other_weights, "weights.safetensors", "not the one"),

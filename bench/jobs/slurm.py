@@ -2,7 +2,7 @@
 
 A launch's file, written before anything is submitted, says which job holds which cells; jobs are known by their names, which
 carry the launch's id. Job ids are only used while Slurm shows them, and submitit's pickles are never read here: ids are given
-out again after a controller lost its state, and so are pickles' names. What is done, the results folder says.
+out again after a controller lost its state, and so are pickles' names. The results folder alone says what is done.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from bench.records.folders import GridFolder
 from bench.records.options import Options
 
 ANSWER_S = 60  # to a client command; one without a controller needs about 10
-ARRAY_SIZE = 1001  # where the cluster does not say: Slurm's own default
-THREADS = 4  # where the user does not say
+ARRAY_SIZE = 1001  # where the cluster does not name it: Slurm's own default
+THREADS = 4  # where the user gives none
 WAIT_S = 2.0
 FORGETS_S = 10  # Slurm may show a job this late
 

@@ -17,6 +17,7 @@ Every file is written beside its place and renamed into it, so that a reader see
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,8 +231,10 @@ class GridFolder:
         return costs, problems
 
     def write_cost(self, cost: Cost) -> None:
+        """Write a cost in place of an older one; beside it where another version wrote that."""
         name = "-".join(filter(None, [cost.key, digest(cost.machine.hardware)[:8], cost.path]))
-        files.write_json(self._path / "cost" / f"{name}.json", cost)
+        names = (f"{name}-{number}.json" if number else f"{name}.json" for number in itertools.count())
+        files.write_json(next(path for each in names if not _other_version(path := self._path / "cost" / each)), cost)
 
     def launch_folder(self, launch: str) -> Path:
         """For what submitit writes of one launch."""
@@ -263,3 +266,14 @@ class GridFolder:
         weights of cells that teach nobody. Returns the bytes freed."""
         teachers = {cell["id"] for cell in self.manifest()["cells"] if cell.get("teacher")}
         return sum(cell.clean(weights and cell.id not in teachers) for cell in self.cells() if cell.done())
+
+
+def _other_version(path: Path) -> bool:
+    """Whether a cost is intact and cannot be read by this version."""
+    try:
+        files.parse(Cost, files.read_json(path))
+    except files.UnreadableError:
+        return True
+    except (ValueError, OSError):
+        pass
+    return False

@@ -97,7 +97,7 @@ class Record(Extensible):
     cell: Cell
     accuracies: Accuracies
     epochs: int  # as run, preparation excluded
-    steps: int  # optimiser steps of the main phase
+    steps: int  # optimizer steps of the main phase
     prepare_steps: int
     train_samples: int
     clocks: Clocks
@@ -119,9 +119,9 @@ class Record(Extensible):
     test_calibration_error: Percent | None = Field(None, json_schema_extra=LATER)  # expected, over confidence bins
 
     def mismatch(self) -> str | None:
-        """Why this record cannot be what it says, or None."""
+        """Why this record contradicts itself, or None."""
         if self.id != self.cell.id:
-            return f"its id is {self.id}, its contents say {self.cell.id}"
+            return f"its id is {self.id}, its contents give {self.cell.id}"
         return None
 
 
@@ -152,8 +152,8 @@ class Timing(Frozen):
 class Cost(Extensible):
     """What a step costs on an otherwise idle machine; one for all seeds of a (pair, method, recipe), see `Cell.cost_key`.
 
-    `step` is measured whole. The parts are measured apart and need not add up to it. All is measured in one process, which
-    takes whole batches, even where a recipe shares them out among several.
+    `step` is measured in one piece. Its parts are measured apart and need not add up to it. All is measured in one process,
+    which takes full batches, even where a recipe divides them among several processes.
     """
 
     schema_version: int = SCHEMA
@@ -174,7 +174,7 @@ class Cost(Extensible):
     host_peak_mib: float | None
     """Most main memory that the probing process held during a step (resident set): the program with its libraries, the data
     set where it lies in main memory, and on a CPU the tensors of all methods of the session. For planning; it hides what
-    tells methods apart."""
+    distinguishes methods."""
     energy_j_per_step: float | None  # None: not measured
     energy_j_per_prepare_step: float | None = None  # likewise, or nothing to prepare
     busy_percent: Percent  # share of the CPU cores that other processes used during the session
