@@ -1,8 +1,8 @@
 """One cell on several processes, of one machine or many: what they share, and how they find each other.
 
-Each takes its share of every batch and of the samples that are evaluated; gradients are averaged through mmengine's wrapper, so
-that global batch and learning rate stay the recipe's. Batch norm sees each process's share. The first one leads: its batch norm
-statistics are the ones that are kept, and it alone writes.
+Each takes its share of every batch and of the samples to evaluate. Torch's wrapper averages gradients, so that global batch and
+learning rate stay the recipe's. Batch norm sees each process's share. The first process leads: its batch norm statistics are
+kept, and it alone writes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bench.data import Split
 from bench.errors import UserError
@@ -30,19 +30,25 @@ IDLE_PATIENCE = timedelta(days=30)  # for the next cell
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that train a cell together, as one of them sees it. Alone, nothing is sent anywhere."""
+    """The processes that train a cell together, as one of them sees it. A team of one sends nothing.
+
+    Attributes:
+        rank: of this process, from 0; 0 leads.
+        local_rank: among the processes of its machine.
+        control: a group over the CPU, for what is not part of a training.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    control: Any = None  # group over the CPU, for what is not part of a training
+    control: dist.ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """A device of this process's own, where several work on one machine."""
+        """The device for this process: a GPU of its own, where several processes work on one machine."""
         if self.size == 1 or name == "cpu" or not torch.cuda.is_available():
             return name
         return f"cuda:{self.local_rank % torch.cuda.device_count()}"
@@ -61,17 +67,17 @@ class Team:
         return batch._replace(**shared), len(rows) * self.size / len(batch.target)
 
     def part(self, split: Split) -> Split:
-        """This process's samples of those that are evaluated; each sample is in one part."""
+        """This process's samples of a split to evaluate; each sample is in one part."""
         if self.size == 1:
             return split
         mine = torch.arange(self.rank, len(split.targets), self.size)
         return Split(split.images[mine], split.targets[mine])
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """The module with gradients that are averaged over the processes."""
+        """The module, with its gradients averaged over the processes."""
         if self.size == 1:
             return module
-        return MMDistributedDataParallel(
+        return DistributedDataParallel(
             module,
             device_ids=[device.index] if device.type == "cuda" else None,
             broadcast_buffers=False,
@@ -79,13 +85,13 @@ class Team:
         )
 
     def sum(self, values: Tensor) -> Tensor:
-        """Over the processes, in place."""
+        """Add up over the processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def follow_leader(self, module: nn.Module) -> None:
-        """Take over the leader's buffers: batch norm statistics, above all. Not what a method keeps for a step alone."""
+        """Copy the leader's buffers: batch norm statistics, above all. Not those that a method keeps for one step only."""
         if self.size > 1:
             parameters = dict(module.named_parameters())
             device = next(iter(parameters.values())).device
@@ -93,15 +99,15 @@ class Team:
                 if name not in parameters and value.device == device:  # counters on the CPU are the same everywhere
                     dist.broadcast(value, 0)
 
-    def tell(self, cell: dict[str, Any] | None) -> None:
-        """Have the others train this cell as well; None: that was all."""
+    def send(self, cell: dict[str, Any] | None) -> None:
+        """Have the other processes train this cell as well. None: there are no more."""
         if self.size > 1:
             raw = torch.frombuffer(bytearray(json.dumps(cell).encode()), dtype=torch.uint8)
             dist.broadcast(torch.tensor([len(raw)]), 0, group=self.control)
             dist.broadcast(raw, 0, group=self.control)
 
-    def hear(self) -> dict[str, Any] | None:
-        """What the leader tells."""
+    def receive(self) -> dict[str, Any] | None:
+        """Wait for the cell that the leader sends next."""
         length = torch.zeros(1, dtype=torch.int64)
         dist.broadcast(length, 0, group=self.control)
         raw = torch.empty(int(length), dtype=torch.uint8)
@@ -115,7 +121,7 @@ _joined: list[Team] = []
 
 @contextlib.contextmanager
 def join(processes: int, device: str) -> Iterator[Team]:
-    """The team of this process, found through torchrun's variables or submitit's. Within another `join` the same team.
+    """The team of this process, found through torchrun's variables or submitit's. Within another `join` it is the same team.
 
     Raises:
         UserError: another number of processes was started.
@@ -147,7 +153,7 @@ def join(processes: int, device: str) -> Iterator[Team]:
     try:
         yield team
         if team.leads:
-            team.tell(None)
+            team.send(None)
     finally:
         _joined.clear()
         with contextlib.suppress(RuntimeError):
@@ -155,7 +161,7 @@ def join(processes: int, device: str) -> Iterator[Team]:
 
 
 def _started() -> int:
-    """Processes that were started together with this one, itself included."""
+    """How many processes were started together, this one included."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     for name in ("SUBMITIT_LOCAL_NTASKS", "SLURM_NTASKS"):

@@ -24,14 +24,14 @@ def folded(network: nn.Module, image: Tensor, dtype: torch.dtype) -> nn.Module:
         image: (B, C, H, W) sample in fp32.
         dtype: of the copy's weights and answers.
     """
-    # On a GPU, convolutions in fp32 take TF32 unless told otherwise: too coarse for the comparison.
+    # On a GPU, convolutions in fp32 take TF32 by default: too coarse for the comparison.
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         fast = copy.deepcopy(network).eval()
         answer = fast(image)
         pairs = _pairs(fast, image)
-        whole = _fold(copy.deepcopy(fast), pairs)
-        if _alike(whole(image), answer):
-            fast = whole
+        all_folded = _fold(copy.deepcopy(fast), pairs)
+        if _alike(all_folded(image), answer):
+            fast = all_folded
         else:
             for pair in pairs:
                 attempt = _fold(copy.deepcopy(fast), [pair])

@@ -143,7 +143,7 @@ def assist(folder: GridFolder, options: Options, team: Team) -> None:
     """Train each cell that the leader of the team sends, until it sends none."""
     from bench.engine.train import train
 
-    while spec := team.hear():
+    while spec := team.receive():
         cell = Cell.model_validate(spec)
         try:
             train([cell], folder, options, team)
@@ -244,7 +244,7 @@ def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) 
     with _log_to([folder.cell(cell.id).log_handler() for cell in group]) as log:
         try:
             for cell in group:
-                team.tell(cell.model_dump(mode="json"))
+                team.send(cell.model_dump(mode="json"))
             train(group, folder, options, team)
             log.info("finished")
             return True

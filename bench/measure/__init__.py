@@ -1,1 +1,1 @@
-"""What is measured apart from training: cost, speed, memory, energy, where networks look."""
+"""What is measured apart from training: costs, speed, memory, energy, and where networks look."""
