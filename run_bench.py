@@ -64,6 +64,7 @@ TRAINING = together(
     flag("--no-cost", "leave out the probe of costs and the report"),
     argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
     several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),
+    several("--hook", "your own mmengine hook, called by the training loop", "MODULE.CLASS", dest="hooks"),
 )
 AGAIN = flag("--force", "measure again what was measured on this hardware")
 ABLATE = flag("--ablate", "also switch off each piece in turn")

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from bench.data import load
 from bench.engine.device import machine, resolve_device
+from bench.engine.hooks import user_hook
 from bench.engine.lockstep import alone_because
 from bench.engine.visualizers import backend as visualizer_backend
 from bench.errors import UserError
@@ -120,6 +121,8 @@ def run(
             backend.assist(folder, mine, team)
             return Outcome(folder, {})
         planned, folder = plan(grid, results, overrides, options, backend)
+        for name in options.hooks:  # before anything is trained
+            user_hook(name)
         begin(planned, folder)
         outcome = _run(planned, folder, options, backend, wait, retry, force, console)
     if costs and outcome.done:

@@ -11,8 +11,10 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+from small import write_grid
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import run_bench
 from bench.engine.assemble import assemble
 from bench.engine.schedule import learning_rate
 from bench.engine.step import DivergedError
@@ -232,3 +234,45 @@ def test_lock_step_equals_separate_trainings(tiny, tmp_path):
     assert len(together) == 6
     assert all(record.weights_sha256 == apart[record.id].weights_sha256 for record in together)
     assert all(record.accuracies == apart[record.id].accuracies for record in together)
+
+
+HOOK = """
+from mmengine.hooks import Hook
+
+class Notes(Hook):
+    def note(self, runner, stage):
+        [rows] = runner.history.values()
+        with open("notes.txt", "a") as file:
+            print(stage, runner.epoch, runner.max_epochs, runner.iter, runner.max_iters, len(rows), file=file)
+
+    def before_train(self, runner):
+        assert sum(p.numel() for p in runner.model.parameters()) > 0
+        self.note(runner, "before_train")
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        assert len(data_batch.target) > 0 and batch_idx == runner.iter - 1
+        self.note(runner, "after_train_iter")
+
+    def after_train_epoch(self, runner):
+        self.note(runner, "after_train_epoch")
+"""
+
+
+def test_a_users_hook_is_called_by_the_loop(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(HOOK)
+    changes = {
+        "methods": ["none"],
+        "pairs": [{"student": "resnet8"}],
+        "recipe": {"name": "digits", "epochs": 1, "batch_size": 16},
+    }
+    grid = write_grid(tmp_path, **changes)
+    run = ["run", grid, "--device", "cpu", "--no-cost", "--cluster", "debug", "--import", "mine.py"]
+    assert run_bench.main([*run, "--hook", "mine.Notes"]) == 0
+    assert (tmp_path / "notes.txt").read_text().splitlines() == [
+        "before_train 0 1 0 4 0",
+        *(f"after_train_iter 0 1 {step} 4 0" for step in (1, 2, 3, 4)),
+        "after_train_epoch 1 1 4 4 1",  # the row of this epoch is there
+    ]
+    assert run_bench.main([*run, "--hook", "mine.Nobody"]) == 2
+    assert "--hook mine.Nobody: there is no such class" in capsys.readouterr().err

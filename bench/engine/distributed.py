@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -147,7 +147,7 @@ def join(processes: int, device: str) -> Iterator[Team]:
             raise UserError(f"process {local_rank} of this machine has no GPU of its own; there are {gpus}")
         torch.cuda.set_device(local_rank % gpus)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=STEP_PATIENCE)
-    control = dist.new_group(backend="gloo", timeout=IDLE_PATIENCE)
+    control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=IDLE_PATIENCE))
     team = Team(dist.get_rank(), dist.get_world_size(), local_rank, control)
     _joined.append(team)
     try:

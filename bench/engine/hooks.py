@@ -1,4 +1,4 @@
-"""What happens at the end of an epoch: evaluate, log, save."""
+"""What happens at the end of an epoch: evaluate, log, save. And hooks of users."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from mmengine.visualization import Visualizer
 
 from bench.engine import checkpoint
@@ -16,6 +17,7 @@ from bench.engine.assemble import Assembly
 from bench.engine.evaluation import evaluate
 from bench.engine.loop import Loop, Row
 from bench.engine.schedule import learning_rate
+from bench.errors import UserError
 
 log = logging.getLogger("bench.records.cell")
 
@@ -120,3 +122,23 @@ class CheckpointHook(Hook):
             for cell_id in runner.history:
                 self.write(cell_id, checkpoint.pack(checkpoint.state(runner, cell_id)))
         self._written = time.monotonic()
+
+
+def user_hook(name: str) -> Hook:
+    """A hook of the user's, built without arguments.
+
+    Args:
+        name: the dotted path of its class, or the name under which it is in mmengine's registry of hooks.
+
+    Raises:
+        UserError: there is no such class, it is no hook, or it cannot be built.
+    """
+    kind = HOOKS.get(name)
+    if kind is None:
+        raise UserError(f"--hook {name}: there is no such class; write MODULE.Class, and name its file with --import")
+    if not (isinstance(kind, type) and issubclass(kind, Hook)):
+        raise UserError(f"--hook {name}: it is no subclass of mmengine.hooks.Hook")
+    try:
+        return kind()
+    except Exception as error:
+        raise UserError(f"--hook {name}: {type(error).__name__}: {error}") from error

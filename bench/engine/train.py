@@ -19,7 +19,7 @@ from bench.engine.assemble import Assembly, assemble
 from bench.engine.device import hand_back_freed_memory, keep_freed_memory, machine
 from bench.engine.distributed import ALONE, Team
 from bench.engine.flops import count_flops
-from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, VisualizeHook
+from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, VisualizeHook, user_hook
 from bench.engine.loop import Loop, Row
 from bench.errors import UserError
 from bench.records.cell import Cell
@@ -108,7 +108,7 @@ def _hooks(assembly: Assembly, folder: GridFolder, options: Options, team: Team)
     def write_progress(cell_id: str, progress: dict[str, Any]) -> None:
         folder.cell(cell_id).write_progress(progress)
 
-    hooks: list[Hook] = [EvaluateHook(assembly)]
+    hooks: list[Hook] = [EvaluateHook(assembly), *(user_hook(name) for name in options.hooks)]
     if team.leads and options.visualize:
         hooks.append(VisualizeHook(options.visualize, folder.cell(assembly.first.id).visual_folder()))
     if team.leads:

@@ -16,6 +16,7 @@ class Options:
     data_root: str | None = None
     checkpoint_s: float = 30.0
     visualize: tuple[str, ...] = ()  # mmengine's visualizer backends, such as TensorboardVisBackend
+    hooks: tuple[str, ...] = ()  # the user's own mmengine hooks, as module.Class
     neighbours: int = 0
     imports: tuple[str, ...] = ()  # the user's own plug-ins
     together: bool = False  # train cells in lock-step where that is the same: see `bench.engine.lockstep`
