@@ -196,7 +196,7 @@ def speed(given: Given) -> None:
 
     grid, folder = planned(given)
     settings = options(given, threads=given.threads)
-    measured = speed.measure(grid, folder, settings, given.ablate, tell=lambda line: print(line, file=sys.stderr))
+    measured = speed.measure(grid, folder, settings, given.ablate, log=lambda line: print(line, file=sys.stderr))
     found = speed.as_json(measured)
     if given.json:
         print(json.dumps(found, indent=1))

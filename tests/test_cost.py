@@ -13,8 +13,7 @@ import torch
 import run_bench
 from bench.engine.assemble import assemble
 from bench.engine.flops import count_flops
-from bench.measure import meters
-from bench.measure import probe as cost
+from bench.measure import meters, probe
 from bench.measure.meters import LiveTensors, OtherWork
 from bench.measure.probe import Probe
 from bench.plan import estimate as planning
@@ -26,10 +25,10 @@ CPU = Options(device="cpu", threads=1)
 
 @pytest.fixture
 def quick_probe(monkeypatch):
-    monkeypatch.setattr(cost, "TURNS", 3)
-    monkeypatch.setattr(cost, "SPAN_S", 0.001)
-    monkeypatch.setattr(cost, "ENERGY_SPAN_S", 0.001)
-    monkeypatch.setattr(cost, "joules", lambda steps, device: steps() or 6.0)
+    monkeypatch.setattr(probe, "TURNS", 3)
+    monkeypatch.setattr(probe, "SPAN_S", 0.001)
+    monkeypatch.setattr(probe, "ENERGY_SPAN_S", 0.001)
+    monkeypatch.setattr(probe, "joules", lambda steps, device: steps() or 6.0)
 
 
 def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
@@ -39,7 +38,7 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
         pairs=[{"student": "resnet8", "teacher": "resnet14"}],
     )
     folder = ResultsFolder(tmp_path).grid(grid.name)  # nothing is trained, the teacher neither
-    measured = list(cost.measure(grid.cells, folder, CPU))
+    measured = list(probe.measure(grid.cells, folder, CPU))
     labels = ["ft(prepare_epochs=1)", "kd", "none", "none", "tfd"]  # once for both seeds, and the teacher's own
     assert sorted(each.label for each in measured) == labels
     assert {each.key for each in measured} == {cell.cost_key for cell in grid.cells}
@@ -63,17 +62,17 @@ def test_every_cost_of_a_grid_is_measured_once(tiny, tmp_path, quick_probe):
     assert by_label["kd"].parts["teacher"].median_ms > 0
     assert by_label["tfd"].parts["teacher"].median_ms == 0
     assert folder.costs()[0] == sorted(measured, key=lambda each: each.key)
-    assert not cost.missing(grid.cells, measured, measured[0].machine)
-    assert not cost.missing(grid.cells, measured, measured[0].machine, threads=1)
-    assert cost.missing(grid.cells, measured, measured[0].machine, threads=2) == grid.cells
+    assert not probe.missing(grid.cells, measured, measured[0].machine)
+    assert not probe.missing(grid.cells, measured, measured[0].machine, threads=1)
+    assert probe.missing(grid.cells, measured, measured[0].machine, threads=2) == grid.cells
     elsewhere = measured[0].machine.model_copy(update={"cpu": "another"})
-    assert cost.missing(grid.cells, measured, elsewhere) == grid.cells
-    new = cost.missing(grid.cells, [each for each in measured if each.label != "tfd"], measured[0].machine)
+    assert probe.missing(grid.cells, measured, elsewhere) == grid.cells
+    new = probe.missing(grid.cells, [each for each in measured if each.label != "tfd"], measured[0].machine)
     assert {cell.label for cell in new if cell.student["type"] == "resnet8"} == {"none", "kd", "tfd", "ft(prepare_epochs=1)"}
     assert all(cell.student["type"] == "resnet8" for cell in new)  # with what it is compared to, and no more
 
 
-def test_the_estimate_has_the_preparation_on_the_bill(tiny):
+def test_the_estimate_includes_the_preparation(tiny):
     grid = tiny(methods=[{"ft": {"prepare_epochs": 3}}], pairs=[{"student": "resnet8", "teacher": "resnet14"}])
     ft = grid.cells[-1]
     probed = synthetic.cost(ft, step_ms=360_000.0)
@@ -86,9 +85,9 @@ def test_a_machine_that_only_submits_jobs_is_not_measured(tmp_path, capsys):
     run = ["run", small.write_grid(tmp_path, methods=["none"]), "--results", str(tmp_path / "results"), "--device", "cpu"]
     assert run_bench.main([*run, "--cluster", "debug", "--no-cost"]) == 0
     assert run_bench.main([*run, "--cluster", "slurm", "--gpus", "0"]) == 0  # nothing is left, hence nothing submitted
-    told = capsys.readouterr().out
-    assert "costs are not measured here" in told
-    assert "report: " in told
+    printed = capsys.readouterr().out
+    assert "costs are not measured here" in printed
+    assert "report: " in printed
     assert ResultsFolder(tmp_path / "results").grid("small").costs() == ([], [])
 
 
@@ -111,9 +110,9 @@ def test_the_probe_leaves_the_trainee_as_it_was(tiny, tmp_path, quick_probe):
     bench = assemble(grid.cells, ResultsFolder(tmp_path).grid(grid.name), CPU)
     [trainee] = bench.trainees.values()
     before = {name: value.clone() for name, value in trainee.state_dict().items()}
-    probe = Probe(grid.cells[0], bench)
-    probe.calibrate()
-    probe.time_parts()
+    probed = Probe(grid.cells[0], bench)
+    probed.calibrate()
+    probed.time_parts()
     count_flops(bench, trainee)
     assert all(torch.equal(before[name], value) for name, value in trainee.state_dict().items())
 

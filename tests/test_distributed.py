@@ -30,7 +30,7 @@ RECIPE = {"name": "digits", "epochs": 4, "batch_size": 16, "processes": 2}
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> str:
+def grid(tmp_path: Path) -> str:
     return write_grid(tmp_path, methods=["none"], recipe=RECIPE)  # 50 images: the last batch of 2 is dropped
 
 
@@ -83,29 +83,29 @@ def check_against_by_hand(root: Path, grid: str) -> None:
     assert record.steps == cell.recipe.epochs * 3
 
 
-def test_two_local_processes_equal_two_halves_by_hand(whole: str, tmp_path: Path) -> None:
-    assert main(["run", whole, *options(tmp_path / "results")]) == 0
-    check_against_by_hand(tmp_path / "results", whole)
+def test_two_local_processes_equal_two_halves_by_hand(grid: str, tmp_path: Path) -> None:
+    assert main(["run", grid, *options(tmp_path / "results")]) == 0
+    check_against_by_hand(tmp_path / "results", grid)
 
 
-def test_torchrun_gives_the_same(whole: str, tmp_path: Path) -> None:
+def test_torchrun_gives_the_same(grid: str, tmp_path: Path) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     run = [
         sys.executable,
         *torchrun,
         str(ROOT / "run_bench.py"),
         "run",
-        whole,
+        grid,
         *options(tmp_path / "results", "--cluster", "debug"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    check_against_by_hand(tmp_path / "results", whole)
+    check_against_by_hand(tmp_path / "results", grid)
 
 
-def test_another_number_of_processes_is_refused(whole: str, tmp_path: Path) -> None:
-    assert main(["run", whole, *options(tmp_path / "results", "--cluster", "debug")]) == 2
+def test_another_number_of_processes_is_refused(grid: str, tmp_path: Path) -> None:
+    assert main(["run", grid, *options(tmp_path / "results", "--cluster", "debug")]) == 2
 
 
 def test_a_memory_by_sample_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,11 +128,11 @@ def test_shares_add_up_to_the_batch_and_weights_to_its_mean() -> None:
     assert ALONE.share(batch) == (batch, 1.0)
 
 
-def test_accuracies_of_a_team_are_those_of_one(whole: str, tmp_path: Path) -> None:
+def test_accuracies_of_a_team_are_those_of_one(grid: str, tmp_path: Path) -> None:
     """The weights that two processes left, evaluated by one: 51 test samples, so that the shares are unequal."""
     changes = ["--set", "data.test_images=51"]
-    assert main(["run", whole, *options(tmp_path / "results"), *changes]) == 0
-    name, raw = grid_file.read(whole, changes[1:])
+    assert main(["run", grid, *options(tmp_path / "results"), *changes]) == 0
+    name, raw = grid_file.read(grid, changes[1:])
     (cell,) = expand(name, raw, device="cpu").cells
     folder = ResultsFolder(tmp_path / "results").grid("small")
     record = folder.cell(cell.id).record()

@@ -191,8 +191,8 @@ kept = [faults() for _ in range(20)][-1]
 hand_back_freed_memory()
 print(default, kept, faults())
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    default, kept, handed_back = map(int, told.split())
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    default, kept, handed_back = map(int, printed.split())
     if default < 1000:
         pytest.skip("this system hands out huge pages, or keeps what is freed by itself")
     assert kept < default / 100

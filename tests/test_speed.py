@@ -1,4 +1,4 @@
-"""`speed` measures all that it promises. What it finds is the machine's matter: no figure is judged here."""
+"""`speed` measures all that it promises. What it finds depends on the machine: no figure is checked here."""
 
 from __future__ import annotations
 

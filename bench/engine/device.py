@@ -17,14 +17,14 @@ from bench.cores import usable_cores
 from bench.errors import UserError
 from bench.records.record import Machine
 
-GPU_ELSEWHERE = "gpu elsewhere"  # of a cluster whose jobs are planned on this machine
+GPU_ELSEWHERE = "gpu elsewhere"  # a cluster's GPU, for jobs that are planned on this machine
 
 
 def resolve_device(name: str = "auto") -> torch.device:
     """'auto' is the first CUDA device, or the CPU. `GPU_ELSEWHERE` is torch's meta device: good for planning alone.
 
     Raises:
-        UserError: this machine has no such device; says which it has.
+        UserError: this machine has no such device; the message names those it has.
     """
     if name == GPU_ELSEWHERE:
         return torch.device("meta")
@@ -73,7 +73,7 @@ def _libc(function: str) -> Callable[..., int] | None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's allocator keep for the next step what this one frees, of here on. With another C library nothing happens.
+    """From here on, have glibc's allocator keep what a step frees for the next one. With another C library nothing happens.
 
     By default it hands large blocks back to the system, and a step pays a page fault for each 4 KiB that it takes anew: how
     many depends on the sizes of a method's tensors, and on what ran before it. Feature maps above 32 MiB suffer most (measured
@@ -89,12 +89,13 @@ def keep_freed_memory() -> None:
 
 
 def hand_back_freed_memory() -> None:
-    """What `keep_freed_memory` has kept, this once."""
+    """Give the system back what `keep_freed_memory` has kept, once."""
     if trim := _libc("malloc_trim"):
         trim(0)
 
 
 def machine(device: torch.device) -> Machine:
+    """What this machine is: hardware, system, versions of the packages that compute."""
     packages = ("torch", "torchvision", "mmengine-lite", "numpy")
     versions = {"python": platform.python_version()}
     for name in packages:

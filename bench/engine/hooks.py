@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from bench.engine.evaluation import evaluate
 from bench.engine.loop import Loop, Row
 from bench.engine.schedule import learning_rate
 from bench.errors import UserError
+from bench.records.folders import GridFolder
 
 log = logging.getLogger("bench.records.cell")
 
@@ -80,8 +80,8 @@ class VisualizeHook(Hook):
 class ProgressHook(Hook):
     """Writes down, at most once a second, how far the training is."""
 
-    def __init__(self, write: Callable[[str, dict[str, Any]], None]) -> None:
-        self.write = write
+    def __init__(self, folder: GridFolder) -> None:
+        self.folder = folder
         self._written, self._iter = 0.0, -1
 
     def after_train_iter(self, runner: Loop, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -105,14 +105,14 @@ class ProgressHook(Hook):
                 "images_per_s": round(per_second, 1),
                 "clocks": dict(runner.seconds),
             }
-            self.write(cell_id, progress)
+            self.folder.cell(cell_id).write_progress(progress)
 
 
 class CheckpointHook(Hook):
     """Saves at the first epoch's end after `every_s` seconds; the state of one trainee a file."""
 
-    def __init__(self, write: Callable[[str, bytes], None], every_s: float) -> None:
-        self.write, self.every_s = write, every_s
+    def __init__(self, folder: GridFolder, every_s: float) -> None:
+        self.folder, self.every_s = folder, every_s
         self._written = time.monotonic()
 
     def after_train_epoch(self, runner: Loop) -> None:
@@ -120,7 +120,7 @@ class CheckpointHook(Hook):
             return
         with runner.clock.measure("checkpoint_s"):
             for cell_id in runner.history:
-                self.write(cell_id, checkpoint.pack(checkpoint.state(runner, cell_id)))
+                self.folder.cell(cell_id).write_checkpoint(checkpoint.pack(checkpoint.state(runner, cell_id)))
         self._written = time.monotonic()
 
 

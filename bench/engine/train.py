@@ -101,18 +101,11 @@ def _loop(assembly: Assembly, team: Team) -> Loop:
 
 def _hooks(assembly: Assembly, folder: GridFolder, options: Options, team: Team) -> list[Hook]:
     """In the order in which they are called."""
-
-    def write_checkpoint(cell_id: str, raw: bytes) -> None:
-        folder.cell(cell_id).write_checkpoint(raw)
-
-    def write_progress(cell_id: str, progress: dict[str, Any]) -> None:
-        folder.cell(cell_id).write_progress(progress)
-
     hooks: list[Hook] = [EvaluateHook(assembly), *(user_hook(name) for name in options.hooks)]
     if team.leads and options.visualize:
         hooks.append(VisualizeHook(options.visualize, folder.cell(assembly.first.id).visual_folder()))
     if team.leads:
-        hooks += [ProgressHook(write_progress), CheckpointHook(write_checkpoint, options.checkpoint_s)]
+        hooks += [ProgressHook(folder), CheckpointHook(folder, options.checkpoint_s)]
     return hooks
 
 

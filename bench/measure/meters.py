@@ -24,9 +24,10 @@ from bench.engine.device import hand_back_freed_memory
 
 
 def joules(action: Callable[[], object], device: torch.device) -> float | None:
-    """Energy that the device's GPU and all CPU packages take while `action` runs; of other work on them as well.
+    """Energy that the device's GPU and all CPU packages take while `action` runs, other work on them included.
 
-    None: Zeus is not installed, or this machine reports no energy.
+    Returns:
+        Joules; None where Zeus is not installed, or this machine reports no energy.
     """
     try:
         from zeus.monitor import ZeusMonitor
@@ -61,13 +62,13 @@ def host_peak_mib(action: Callable[[], object]) -> float:
 
 
 class OtherWork:
-    """How busy other processes keep this one's CPU cores, from here on."""
+    """How busy other processes keep this process's CPU cores, from here on."""
 
     def __init__(self) -> None:
         self._start = self._look()
 
     def percent(self) -> float:
-        """Of what the cores could have done since."""
+        """Share of the cores' time since then that other processes used, in percent."""
         busy, own, passed = (now - then for now, then in zip(self._look(), self._start, strict=True))
         return min(100.0, max(0.0, 100 * (busy - own) / max(passed, 1e-6)))
 

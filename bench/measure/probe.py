@@ -31,7 +31,7 @@ from bench.records.cell import Cell
 from bench.records.folders import GridFolder
 from bench.records.naming import describe
 from bench.records.options import Options
-from bench.records.record import Cost, Machine, Timing
+from bench.records.record import PARTS_ON_DISK, Cost, Machine, Timing
 from methods.base import Batch, Networks, Output
 
 TURNS = 25  # measurements of each quantity
@@ -39,7 +39,6 @@ WARM_UP_STEPS = 3
 ENERGY_SPAN_S = 1.0  # energy meters are read some ten times a second
 SPAN_S = 0.04  # a measurement of full steps takes at least this long
 PARTS = ("data", "student", "teacher", "method", "backward", "optimizer")
-ON_DISK = {"optimizer": "optimiser"}  # what a cost file calls a part, where it is called otherwise
 
 
 class TimedNetwork:
@@ -193,7 +192,7 @@ class Probe:
             session=session,
             step=step,
             prepare_step=self.timing("prepare_step"),
-            parts={ON_DISK.get(name, name): timing for name in PARTS if (timing := self.timing(name))},
+            parts={PARTS_ON_DISK.get(name, name): timing for name in PARTS if (timing := self.timing(name))},
             teacher_alone=self.timing("teacher_alone"),
             inference=self.timing("inference"),
             inference_batch=cell.recipe.batch_size,

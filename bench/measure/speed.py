@@ -1,6 +1,7 @@
-"""How fast this engine trains on this machine: against the usual loop, against what the machine can do, piece by piece.
+"""How fast this engine trains on this machine: against the usual loop, against the machine's limits, piece by piece.
 
-Whatever is compared is timed in turn in one process, many times over; what counts is the ratio within a turn.
+All that is compared is timed in turn in one process, many times over; the ratio within a turn counts. Tables of a report are
+in `reports/speed.py`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Spread:
 
 
 def spread(values: list[float]) -> Spread:
-    """Of one value a turn."""
+    """Median and quartiles of values, one for each turn."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(median, low, high)
 
@@ -88,8 +89,13 @@ class Report:
     ablations: dict[str, dict[str, Spread]]  # case -> piece -> how many times longer a step takes without it
 
 
-def measure(grid: Grid, folder: GridFolder, options: Options, ablate: bool, tell: Callable[[str], None]) -> Report:
-    """Compare every (pair, method) of a grid; teachers are untrained, which costs the same."""
+def measure(grid: Grid, folder: GridFolder, options: Options, ablate: bool, log: Callable[[str], None]) -> Report:
+    """Compare every pair and method of a grid; teachers are untrained, which costs the same.
+
+    Args:
+        ablate: also switch off each piece in turn.
+        log: gets a line for each finding as it comes.
+    """
     device = resolve_device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -98,12 +104,12 @@ def measure(grid: Grid, folder: GridFolder, options: Options, ablate: bool, tell
         if cell.method["type"] != "none" or not any(each.teacher and each.teacher.cell == cell.id for each in grid.cells):
             cells.setdefault(cell.cost_key, cell)
     limits = measure_limits(device)
-    tell(f"matrix peak {limits.matrix_gflops_per_s}, memory {limits.memory_gb_per_s:.1f} GB/s")
+    log(f"matrix peak {limits.matrix_gflops_per_s}, memory {limits.memory_gb_per_s:.1f} GB/s")
     rows, ablations = [], {}
     for cell in cells.values():
         assembly = assemble([cell], folder, options, teacher_network=untrained_teacher)
         row = compare(cell, assembly, limits)
-        tell(f"{row.student} {row.method}: {row.ratio.median:.2f} times the usual loop")
+        log(f"{row.student} {row.method}: {row.ratio.median:.2f} times the usual loop")
         rows.append(row)
     keep_freed_memory()  # as in training; but not beside the usual loop, which would gain from it
     for row, cell in zip(rows, cells.values(), strict=True):
@@ -112,7 +118,7 @@ def measure(grid: Grid, folder: GridFolder, options: Options, ablate: bool, tell
             ablations[f"{row.student} {row.method}"] = switch_off(cell, assembly)
     together = in_lock_step(list(cells.values()), folder, options)
     for case, share in together.items():
-        tell(f"{case}: in lock-step {share.median:.2f} of the time apart")
+        log(f"{case}: in lock-step {share.median:.2f} of the time apart")
     overhead = engine_overhead(device)
     first = next(iter(cells.values()))
     return Report(
@@ -121,6 +127,7 @@ def measure(grid: Grid, folder: GridFolder, options: Options, ablate: bool, tell
 
 
 def compare(cell: Cell, assembly: Assembly, limits: Limits) -> Row:
+    """Time a cell's training step in this engine and in the usual loop."""
     ours, usual = Probe(cell, assembly), usual_loop(cell, assembly)
     loops: dict[str, Callable[[], None]] = {"ours": ours.take_step, "usual": usual.step}
     speeds = {name: [cell.recipe.batch_size / s for s in turns] for name, turns in in_turn(loops, assembly.device).items()}
@@ -183,6 +190,7 @@ def switch_off(cell: Cell, assembly: Assembly) -> dict[str, Spread]:
     variants["bf16"] = _variant(cell, assembly, precision="fp32").take_step
     contiguous = _variant(cell, assembly)
     contiguous.trainee.to(memory_format=torch.contiguous_format)
+    contiguous.step = Step({cell.id: contiguous.trainee}, assembly.device, cell.precision)  # with momenta in that layout
     contiguous.batches = map(_contiguous, contiguous.batches)
     variants["channels_last"] = contiguous.take_step
     unfused = _variant(cell, assembly)
@@ -198,12 +206,12 @@ def switch_off(cell: Cell, assembly: Assembly) -> dict[str, Spread]:
     if assembly.trainees[cell.id].networks.teacher:
         variants["folded teacher"] = _variant(cell, assembly, fold=False).take_step
     turns = in_turn(variants, assembly.device)
-    whole = turns.pop("everything")
-    return {name: spread([a / b for a, b in zip(values, whole, strict=True)]) for name, values in turns.items()}
+    everything = turns.pop("everything")
+    return {name: spread([a / b for a, b in zip(values, everything, strict=True)]) for name, values in turns.items()}
 
 
 def _variant(cell: Cell, assembly: Assembly, precision: str | None = None, fold: bool = True) -> Probe:
-    """A subject that may be altered; unless `fold`, its teacher answers as it was trained."""
+    """A probe that may be altered. Unless `fold`, its teacher is not folded."""
     trainee = assembly.trainees[cell.id]
     altered = cell.model_copy(update={"precision": precision or cell.precision})
     teacher = trainee.networks.teacher
@@ -242,13 +250,14 @@ def in_lock_step(cells: list[Cell], folder: GridFolder, options: Options) -> dic
             step(next(batches))
 
         turns = in_turn({"together": together, **apart}, assembly.device)
-        whole = turns.pop("together")
+        shared_turns = turns.pop("together")
         case = f"{describe(cell.student)}: {', '.join(each.label for each in group)}"
-        shares[case] = spread([a / sum(each) for a, *each in zip(whole, *turns.values(), strict=True)])
+        shares[case] = spread([a / sum(each) for a, *each in zip(shared_turns, *turns.values(), strict=True)])
     return shares
 
 
 def measure_limits(device: torch.device) -> Limits:
+    """Measure what the machine can do."""
     size = 8192 if device.type == "cuda" else 2048
     peaks = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

@@ -61,7 +61,7 @@ class UsualLoop:
         workers: int,
     ) -> None:
         self.student, self.teacher, self.method, self.recipe, self.device = student.train(), teacher, method, recipe, device
-        self.networks = Networks(self._ask_student, self._ask_teacher if teacher else None)
+        self.networks = Networks(self._run_student, self._run_teacher if teacher else None)
         parameters = [*student.parameters(), *(p for p in method.parameters() if p.requires_grad)]
         self.optimizer = torch.optim.SGD(
             parameters, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
@@ -78,12 +78,12 @@ class UsualLoop:
         self.batches = self._endless()
         self.loss = self.correct = 0.0
 
-    def _ask_student(self, image: Tensor) -> Output:
+    def _run_student(self, image: Tensor) -> Output:
         output = self.student(image)
         self.logits = output.logits
         return output
 
-    def _ask_teacher(self, image: Tensor) -> Output:
+    def _run_teacher(self, image: Tensor) -> Output:
         assert self.teacher is not None
         with torch.no_grad():
             return self.teacher(image)
