@@ -22,6 +22,7 @@ from bench.data import load
 from bench.engine.device import machine, resolve_device
 from bench.engine.hooks import user_hook
 from bench.engine.lockstep import alone_because
+from bench.engine.train import commit
 from bench.engine.visualizers import backend as visualizer_backend
 from bench.errors import UserError
 from bench.jobs.base import Backend
@@ -185,7 +186,7 @@ def begin(grid: Grid, folder: GridFolder) -> None:
         UserError: nothing can be written there.
     """
     folder.check_writable()
-    folder.write_manifest(grid.manifest())
+    folder.write_manifest(grid.manifest(), commit())
 
 
 def rounds(grid: Grid, folder: GridFolder) -> Iterator[list[Cell]]:

@@ -16,11 +16,13 @@ from bench.models import MODELS, weights
 from bench.models.checkpoints import fit
 from bench.plan import images
 from bench.plan.compatibility import UnbuildableError, forward_shapes, pretrained, refusal
+from bench.plan.declared import Declarations, Declared
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
 from bench.plan.recipes import recipe_for
 from bench.plan.specs import added_later, complete, expand_methods, pair_presets, signatures, value_of
 from bench.records.cell import Cell, Spec, Teacher
 from bench.records.cell import digest as hashed
+from bench.records.comparisons import Comparison, comparisons, count
 from bench.records.naming import describe, method_family, method_label, model_name, nested, pair_name
 from bench.records.recipe import Recipe
 from methods import METHODS
@@ -49,6 +51,13 @@ class Grid:
     skipped: list[Skip] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)  # the file's contents after --set
     shapes: dict[str, Shape] = field(default_factory=dict)  # by the digest of a cell's `data`
+    declared: Declared = field(default_factory=Declared)
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Every method with `none` and with `kd`; the primary ones are marked."""
+        students = (cell for cell in self.cells if cell.id in self.declared.students)
+        return comparisons(students, self.declared.primary)
 
     @property
     def by_id(self) -> dict[str, Cell]:
@@ -62,19 +71,20 @@ class Grid:
         return {
             "about": self.about,
             "grid": self.source,
-            "cells": [
-                {
-                    "id": cell.id,
-                    "label": cell.label,
-                    "family": method_family(cell.method),
-                    "teacher": cell.id in teachers,
-                }
-                for cell in self.cells
-            ],
+            "cells": [self._entry(cell, cell.id in teachers) for cell in self.cells],
+            "comparisons": count(self.comparisons)._asdict(),
             "skipped": [{"what": skip.what, "reason": skip.reason} for skip in self.skipped],
             "methods": {key: asdict(METHODS.get(key).card) for key in sorted(keys)},
             "plugins": {key: found._asdict() for key, found in signatures(specs).items()},
         }
+
+    def _entry(self, cell: Cell, teaches: bool) -> dict[str, Any]:
+        """A cell in the manifest; "group" is shared by all seeds of a method on a pair."""
+        entry: dict[str, Any] = {"id": cell.id, "label": cell.label, "family": method_family(cell.method), "teacher": teaches}
+        entry |= {"group": cell.cost_key, "seed": cell.seed}
+        entry |= {"primary": True} if cell.id in self.declared.primary else {}
+        search = self.declared.searches.get(cell.id)
+        return entry | ({"search": search} if search is not None else {})
 
 
 def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, device: str = "auto") -> Grid:
@@ -98,7 +108,8 @@ def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, devi
         reasons = "; ".join(f"{skip.what}: {skip.reason}" for skip in expansion.skipped)
         raise UserError(f"{name}: the grid expands to nothing. {reasons}")
     about = found[0][1].about
-    return Grid(name, about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.shapes)
+    declared = expansion.declarations.declared(expansion.students)
+    return Grid(name, about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.shapes, declared)
 
 
 @dataclass(frozen=True)
@@ -157,6 +168,7 @@ class _Expansion:
         self.students: dict[str, Cell] = {}
         self.skipped: dict[Skip, None] = {}
         self.shapes: dict[str, Shape] = {}
+        self.declarations = Declarations()
         self.weights: dict[str, tuple[dict[str, Tensor], str]] = {}  # by file: tensors, SHA-256
 
     def add(self, where: str, file: GridFile) -> None:
@@ -174,7 +186,8 @@ class _Expansion:
             student = self._seeing(student, asked, bool(model.get("pretrained")), f"{at}.student")
             _check_buildable(student, f"{at}.student")
             teacher, ready = self._teacher(file, pair, student, where, at)
-            self._add_methods(file, _Sides(student, teacher, ready), entries)
+            sides = _Sides(student, teacher, ready)
+            self.declarations.add(file, sides.key, self._add_methods(file, sides, entries), where)
 
     def _shape(self, data: Spec, where: str) -> Shape:
         key = hashed(data)
@@ -238,9 +251,9 @@ class _Expansion:
             raise UserError(f"{where}.weights: {file} does not fit {describe(teacher.model)} on these data: {error}") from None
         return Teacher(model=teacher.model, weights_sha256=sha256, weights=file, part=part)
 
-    def _add_methods(self, file: GridFile, sides: _Sides, entries: list[tuple[Spec, str]]) -> None:
-        """The cells of all methods on one pair; `entries` are short specs with their places."""
-        seen: set[str] = set()
+    def _add_methods(self, file: GridFile, sides: _Sides, entries: list[tuple[Spec, str]]) -> list[Cell]:
+        """Add and return the cells of all methods on one pair; `entries` are short specs with their places."""
+        seen: dict[str, Cell] = {}
         for short, at in entries:
             spec, name, method = _method(short, sides, at)
             if reason := _misfit(method, sides):
@@ -267,8 +280,9 @@ class _Expansion:
                 cell_id = cell.id
                 if cell_id in seen:
                     raise UserError(f"{at}: {name} stands twice in the grid for {sides}; remove one")
-                seen.add(cell_id)
+                seen[cell_id] = cell
                 self.students.setdefault(cell_id, cell)
+        return list(seen.values())
 
     def _supplier(self, method: Method, sides: _Sides, seed: int) -> Teacher | None:
         """Where the trained network comes from that the method needs; one that must be trained becomes a cell.

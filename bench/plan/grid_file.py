@@ -47,6 +47,9 @@ class GridFile(BaseModel):
     teacher_seeds: Literal["first", "each"] = "first"  # one teacher for all students, or one for each seed
     pairs: list[Pair] = Field(min_length=1)
     methods: list[str | dict[str, Any]] = Field(min_length=1)
+    primary: list[str | dict[str, Any]] = []  # the methods in question, as written in `methods`; the others are exploratory
+    margin: float | None = Field(None, gt=0)  # points within which two accuracies count as the same; None: the reports' default
+    search: list[str | dict[str, Any]] = []  # methods whose values were tried to choose one; its price includes all of an entry
     also: list[dict[str, Any]] = []
 
 

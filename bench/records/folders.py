@@ -27,7 +27,7 @@ from filelock import FileLock, SoftFileLock
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bench.errors import UserError, unknown
-from bench.records import files
+from bench.records import files, requests
 from bench.records.cell import digest, safe
 from bench.records.cell_folder import RECORD, CellFolder
 from bench.records.files import Problem
@@ -177,19 +177,28 @@ class GridFolder:
                 f"{self._path}: its file system cannot lock files ({error}); mount it with locks, or choose another folder"
             ) from None
 
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Write what the grid consists of; keys of the manifest before it that the new one lacks are kept."""
+    def write_manifest(self, manifest: dict[str, Any], commit: str | None = None) -> None:
+        """Write what the grid consists of; keys of the manifest before it that the new one lacks are kept.
+
+        A request for other trainings than the last is added to the history of requests.
+        """
         path = self._path / "manifest.json"
-        files.write_json(path, (files.read_hint(path) or {}) | manifest)
+        former = files.read_hint(path)
+        body = (former or {}) | manifest
+        history = body.get("requests") or (requests.rebuilt(self.records()[0]) if former else [])
+        history = requests.appended(history, body["cells"], lambda name: self.cell(name).done(), commit)
+        files.write_json(path, body | ({"requests": history} if history else {}))
 
     def add_to_manifest(self, manifest: dict[str, Any]) -> None:
-        """Add what the manifest here does not know: cells, and cards of methods."""
+        """Add what the manifest here does not know: cells, cards of methods, and requests."""
         if self.name in self.results.grids():
             ours = self.manifest()
             known = {cell["id"] for cell in ours["cells"]}
             new = [cell for cell in manifest["cells"] if cell["id"] not in known]
             cards = manifest.get("methods", {}) | ours.get("methods", {})
+            both = requests.merged(ours.get("requests", []), manifest.get("requests", []))
             manifest = ours | {"cells": ours["cells"] + new} | ({"methods": cards} if cards else {})
+            manifest |= {"requests": both} if both else {}
         self.write_manifest(manifest)
 
     def manifest(self) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""What a grid states of its comparisons, and the history of what was asked of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import synthetic
+from small import GRID
+
+from bench.errors import UserError
+from bench.plan import grid_file
+from bench.plan.expand import expand
+from bench.records.comparisons import Baseline, Family, comparisons, count
+from bench.records.folders import ResultsFolder
+from bench.records.requests import merged, rebuilt
+
+
+def expanded(**changes):
+    return expand("small", GRID | {"seeds": [0, 1]} | changes, device="cpu")
+
+
+def test_primary_is_the_entry_as_written_and_changes_no_id():
+    methods = ["none", "kd", {"tfd": {"ramp_epochs": 0}}, {"tfd": {"ramp_epochs": 1}}]
+    plain = expanded(methods=methods)
+    grid = expanded(methods=methods, primary=[{"tfd": {"ramp_epochs": 0}}], margin=0.3)
+    assert [cell.id for cell in grid.cells] == [cell.id for cell in plain.cells]
+    primary = [each for each in grid.comparisons if each.primary]
+    assert [(each.method[0].method["ramp_epochs"], each.against) for each in primary] == [(0, Baseline.NONE), (0, Baseline.KD)]
+    assert count(grid.comparisons) == Family(2, 3)  # tfd and kd against none, tfd against kd
+    marked = [cell["label"] for cell in grid.manifest()["cells"] if cell.get("primary")]
+    assert len(marked) == 2
+    assert grid.manifest()["comparisons"] == {"primary": 2, "exploratory": 3}
+    assert count(plain.comparisons) == Family(0, 5)
+
+
+def test_a_search_is_an_entry_with_several_values():
+    grid = expanded(methods=["none", {"tfd": {"weight": [0.1, 0.2]}}], search=[{"tfd": {"weight": [0.1, 0.2]}}])
+    assert [cell.get("search") for cell in grid.manifest()["cells"]] == [None, None, 0, 0, 0, 0]
+
+
+def test_an_entry_that_names_nothing_is_refused():
+    with pytest.raises(UserError, match=r"small, primary\[0\]: .*tffd.* names no method of this grid"):
+        expanded(primary=["tffd"])
+    with pytest.raises(UserError, match="margin"):
+        expanded(margin=0)
+
+
+def test_runs_without_a_teacher_are_compared_once_for_all_teachers():
+    pairs = [{"student": "resnet8", "teacher": teacher} for teacher in ("resnet14", "resnet20", "resnet8x4")]
+    grid = expanded(pairs=pairs)
+    against = [each.against for each in grid.comparisons]
+    assert against.count(Baseline.NONE) == 1 + 3  # tfd once, kd with each teacher
+    assert against.count(Baseline.KD) == 3  # tfd against three kds
+
+
+@pytest.mark.parametrize("name", ["paper_table1", "paper_table2", "paper_table4", "paper_table5", "cifar100_30"])
+def test_the_papers_grids_declare_tfd_against_none_and_kd(name, repository):
+    path = repository / "results/reference/cifar100_30.yaml" if name == "cifar100_30" else name
+    _, raw = grid_file.read(str(path), ["data=digits"])
+    grid = expand(name, raw, device="cpu")
+    primary = [each for each in grid.comparisons if each.primary]
+    assert {each.method[0].method["type"] for each in primary} == {"tfd"}
+    kd = any(cell.method["type"] == "kd" for cell in grid.cells)
+    assert {each.against for each in primary} == ({Baseline.NONE, Baseline.KD} if kd else {Baseline.NONE})
+
+
+def test_requests_are_kept_and_repeated_ones_are_not(tmp_path):
+    folder = ResultsFolder(tmp_path).grid("small")
+    first, more = expanded().manifest(), expanded(seeds=[0, 1, 2]).manifest()
+    for manifest in (first, first, more):
+        folder.write_manifest(manifest, "abc")
+    asked, again = folder.manifest()["requests"]
+    assert [each["commit"] for each in (asked, again)] == ["abc", "abc"]
+    assert set(map(tuple, again["seeds"].values())) == {(0, 1, 2), (0,)}  # one teacher
+    assert again["done"] == {}  # nothing was trained: nobody has seen anything
+    folder.add_to_manifest(more)
+    assert len(folder.manifest()["requests"]) == 2
+    later = [dict(again, time="9")]
+    assert merged([asked], [again, asked, *later]) == [asked, again, *later]
+
+
+def test_a_history_is_rebuilt_from_commits_and_marked():
+    early = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T01:00:00+00:00", "commit": "a"}
+    late = {"started": "2026-01-02T00:00:00+00:00", "finished": "2026-01-02T01:00:00+00:00", "commit": "b"}
+    records = [synthetic.record(synthetic.cell("none", seed), 60, **(late if seed > 2 else early)) for seed in range(5)]
+    first, second = rebuilt(records)
+    [group] = first["seeds"]
+    assert (first["seeds"][group], second["seeds"][group]) == ([0, 1, 2], [0, 1, 2, 3, 4])
+    assert (first["done"], second["done"]) == ({}, {group: [0, 1, 2]})
+    assert first["rebuilt"]
+    assert second["rebuilt"]
+    json.dumps([first, second])
+
+
+def test_comparisons_take_the_only_kd_or_the_one_at_its_defaults():
+    kd = synthetic.cell("kd", 0, teacher="resnet110").model_copy(update={"method": {"type": "kd", "temperature": 2.0}})
+    other = kd.model_copy(update={"method": {"type": "kd", "temperature": 8.0}})
+    free = [synthetic.cell("none", 0), synthetic.cell("tfd", 0)]
+    assert [each.against for each in comparisons([*free, kd])].count(Baseline.KD) == 1
+    assert [each.against for each in comparisons([*free, kd, other])].count(Baseline.KD) == 0
