@@ -111,7 +111,8 @@ def run(
     Raises:
         UserError: something that was given is wrong; nothing was trained.
     """
-    options, backend = options or Options(), backend or Local()
+    options = options or Options()
+    backend = backend or Local(threads=options.threads)
     backend.check(options)
     with backend.team(options.device) as team:
         if team and not team.leads:
@@ -222,10 +223,10 @@ def _run(
             return Outcome(folder, {}, ended=False)
     states: dict[str, str] = {cell.id: folder.cell(cell.id).state() for cell in grid.cells}
     ends, spent = list(states.values()), time.monotonic() - started
-    console.print(
-        f"{trained} were left; {ends.count('done')} of {len(ends)} done, {ends.count('failed')} failed, {spent:.0f} s",
-        highlight=False,
-    )
+    counts = f"{ends.count('done')} of {len(ends)} done, {ends.count('failed')} failed"
+    if "unreadable" in ends:
+        counts += f", {ends.count('unreadable')} unreadable"
+    console.print(f"{trained} were left; {counts}, {spent:.0f} s", highlight=False)
     return Outcome(folder, states)
 
 
