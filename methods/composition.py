@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from methods.base import Context, Method, TeacherMethod
+from methods.base import Batch, Context, Method, TeacherMethod
+
+
+class ByRow(TeacherMethod):
+    """A method on logits whose term is a mean over the rows of a batch, so that another can weight the rows."""
+
+    def by_row(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """The term of each row, weighted as in `distill`, which has its mean. No gradient is stopped here.
+
+        Args:
+            student, teacher: (R, K) logits.
+            batch: its targets belong to the rows.
+
+        Returns:
+            (R,).
+        """
+        raise NotImplementedError
 
 
 class Composition(Method):

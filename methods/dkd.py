@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Output, TeacherMethod
-from methods.parts import ramp, softened_kl, split_target, widened
+from methods.base import METHODS, Batch, Card, Output
+from methods.composition import ByRow
+from methods.parts import divergence, log_binary, ramp, softened_kl, split_target, widened
 
 
-def target_class_kl(student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """T^2 KL between the softened (label, not label) distributions, mean over the batch."""
-
-    def log_binary(logits: Tensor) -> Tensor:
-        label, others = split_target(F.log_softmax(widened(logits) / temperature, dim=1), target)
-        return torch.cat([label, others.logsumexp(1, keepdim=True)], dim=1)
-
-    kl = F.kl_div(log_binary(student_logits), log_binary(teacher_logits), reduction="batchmean", log_target=True)
-    return temperature**2 * kl
+def target_class_kl(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float, by_row: bool = False
+) -> Tensor:
+    """T^2 KL between the softened (label, not label) distributions: mean over the batch or, `by_row`, all (B,)."""
+    log_student, log_teacher = (
+        log_binary(F.log_softmax(widened(logits) / temperature, dim=1), target) for logits in (student_logits, teacher_logits)
+    )
+    return temperature**2 * divergence(log_student, log_teacher, by_row)
 
 
 @METHODS.register_module("dkd")
-class DecoupledKnowledgeDistillation(TeacherMethod):
+class DecoupledKnowledgeDistillation(ByRow):
     """Zhao et al.: ramp * weight * (alpha * TCKD + beta * NCKD) beside CE.
 
     TCKD is T^2 KL(b_t || b_s) with b the softened probabilities of (label, any other class); NCKD is
@@ -67,8 +66,13 @@ class DecoupledKnowledgeDistillation(TeacherMethod):
         self.weight, self.ramp_epochs = weight, ramp_epochs
 
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        z_s, z_t = student.logits, teacher.logits.detach()
-        tckd = target_class_kl(z_s, z_t, batch.target, self.temperature)
-        nckd = softened_kl(split_target(z_s, batch.target)[1], split_target(z_t, batch.target)[1], self.temperature)
-        dkd = self.weight * (self.alpha * tckd + self.beta * nckd) * ramp(batch, self.ramp_epochs)
-        return {"dkd": dkd}
+        return {"dkd": self._weighted(student.logits, teacher.logits.detach(), batch, by_row=False)}
+
+    def by_row(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        return self._weighted(student, teacher, batch, by_row=True)
+
+    def _weighted(self, student: Tensor, teacher: Tensor, batch: Batch, by_row: bool) -> Tensor:
+        tckd = target_class_kl(student, teacher, batch.target, self.temperature, by_row)
+        others_s, others_t = split_target(student, batch.target)[1], split_target(teacher, batch.target)[1]
+        nckd = softened_kl(others_s, others_t, self.temperature, by_row)
+        return self.weight * (self.alpha * tckd + self.beta * nckd) * ramp(batch, self.ramp_epochs)

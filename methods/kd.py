@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Output, TeacherMethod
+from methods.base import METHODS, Batch, Card, Output
+from methods.composition import ByRow
 from methods.parts import softened_kl
 
 
 @METHODS.register_module("kd")
-class KnowledgeDistillation(TeacherMethod):
+class KnowledgeDistillation(ByRow):
     """Hinton et al.: weight * T^2 * KL(softmax(z_t / T) || softmax(z_s / T)) beside ce_weight * CE.
 
     Args:
@@ -31,3 +32,6 @@ class KnowledgeDistillation(TeacherMethod):
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         kd = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
         return {"kd": self.weight * kd}
+
+    def by_row(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        return self.weight * softened_kl(student, teacher, self.temperature, by_row=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import METHODS, Batch, Card, Output, TeacherMethod
+from methods.base import METHODS, Batch, Card, Output
+from methods.composition import ByRow
 from methods.parts import split_target, widened
 
 
 @METHODS.register_module("nkd")
-class NormalizedKnowledgeDistillation(TeacherMethod):
+class NormalizedKnowledgeDistillation(ByRow):
     """Yang et al., beside CE: the mean over the batch of
 
         weight * ( -p_t(label) log p_s(label) - gamma T^2 * sum over other classes of q_t log q_s )
@@ -39,11 +40,19 @@ class NormalizedKnowledgeDistillation(TeacherMethod):
         self.gamma, self.temperature, self.weight = gamma, temperature, weight
 
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        z_s, z_t = widened(student.logits), widened(teacher.logits).detach()
-        log_p_s, _ = split_target(F.log_softmax(z_s, dim=1), batch.target)
-        p_t, _ = split_target(F.softmax(z_t, dim=1), batch.target)
-        log_q_s = F.log_softmax(split_target(z_s, batch.target)[1] / self.temperature, dim=1)
-        q_t = F.softmax(split_target(z_t, batch.target)[1] / self.temperature, dim=1)
-        label, others = -(p_t * log_p_s).mean(), -(q_t * log_q_s).sum(1).mean()
-        nkd = self.weight * (label + self.gamma * self.temperature**2 * others)
+        label, others = self._parts(student.logits, teacher.logits.detach(), batch.target)
+        nkd = self.weight * (label.mean() + self.gamma * self.temperature**2 * others.mean())
         return {"nkd": nkd}
+
+    def by_row(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        label, others = self._parts(student, teacher, batch.target)
+        return self.weight * (label + self.gamma * self.temperature**2 * others)
+
+    def _parts(self, student: Tensor, teacher: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The label's part and the other classes', (B,) each."""
+        z_s, z_t = widened(student), widened(teacher)
+        log_p_s, _ = split_target(F.log_softmax(z_s, dim=1), target)
+        p_t, _ = split_target(F.softmax(z_t, dim=1), target)
+        log_q_s = F.log_softmax(split_target(z_s, target)[1] / self.temperature, dim=1)
+        q_t = F.softmax(split_target(z_t, target)[1] / self.temperature, dim=1)
+        return -(p_t * log_p_s).squeeze(1), -(q_t * log_q_s).sum(1)

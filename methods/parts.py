@@ -14,11 +14,27 @@ from methods.base import Batch
 HALF = (torch.float16, torch.bfloat16)
 
 
-def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch. Both (B, K). No gradient is stopped here."""
+def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float, by_row: bool = False) -> Tensor:
+    """T^2 KL(softmax(z_t / T) || softmax(z_s / T)) of two (B, K): mean over the batch or, `by_row`, all (B,).
+
+    No gradient is stopped here.
+    """
     log_student = F.log_softmax(widened(student_logits) / temperature, dim=1)
     log_teacher = F.log_softmax(widened(teacher_logits) / temperature, dim=1)
-    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence(log_student, log_teacher, by_row)
+
+
+def divergence(log_student: Tensor, log_teacher: Tensor, by_row: bool = False) -> Tensor:
+    """KL(teacher || student) of log probabilities, both (B, K): mean over the batch or, `by_row`, all (B,)."""
+    if by_row:
+        return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def log_binary(log_probabilities: Tensor, target: Tensor) -> Tensor:
+    """(B, K) log probabilities to those, (B, 2), of the class `target` (B,) and of all others together."""
+    label, others = split_target(log_probabilities, target)
+    return torch.cat([label, others.logsumexp(1, keepdim=True)], dim=1)
 
 
 def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
