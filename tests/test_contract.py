@@ -29,7 +29,10 @@ REFUSES_A_PAIR = {
     ("fsp", "cross family"): "fsp needs equal channels",
     ("ft", "cross family"): "the last stages meet at a single one",
 }
-NEEDS_NETWORKS = {"one": "one copies the student's last stage"}
+NEEDS_NETWORKS = {
+    "one": "one copies the student's last stage",
+    "sdd": "sdd applies the classifiers of both networks",
+}
 TRAINS_OTHERWISE = {  # with all weights at 0
     "byot": "the exits have a cross-entropy each",
     "dlb": "the cross-entropy is the mean over two batches",
