@@ -22,6 +22,7 @@ from bench.data import load
 from bench.engine.device import machine, resolve_device
 from bench.engine.hooks import user_hook
 from bench.engine.lockstep import alone_because
+from bench.engine.teacher_accuracy import measure_missing
 from bench.engine.train import commit
 from bench.engine.visualizers import backend as visualizer_backend
 from bench.errors import UserError
@@ -38,6 +39,7 @@ from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
 from bench.records.progress import Progress
 from bench.records.record import BUSY_PERCENT, Record
+from bench.records.teacher import accuracy_lines
 
 SILENT = Console(quiet=True)
 
@@ -213,6 +215,7 @@ def _run(
         console.print(line, highlight=False, markup=False)
     for cells in rounds(grid, folder):
         _check_data(cells[0], options)
+        _measure_teachers(cells, folder, options, backend, console)
         if options.together:
             _name_who_trains_alone(cells, console)
         trained += len(cells)
@@ -236,6 +239,17 @@ def _check_data(cell: Cell, options: Options) -> None:
         load(cell.data, options.data_root)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error)) from None
+
+
+def _measure_teachers(cells: Sequence[Cell], folder: GridFolder, options: Options, backend: Backend, console: Console) -> None:
+    """Before any training: how good the teachers are that were not trained here. On a cluster the jobs measure them."""
+    if backend.measures_here:
+        try:
+            measure_missing(cells, folder, options)
+        except Exception as error:  # its own cells will fail for the same reason; others can be trained
+            console.print(f"a teacher could not be measured: {error}", highlight=False, markup=False)
+    for line in accuracy_lines(cells, folder.results.teacher_accuracy):
+        console.print(line, highlight=False, markup=False, style="yellow" if line.startswith("warning") else None)
 
 
 def _name_who_trains_alone(cells: Sequence[Cell], console: Console) -> None:

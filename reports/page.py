@@ -204,6 +204,7 @@ def _page(
     caveats = (
         verdicts.caveats(report.summary, *counts, report.places, behind.busy_percent, behind.processes) if report.pairs else []
     )
+    caveats += [f"{warning[0].upper()}{warning[1:]}." for found in report.teachers.values() if (warning := found.warning)]
     return Page(
         grid=report.grid,
         about=str(report.manifest.get("about") or ""),

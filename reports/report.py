@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from bench.records.files import Problem
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.naming import plugins_of
 from bench.records.record import Cost, Record
+from bench.records.teacher import TeacherAccuracy, key_of
 from reports.frame import places, tidy, with_costs
 from reports.pair import Pair, pairs_of
 from reports.reading import Curve, read, read_curves
@@ -41,6 +42,9 @@ class Report:
     summary: pd.DataFrame  # one row for every method of every pair; empty where no student has been trained
     pairs: tuple[Pair, ...]
     places: tuple[str, ...]  # hardware of the costs; the first is that of `frame` and `summary`
+    teachers: Mapping[
+        str, TeacherAccuracy
+    ]  # what was measured of those that were not trained here, by `key_of` a student's cell
     other: Other | None = None
 
     @classmethod
@@ -77,6 +81,7 @@ class Report:
             summary=methods,
             pairs=tuple(pairs),
             places=tuple(places(costs)),
+            teachers=_teachers(folder.results, records),
             other=other,
         )
 
@@ -89,3 +94,8 @@ def _other(path: Path, grid: str) -> tuple[Other, list[Problem]]:
     frame = with_costs(tidy(records, plugins_of(folder.manifest())), folder.costs()[0])
     named = [Problem(f"B: {problem.path}", problem.reason) for problem in problems]
     return Other(f"{path.name}/{grid}", frame), named
+
+
+def _teachers(results: ResultsFolder, records: Sequence[Record]) -> dict[str, TeacherAccuracy]:
+    keys = {key for record in records if (key := key_of(record.cell))}
+    return {key: found for key in sorted(keys) if (found := results.teacher_accuracy(key))}

@@ -107,7 +107,7 @@ def assemble(cells: list[Cell], folder: GridFolder, options: Options, teacher_ne
             key = str(each.teacher.identity)
             if key not in teachers:
                 network = (teacher_network or load_teacher)(each, folder, dataset)
-                teachers[key] = Teacher(_place(network, device), assembly.sample(), cell.precision)
+                teachers[key] = Teacher(place(network, device), assembly.sample(), cell.precision)
             teacher = teachers[key]
         assembly.trainees[each.id] = _trainee(each, assembly, teacher)
     return assembly
@@ -151,7 +151,7 @@ def untrained_teacher(cell: Cell, folder: GridFolder, dataset: Dataset) -> Netwo
 
 def _trainee(cell: Cell, assembly: Assembly, teacher: Teacher | None) -> Trainee:
     torch.manual_seed(seed_from("student", cell.identity["student"], cell.seed))
-    student = _place(build_network(cell.student, assembly.dataset), assembly.device)
+    student = place(build_network(cell.student, assembly.dataset), assembly.device)
     student.dropout.p = cell.recipe.dropout
     method = METHODS.build(cell.method)
     networks = Networks(NetworkView(student), teacher)
@@ -172,8 +172,9 @@ def _trainee(cell: Cell, assembly: Assembly, teacher: Teacher | None) -> Trainee
             networks=networks,
         )
     )
-    return Trainee(student, _place(method, assembly.device), teacher, cell.recipe)
+    return Trainee(student, place(method, assembly.device), teacher, cell.recipe)
 
 
-def _place(module: Module, device: torch.device) -> Module:
+def place(module: Module, device: torch.device) -> Module:
+    """On the device, in channels-last layout."""
     return module.to(device).to(memory_format=torch.channels_last)

@@ -21,6 +21,7 @@ from bench.engine.distributed import ALONE, Team
 from bench.engine.flops import count_flops
 from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, VisualizeHook, user_hook
 from bench.engine.loop import Loop, Row
+from bench.engine.teacher_accuracy import measure_assembled
 from bench.errors import UserError
 from bench.records.cell import Cell
 from bench.records.cell_folder import CellFolder
@@ -46,6 +47,8 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
     _free_memory()
     assembly = assemble(cells, folder, options)
     _check_memories(assembly, team)
+    if team.leads:
+        measure_assembled(assembly, folder)  # unless `run` has done so on this machine
     flops = {cell_id: count_flops(assembly, trainee) for cell_id, trainee in assembly.trainees.items()}
     parameters = {cell_id: trainee.parameter_counts() for cell_id, trainee in assembly.trainees.items()}
     loop = _loop(assembly, team)

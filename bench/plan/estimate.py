@@ -20,6 +20,7 @@ from bench.records.folders import GridFolder
 from bench.records.naming import describe
 from bench.records.progress import RARE_STATES, STATES
 from bench.records.record import Cost
+from bench.records.teacher import accuracy_lines, source_of
 from methods import METHODS
 
 
@@ -37,7 +38,7 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
     settings = _settings(cells)
     for name, cell in cells.items():
         role = cell.label + (" (teaches)" if name in teachers else "")
-        rows[settings[name], describe(cell.student), _source(cell), role].append(name)
+        rows[settings[name], describe(cell.student), source_of(cell), role].append(name)
     several = any(settings.values())
     table = Table(title=f"{grid.name}: {grid.about}", title_justify="left", box=None, pad_edge=False)
     for column in ["setting"] * several + ["student", "teacher", "method", "seeds", "cells"]:
@@ -49,6 +50,8 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
     console.print(table)
     for skip in grid.skipped:
         console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
+    for line in accuracy_lines(grid.cells, folder.results.teacher_accuracy):
+        console.print(line, highlight=False, markup=False)
     unreadable = [name for name, state in states.items() if state == "unreadable"]
     for name in unreadable:
         console.print(f"unreadable {name}: {folder.cell(name).unreadable()}", highlight=False, markup=False)
@@ -87,14 +90,6 @@ def _ranges(seeds: Iterable[int]) -> str:
         else:
             ranges.append([seed, seed])
     return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in ranges)
-
-
-def _source(cell: Cell) -> str:
-    """The teacher, and where it comes from if it is not trained here."""
-    if cell.teacher is None:
-        return "–"
-    sha256 = cell.teacher.weights_sha256
-    return describe(cell.teacher.model) + (f" (weights {sha256[:8]})" if sha256 else "")
 
 
 def estimate(cells: list[Cell], shapes: dict[str, Shape], costs: list[Cost]) -> str:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.records.record import SCHEMA, Cost, Record, seal, unseal
+from bench.records.teacher import TeacherAccuracy
 
-Model = TypeVar("Model", Record, Cost)
+Model = TypeVar("Model", Record, Cost, TeacherAccuracy)
 
 
 class DamagedError(ValueError):

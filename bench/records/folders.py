@@ -10,6 +10,7 @@
     <root>/<grid>/cost/<key>-<hardware>.json
     <root>/<grid>/launches/<launch>.json    what was handed to a cluster, and beside it what submitit writes; hints only
     <root>/<grid>/report/
+    <root>/teachers/<key>.json              the accuracy of a teacher that was not trained here
 
 Every file is written beside its place and renamed into it, so that a reader sees all of it or none. No torch here.
 """
@@ -32,6 +33,7 @@ from bench.records.cell import digest, safe
 from bench.records.cell_folder import RECORD, CellFolder
 from bench.records.files import Problem
 from bench.records.record import Cost, Record
+from bench.records.teacher import TeacherAccuracy
 
 OTHER_FOLDERS = ("report", "cost", "launches")  # of a grid, beside its cells'
 
@@ -109,6 +111,17 @@ class ResultsFolder:
             rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
             raise UserError(f"'{text}' names {len(names)} cells: {', '.join(names[:8])}{rest}")
         return hits[0]
+
+    def teacher_accuracy(self, key: str) -> TeacherAccuracy | None:
+        """What was measured of a teacher, by its `bench.records.teacher.key_of`; None where nothing was."""
+        body = files.read_hint(self.root / "teachers" / f"{safe(key)}.json")
+        try:
+            return files.parse(TeacherAccuracy, body) if body else None
+        except ValueError:
+            return None  # it is measured again
+
+    def write_teacher_accuracy(self, accuracy: TeacherAccuracy) -> None:
+        files.write_json(self.root / "teachers" / f"{safe(accuracy.key)}.json", accuracy)
 
     def adopt(self, cell: CellFolder, with_weights: bool) -> bool:
         """Copy a finished cell from another grid of this folder, so that it is not trained twice."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from bench import stats
+from bench.records.naming import data_name
+from bench.records.teacher import key_of, source_of
 from reports.frame import PAIR_COLUMNS, by_pair
 from reports.report import Report
 from reports.tables import tables_of_report
@@ -33,6 +35,34 @@ def teachers(report: Report) -> Table | None:
         Column("users", "Students", number(0), "cells that learned from it: methods × seeds"),
     )
     return Table("teachers", "Teachers", columns, rows.sort_values(["setting", "student", "seed"]))
+
+
+@tables_of_report(15, section="across")
+def supplied_teachers(report: Report) -> Table | None:
+    """Teachers that were not trained here, with the accuracy that was measured of each."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in report.records:
+        if key := key_of(record.cell):
+            found = report.teachers.get(key)
+            row = rows.setdefault(key, {"teacher": source_of(record.cell), "data": data_name(record.cell.data), "users": 0})
+            row["users"] += 1
+            row["note"] = "not measured" if found is None else "near chance" if found.near_chance else ""
+            if found:
+                row |= {"top1": found.top1, "top5": found.top5, "images": found.images, "chance": 100 / found.classes}
+    if not rows:
+        return None
+    columns = (
+        Column("teacher", "Teacher"),
+        Column("data", "Data"),
+        Column("top1", "Top-1 %", number(2), "of the test set, in the precision and on the images on which it teaches"),
+        Column("top5", "Top-5 %", number(2)),
+        Column("chance", "Chance %", number(2)),
+        Column("images", "Images", number(0)),
+        Column("users", "Students", number(0), "cells that learned from it: methods × seeds"),
+        Column("note", "Note"),
+    )
+    frame = pd.DataFrame(rows.values(), columns=[column.key for column in columns])
+    return Table("supplied-teachers", "Teachers that were not trained here", columns, frame)
 
 
 @tables_of_report(20, section="across")
