@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,8 @@ class Report:
     summary: pd.DataFrame  # one row for every method of every pair; empty where no student has been trained
     pairs: tuple[Pair, ...]
     places: tuple[str, ...]  # hardware of the costs; the first is that of `frame` and `summary`
-    teachers: Mapping[
-        str, TeacherAccuracy
-    ]  # what was measured of those that were not trained here, by `key_of` a student's cell
     other: Other | None = None
+    teachers: Mapping[str, TeacherAccuracy] = field(default_factory=dict)  # not trained here; by `key_of` a student's cell
 
     @classmethod
     def of_grid(cls, folder: GridFolder, compare: str | Path | None = None) -> Report:
