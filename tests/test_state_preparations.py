@@ -147,7 +147,7 @@ def test_ft_trains_its_paraphraser_alone_and_then_leaves_it_alone() -> None:
 
 
 def boundaries(weights: Arrays, batch: Images, guide: Answer, moments: dict[str, Any] | None = None) -> Any:
-    """.003 sum over stages of sum_elements max(0, 1 -+ x)^2 / B / 2^(L - i); the first stage behind 1x1 convolution and norm."""
+    """.003 sum over stages of sum max(0, 1 -+ x)^2 / B / 2^(L - i); the first stage behind its connector."""
     first, second = forward(weights, batch.image).preact
     place = "method.connectors.0."
     first = pointwise(weights[f"{place}convolution.weight"], first) + weights[f"{place}convolution.bias"][:, None, None]
@@ -176,7 +176,7 @@ def flow_error(weights: Arrays, batch: Images, guide: Answer, moments: dict[str,
 
 @pytest.mark.parametrize(("key", "term", "channels"), [("ab", boundaries, (3, 3, 6, 5)), ("fsp", flow_error, CHANNELS)])
 def test_a_student_is_prepared_without_its_classifier_and_then_trained_plainly(key: str, term: Any, channels: Any) -> None:
-    """First all but the classifier, at a constant rate; then the cross-entropy alone, with fresh momenta, connectors at rest."""
+    """First all but the classifier; then the cross-entropy alone, with fresh momenta, the connectors at rest."""
     bench = Bench({"type": key}, channels)
     teacher, start = teacher_of(bench), bench.weights()
     sgd, names = Sgd(bench.weights()), bench.trained()

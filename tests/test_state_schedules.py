@@ -85,7 +85,7 @@ def test_cd_decays_at_30_60_and_90_per_cent(total: int) -> None:
 
 
 def test_tfd_over_a_training() -> None:
-    """The deep stage's first channels guide the shallow one, averaged to its size. It gets no gradient, and there is no ramp."""
+    """The deep stage's first channels guide the shallow one, averaged to its size. There is no ramp."""
     bench = Bench({"type": "tfd", "weight": 0.5})
     sgd, names = Sgd(bench.weights()), bench.trained()
     for batch in epochs():
