@@ -74,7 +74,10 @@ MAPS = together(
     argument("cells", nargs="+", metavar="CELL", help="ids of finished cells, or enough of them"),
     argument("--images", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N", help="positions in the test set"),
 )
-TO = argument("--to", metavar="FILE", help="default: <cell>.safetensors in this folder")
+TO = argument("--to", metavar="FILE", help="default: <cell>.safetensors in this folder, or <cell>.pth")
+AS = argument(
+    "--as", dest="layout", choices=["repdistiller"], help="a torch file with RepDistiller's names, as mdistiller reads it"
+)
 WEIGHTS = flag("--weights", "also the weights of cells that teach nobody")
 ALL = flag("--all", "every grid of the results folder")
 SOURCE = argument("source", help="a results folder, such as another machine's")
@@ -258,9 +261,14 @@ def maps(given: Given) -> None:
     print(path)
 
 
-@verb("Write a finished cell's weights as safetensors", RESULTS, CELL, TO)
+@verb("Write a finished cell's weights as safetensors, or as other code reads them", RESULTS, CELL, TO, AS)
 def export(given: Given) -> None:
     cell = results(given).find(given.cell)
+    if given.layout:
+        from bench.models.exports import write_repdistiller
+
+        print(write_repdistiller(cell, Path(given.to or f"{cell.id}.pth")))
+        return
     print(cell.export(Path(given.to or f"{cell.id}.safetensors")))
 
 

@@ -18,10 +18,15 @@ import torch
 from field_networks import FIELD, disturbed, field_network
 from torch import nn
 
+from bench import run
 from bench.errors import UserError
 from bench.models import MODELS, weights
 from bench.models.checkpoints import fit
 from bench.models.field_names import published
+from bench.records.folders import ResultsFolder
+from bench.records.options import Options
+from bench.records.teacher import key_of
+from run_bench import main
 
 
 def build(key: str, classes: int = 10, **arguments):
@@ -328,3 +333,34 @@ def test_allowed_names_stay_allowed_only_while_a_file_is_read(tmp_path):
     torch.save({"w": torch.zeros(1), "args": argparse.Namespace(lr=1)}, tmp_path / "t.pth")
     weights.read(str(tmp_path / "t.pth"))
     assert torch.serialization.get_safe_globals() == before
+
+
+# Export
+
+
+@pytest.mark.parametrize("student", ["resnet8", {"type": "wrn_16_1", "taps": "rectified"}])
+def test_a_trained_network_goes_to_repdistiller_and_back(student, tmp_path, monkeypatch, capsys):
+    options = Options(device="cpu", threads=1)
+    data = {"type": "digits", "train_images": 40, "test_images": 40}
+    recipe = {"name": "digits", "epochs": 1, "batch_size": 16}
+    record = run.fit(data, student, recipe=recipe, precision="fp32", results=tmp_path / "r", options=options)
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", record.id, "--as", "repdistiller", "--results", str(tmp_path / "r")]) == 0
+    file = f"{record.id}.pth"
+    assert capsys.readouterr().out.strip() == file
+    content = torch.load(file, weights_only=True)
+    assert {"conv1.weight", "fc.bias"} <= set(content["model"])
+    teacher = {"type": record.cell.student["type"], "weights": file}
+    learned = run.fit(data, "resnet8", "kd", teacher, recipe, 0, "fp32", tmp_path / "r", options=options)
+    found = ResultsFolder(tmp_path / "r").teacher_accuracy(key_of(learned.cell))
+    assert found.top1 == record.accuracies.last.top1
+
+
+def test_what_has_no_counterpart_is_not_exported(tmp_path, capsys):
+    options = Options(device="cpu", threads=1)
+    data = {"type": "digits", "train_images": 40, "test_images": 40}
+    recipe = {"name": "digits", "epochs": 1, "batch_size": 16}
+    record = run.fit(data, "resnet8", "simkd", "resnet8", recipe, 0, "fp32", tmp_path, options=options)
+    assert main(["export", record.id, "--as", "repdistiller", "--results", str(tmp_path), "--to", str(tmp_path / "t.pth")]) == 2
+    assert "what its method deploys is not the plain network" in capsys.readouterr().err
+    assert not (tmp_path / "t.pth").exists()

@@ -201,6 +201,20 @@ class CellFolder:
             files.set_aside(path)
         return [self.place(path.name) for path in found]
 
+    def finished_weights(self) -> tuple[Record, bytes]:
+        """The record and the weights of the finished cell.
+
+        Raises:
+            UserError: the cell is not finished, or its files are damaged.
+        """
+        try:
+            record = self.record()
+            if record is None:
+                raise UserError(f"{self.id} is not finished")
+            return record, self.weights(record)
+        except ValueError as error:
+            raise UserError(f"{self.id}: {error}") from None
+
     def export(self, target: Path) -> Path:
         """Write the weights of the finished cell to a file; returns its path.
 
@@ -208,14 +222,7 @@ class CellFolder:
             UserError: the cell is not finished, or its files are damaged.
             OSError: the file cannot be written.
         """
-        try:
-            record = self.record()
-            if record is None:
-                raise UserError(f"{self.id} is not finished")
-            raw = self.weights(record)
-        except ValueError as error:
-            raise UserError(f"{self.id}: {error}") from None
-        files.write(target, raw)
+        files.write(target, self.finished_weights()[1])
         return target
 
     def copy_from(self, other: CellFolder) -> None:
