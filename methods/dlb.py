@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from methods.base import METHODS, Batch, Card, Context, Needs, Networks, Output, TeacherMethod
-from methods.parts import softened_kl
+from methods.parts import part, softened_kl
 
 
 @METHODS.register_module("dlb")
@@ -88,10 +88,3 @@ class LastMiniBatch(TeacherMethod):
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         divergence = softened_kl(student.logits, teacher.logits.detach(), self.temperature)
         return {"dlb": self.weight * divergence}
-
-
-def part(output: Output, rows: slice) -> Output:
-    """Some rows of an output."""
-    stages, preact = (tuple(feature[rows] for feature in features) for features in (output.stages, output.preact))
-    rectified = output.rectified and tuple(feature[rows] for feature in output.rectified)
-    return Output(output.logits[rows], output.embedding[rows], stages, preact, output.stem[rows], rectified)

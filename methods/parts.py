@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Batch
+from methods.base import Batch, Output
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -42,6 +42,27 @@ def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     label = target.unsqueeze(1)
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
     return logits.gather(1, label), logits.gather(1, others + (others >= label))
+
+
+def part(output: Output, rows: slice) -> Output:
+    """Some rows of an output."""
+    stages, preact = (tuple(feature[rows] for feature in features) for features in (output.stages, output.preact))
+    rectified = output.rectified and tuple(feature[rows] for feature in output.rectified)
+    return Output(output.logits[rows], output.embedding[rows], stages, preact, output.stem[rows], rectified)
+
+
+def check_mean_embedding(output: Output, key: str, whose: str) -> None:
+    """Refuse a network whose classifier does not work on the mean of its last stage.
+
+    Raises:
+        ValueError: the message names the method's key and whose network it is.
+    """
+    channels, width = output.activated[-1].shape[1], output.embedding.shape[1]
+    if channels != width:
+        raise ValueError(
+            f"{key} needs a {whose} whose classifier works on the mean of its last stage; this one's last stage has {channels} "
+            f"channels, its classifier {width} inputs"
+        )
 
 
 def divides_evenly(feature: Tensor, size: tuple[int, int] | torch.Size) -> bool:

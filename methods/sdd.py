@@ -9,17 +9,7 @@ from torch import Tensor, nn
 
 from methods.base import METHODS, Batch, Card, Context, Method, Networks, Output
 from methods.composition import ByRow, Composition
-from methods.parts import pool_to, widened
-
-
-def check_head(output: Output, whose: str) -> None:
-    """Refuse a network whose classifier does not work on the mean of its last stage."""
-    channels, width = output.activated[-1].shape[1], output.embedding.shape[1]
-    if channels != width:
-        raise ValueError(
-            f"sdd needs a {whose} whose classifier works on the mean of its last stage; this one's last stage has {channels} "
-            f"channels, its classifier {width} inputs"
-        )
+from methods.parts import check_mean_embedding, pool_to, widened
 
 
 def cell_logits(output: Output, classifier: nn.Module, sides: list[int]) -> Tensor:
@@ -86,8 +76,8 @@ class ScaleDecoupledDistillation(Composition):
     def setup(self, context: Context) -> None:
         if context.networks is None:
             raise ValueError("sdd applies the classifiers of both networks; its setup needs the networks")
-        check_head(context.student, "student")
-        check_head(context.require_teacher(), "teacher")
+        check_mean_embedding(context.student, "sdd", "student")
+        check_mean_embedding(context.require_teacher(), "sdd", "teacher")
         super().setup(context)
 
     def loss(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import copy
 from torch import Tensor, nn
 
 from methods.base import METHODS, Batch, Card, Context, Output, TeacherMethod
-from methods.parts import pool_to, pool_to_smaller, squared_error, widened
+from methods.parts import check_mean_embedding, pool_to, pool_to_smaller, squared_error, widened
 
 
 def projector(channels_s: int, channels_t: int, reduction: int) -> nn.Sequential:
@@ -66,12 +66,8 @@ class SimKD(TeacherMethod):
 
     def setup(self, context: Context) -> None:
         student, teacher = context.student, context.require_teacher()
+        check_mean_embedding(teacher, "simkd", "teacher")
         feature_s, feature_t = pool_to_smaller(student.activated[-1], teacher.activated[-1])
-        if feature_t.shape[1] != teacher.embedding.shape[1]:
-            raise ValueError(
-                f"simkd needs a teacher whose classifier works on the mean of its last stage; this one's last stage has "
-                f"{feature_t.shape[1]} channels, its classifier {teacher.embedding.shape[1]} inputs"
-            )
         self.projector = projector(feature_s.shape[1], feature_t.shape[1], self.reduction)
         self.size = (feature_t.shape[2], feature_t.shape[3])
         if context.networks is not None:

@@ -32,9 +32,11 @@ REFUSES_A_PAIR = {
 NEEDS_NETWORKS = {
     "one": "one copies the student's last stage",
     "sdd": "sdd applies the classifiers of both networks",
+    "zipf_ls": "zipf_ls applies the student's classifier to its last map",
 }
 TRAINS_OTHERWISE = {  # with all weights at 0
     "byot": "the exits have a cross-entropy each",
+    "ddgsd": "the cross-entropy is the mean over two views",
     "dlb": "the cross-entropy is the mean over two batches",
     "logit_std": "the wrapped kd has a tenth of the cross-entropy",
     "frskd": "the self-teacher has a cross-entropy",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax, softmax
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from bench.models import MODELS
@@ -203,3 +204,136 @@ def test_sdd_refuses_a_network_with_a_head() -> None:
     out = student(draw(3, B, 1, 32, 32))
     with pytest.raises(ValueError, match="a student whose classifier works on the mean of its last stage"):
         build({"type": "sdd", "method": {"type": "kd"}}, out, output(1), networks=Networks(student, student))
+
+
+# --- Embeddings: srd, rsd ---
+
+
+def test_srd() -> None:
+    student, teacher = output(0, width=6), output(1, width=9)
+    method = build({"type": "srd", "weight": 0.5, "kd_weight": 3.0}, student, teacher)
+    projected = array(student.embedding) @ array(method.projector.weight).T + array(method.projector.bias)
+
+    def normalized(x: np.ndarray) -> np.ndarray:
+        return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-4)
+
+    difference = normalized(projected) - normalized(array(teacher.embedding))
+    terms = method.loss(student, teacher, batch())
+    agrees(terms["srd"], 0.5 * np.log((np.abs(difference) ** 4).sum()))
+    agrees(terms["kd"], 3.0 * kl(array(teacher.logits), array(student.logits)).mean())
+    assert METHODS.build({"type": "srd"}).weight == 2.0
+    assert len(list(method.parameters())) == 2
+
+
+def test_rsd() -> None:
+    student, teacher = output(0, width=6), output(1, width=4)
+    method = build({"type": "rsd", "weight": 0.5, "kappa": 0.2}, student, teacher)
+    first, norm, _, last = method.projector
+    hidden = array(student.embedding) @ array(first.weight).T
+    hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + norm.eps)
+    projected = hidden * np.array([0.5 * (1 + math.erf(x / math.sqrt(2))) for x in hidden.flat]).reshape(hidden.shape)
+    projected = projected @ array(last.weight).T
+    p = np.zeros((4, 4))
+    for i in range(4):
+        for j in range(4):
+            t, s = array(teacher.embedding)[:, i], projected[:, j]
+            p[i, j] = ((t - t.mean()) * (s - s.mean())).mean() / ((t.std() + 1e-5) * (s.std() + 1e-5))
+    expected = sum((p[i, j] - 1) ** 2 if i == j else 0.2 * p[i, j] ** 2 for i in range(4) for j in range(4))
+    agrees(method.loss(student, teacher, batch())["rsd"], 0.5 * expected)
+    assert hidden.shape == (B, 12)
+
+
+# --- Exits: ofa ---
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1.4])
+def test_ofa(gamma: float) -> None:
+    student, teacher = output(0), output(1, width=10)
+    method = build({"type": "ofa", "weight": 0.3, "kd_weight": 2.0, "gamma": gamma}, student, teacher)
+
+    def loss(logits: Tensor, labels: np.ndarray) -> float:
+        y = np.eye(K)[labels]
+        target = (softmax(array(teacher.logits), 1) + y) ** gamma - y
+        return float(-(target * log_softmax(array(logits), 1)).sum(1).mean())
+
+    exits = [exit_(stage) for exit_, stage in zip(method.exits, student.stages, strict=True)]
+    terms = method.loss(student, teacher, batch())
+    agrees(terms["exits"], 0.3 * sum(loss(logits, LABELS) for logits in exits))
+    agrees(terms["kd"], 2.0 * loss(student.logits, LABELS))
+    soft = 0.6 * torch.eye(K)[(TARGET + 1) % K] + 0.4 * torch.eye(K)[TARGET]
+    agrees(method.loss(student, teacher, batch(soft=soft.double()))["kd"], 2.0 * loss(student.logits, (LABELS + 1) % K))
+
+
+def test_ofa_exits_have_the_published_parameters() -> None:
+    """A separable convolution of C to D: two depthwise 3x3, C to C and C to D, two batch norms."""
+    student, teacher = output(0), output(1, width=10)
+    method = build({"type": "ofa"}, student, teacher)
+
+    def separable(c: int, d: int) -> int:
+        return 9 * c + c * c + 2 * c + 9 * c + c * d + 2 * d
+
+    classifier = 10 * K + K
+    expected = [separable(4, 8) + separable(8, 10), separable(6, 10), 8 * 10 + 10]
+    assert [sum(p.numel() for p in exit_.parameters()) for exit_ in method.exits] == [n + classifier for n in expected]
+
+
+# --- Zipf ---
+
+
+def test_zipf_ls() -> None:
+    student = network("resnet8x4", 0)
+    image = draw(3, B, 1, 16, 16)
+    nets = Networks(student)
+    out = student(image)
+    method = build({"type": "zipf_ls", "weight": 0.4}, out, networks=nets)
+    terms = method.step(nets, batch(image=image))
+
+    last = array(out.stages[-1])  # (B, C, 4, 4)
+    at = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)  # where the enlarged map's pixels lie in it
+    low = np.minimum(at.astype(int), 2)
+    share = at - low
+    rows = last[:, :, low] * (1 - share[:, None]) + last[:, :, low + 1] * share[:, None]
+    enlarged = rows[..., low] * (1 - share) + rows[..., low + 1] * share
+    expected = 0.0
+    for row in range(B):
+        scores = enlarged[row].reshape(256, 64).T @ array(student.classifier.weight).T + array(student.classifier.bias)
+        votes = np.bincount(scores.argmax(1), minlength=K)
+        assert votes.sum() == 64
+        zipf = np.delete(1 / rankdata(-votes, "min"), LABELS[row])
+        zipf /= zipf.sum()
+        others = log_softmax(np.delete(array(out.logits)[row], LABELS[row]))
+        expected += (zipf * (np.log(zipf) - others)).sum() / B
+    assert terms["zipf_ls"].item() == pytest.approx(0.4 * expected, rel=1e-5)  # ranks in single precision
+
+
+def test_zipf_ls_trains_through_the_logits_alone() -> None:
+    nets = Networks(network("resnet8x4", 0))
+    out = nets.student(draw(3, B, 1, 16, 16))
+    calls = Networks(type("Student", (), {"__call__": lambda self, image: out, "classifier": nets.student.classifier})())
+    term = build({"type": "zipf_ls"}, out, networks=nets).step(calls, batch())["zipf_ls"]
+    on_logits, on_map = torch.autograd.grad(term, [out.logits, out.stages[-1]], retain_graph=True)
+    assert on_logits.any()
+    (through_logits,) = torch.autograd.grad(out.logits, out.stages[-1], on_logits)
+    assert torch.equal(on_map, through_logits)
+
+
+# --- Two views: ddgsd ---
+
+
+def test_ddgsd() -> None:
+    student = network("resnet8", 0)
+    now = batch(image=draw(3, B, 1, 8, 8), partner=draw(4, B, 1, 8, 8))
+    both = network("resnet8", 0)(torch.cat([now.image, now.partner]))
+    terms = build({"type": "ddgsd", "weight": 0.7, "feature_weight": 2.0}, both).step(Networks(student), now)
+    one, two = array(both.logits[:B]), array(both.logits[B:])
+    agrees(terms["kd"], 0.7 * (kl(two, one, 4.0) + kl(one, two, 4.0)).mean())
+    agrees(terms["features"], 2.0 * (array(both.embedding[:B]).mean() - array(both.embedding[B:]).mean()) ** 2)
+    agrees(terms["ce"], -np.concatenate([log_softmax(z, 1)[ROWS, LABELS] for z in (one, two)]).mean())
+
+
+def test_ddgsd_stops_the_gradient_of_what_is_imitated() -> None:
+    first, second = output(0), output(1)
+    term = METHODS.build({"type": "ddgsd", "feature_weight": 0.0}).loss(first, second, batch())["kd"]
+    alone = METHODS.build({"type": "kd", "weight": 1.0}).loss(first, second, batch())["kd"]
+    found, expected = (torch.autograd.grad(value, first.logits)[0] for value in (term, alone))
+    assert torch.allclose(found, expected)
