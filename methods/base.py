@@ -22,8 +22,8 @@ class Output(NamedTuple):
 
     logits: Tensor  # (B, K)
     embedding: Tensor  # (B, D) pooled, before the classifier
-    stages: tuple[Tensor, ...]  # (B, C_i, H_i, W_i) stage outputs after the activation, shallow to deep, stem excluded
-    preact: tuple[Tensor, ...]  # the same before their last activation
+    stages: tuple[Tensor, ...]  # (B, C_i, H_i, W_i) stage outputs, shallow to deep, without the stem; a wide resnet: sums
+    preact: tuple[Tensor, ...]  # the same before their last activation; in wide resnets the batch norm of the sum
     stem: Tensor  # (B, C, H, W) after the activation
     rectified: tuple[Tensor, ...] | None = None  # where `stages` end without an activation: see `activated`
 
