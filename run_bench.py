@@ -59,6 +59,7 @@ KIND = argument("what", nargs="?", choices=LISTS, help="one kind only")
 TRAINING = together(
     flag("--wait", "on a cluster: stay until all is done"),
     flag("--together", "train methods of one seed in lock-step: one teacher forward for all"),
+    flag("--eager", "on a GPU: take every step one by one, even where a recorded graph gives the same"),
     flag("--retry", "train failed cells again"),
     flag("--force", "train finished cells again; their old records are set aside"),
     flag("--no-cost", "leave out the probe of costs and the report"),

@@ -11,9 +11,11 @@ It cannot show errors of CUDA libraries, streams, kernels without a fixed order 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,25 @@ class Unchanged(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return operation(*args, **(kwargs or {}))
+
+
+class FakeGraphs:
+    """In the place of `bench.engine.capture.CudaGraphs`, on a CPU."""
+
+    def beside(self) -> Unchanged:
+        return Unchanged()
+
+    @contextlib.contextmanager
+    def refusing_syncs(self) -> Iterator[None]:
+        with Recording() as recording:
+            yield
+        if recording.syncs:
+            raise RuntimeError(f"waits for the device: {dict(recording.syncs)}")
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        with Recording() as recording:
+            work()
+        return recording.replay
 
 
 def _storage(tensor: Tensor) -> int:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
-from capturing import Recording, Unchanged
+from capturing import FakeGraphs, Unchanged
 from torch import Tensor
 
 from bench.engine.assemble import assemble, untrained_teacher
+from bench.engine.capture import CaptureError, StepRunner
 from bench.engine.device import has_bf16
-from bench.engine.step import Step
+from bench.engine.snapshot import state
+from bench.engine.train import train
+from bench.jobs.worker import Job, work
 from bench.plan.specs import arguments_of
 from bench.records.folders import ResultsFolder
 from bench.records.options import Options
@@ -21,9 +27,7 @@ from methods import METHODS, Batch, Method
 from methods.base import Output
 
 EPOCHS = (0, 1, 4, 9)  # of ten; ramps end in between. Each has two full batches and one of half the size
-WARM_UP = 3  # steps before the recording
 FAST = {"crd": {"negatives": 16}}
-TENSORS = ("image", "target", "index", "partner", "soft")
 OTHER_FAMILY = [{"student": "wrn_16_1", "teacher": "resnet8x4"}]
 
 
@@ -68,74 +72,46 @@ CASES |= {
 
 
 class Twins:
-    """Two equal groups: one takes every step eagerly, the other replays its full batches from one recording."""
+    """Two equal groups: one takes every step eagerly, the other records a step of each kind, and replays it from then on."""
 
     def __init__(self, case: Case, tiny: Any, folder: Any) -> None:
         changes = {"pairs": [{"student": "resnet8", "teacher": "resnet14"}], "precision": "fp32", **case.changes}
         recipe = {"name": "digits", "epochs": 10, "batch_size": 16, **case.recipe}
         cells = [c for c in tiny(methods=[*case.methods], recipe=recipe, **changes).cells if not _is_teacher(c, changes)]
-        self.case, self.recording = case, Recording()
+        self.case = case
         options = Options(device="cpu", threads=1)
         assemblies = []
         for _ in range(2):
             torch.manual_seed(0)  # of the untrained teacher
             assemblies.append(assemble(cells, ResultsFolder(folder).grid("tiny"), options, untrained_teacher))
         self.eager, self.replayed = (assembly.step() for assembly in assemblies)
+        self.runner = StepRunner(self.replayed, FakeGraphs())
         first = next(iter(assemblies[0].trainees.values()))
         self.stream = assemblies[0].stream(first)
-        self.static: Batch | None = None  # what the recording reads
         for step in (self.eager, self.replayed):
             step.train()
 
-    def run(self) -> None:
+    def run(self) -> StepRunner:
         """Take the steps, and compare after each.
 
         Raises:
-            AssertionError: a tensor differs, or the recorded step waits for the device.
+            AssertionError: a tensor differs.
         """
-        for number, batch in enumerate(self._batches()):
+        for number, batch in enumerate(self.batches()):
             for step in (self.eager, self.replayed):
                 step.set_lr(0.05 / (1 + number // 4))
+            torch.manual_seed(number)
             with Unchanged():
-                self._seeded(number, self.eager, batch)
-            self._other(number, batch)
+                self.eager(batch, self.case.preparing)
+            torch.manual_seed(number)
+            self.runner(batch, self.case.preparing)
             different = _different(state(self.eager), state(self.replayed))
             assert not different, f"step {number}: {different[:5]}"
+        return self.runner
 
-    def _batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         for epoch in EPOCHS:
             yield from self.stream.epoch(epoch)
-
-    def _other(self, number: int, batch: Batch) -> None:
-        """The other twin's step: eager at first and for small batches."""
-        if self.static is None:
-            self.static = in_tensors(batch)
-        small = len(batch.target) < len(self.static.target)
-        if not small:
-            fill(self.static, batch)
-        if small or number < WARM_UP:
-            with Unchanged():
-                self._seeded(number, self.replayed, in_tensors(batch) if small else self.static)
-            return
-        if not self.recording.calls:
-            self._record(number)
-        torch.manual_seed(number)
-        self.recording.replay()
-
-    def _record(self, number: int) -> None:
-        """Record a step that leaves no trace, as a CUDA graph's does."""
-        assert self.static is not None
-        before = {name: value.detach().clone() for name, value in state(self.replayed).items()}
-        with self.recording:
-            self._seeded(number, self.replayed, self.static)
-        assert not self.recording.syncs, f"waits for the device: {dict(self.recording.syncs)}"
-        with torch.no_grad():
-            for name, value in state(self.replayed).items():
-                value.copy_(before[name])
-
-    def _seeded(self, number: int, step: Step, batch: Batch) -> None:
-        torch.manual_seed(number)
-        step(batch, self.case.preparing)
 
 
 def _is_teacher(cell: Any, changes: dict[str, Any]) -> bool:
@@ -143,33 +119,9 @@ def _is_teacher(cell: Any, changes: dict[str, Any]) -> bool:
     return cell.student["type"] != pair["student"]
 
 
-def state(step: Step) -> dict[str, Tensor]:
-    """Every tensor that outlives a step."""
-    found: dict[str, Tensor] = {}
-    for cell_id, member in step.members.items():
-        tensors = [*member.trainee.named_parameters(), *member.trainee.named_buffers()]
-        tensors += [(f"momentum {i}", momentum) for i, momentum in enumerate(member.optimizer.momenta())]
-        tensors += [(f"sum of {name}", value) for sums in member.sums.values() for name, value in sums.items()]
-        found |= {f"{cell_id} {name}": value for name, value in tensors}
-    return found
-
-
 def _different(some: dict[str, Tensor], others: dict[str, Tensor]) -> list[str]:
     assert some.keys() == others.keys()
     return [name for name in some if not torch.equal(some[name].nan_to_num(), others[name].nan_to_num())]
-
-
-def in_tensors(batch: Batch) -> Batch:
-    """A copy in memory of its own, with tensors for what changes from step to step."""
-    copies = {name: value.clone() for name in TENSORS if (value := getattr(batch, name)) is not None}
-    return batch._replace(**copies, epoch=torch.tensor(batch.epoch), progress=torch.tensor(batch.progress, dtype=torch.float64))
-
-
-def fill(static: Batch, batch: Batch) -> None:
-    """Write a batch into static memory."""
-    for name in (*TENSORS, "epoch", "progress"):
-        if isinstance(target := getattr(static, name), Tensor):
-            target.copy_(torch.as_tensor(getattr(batch, name)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -177,7 +129,9 @@ def test_a_replayed_step_equals_an_eager_one(name, tiny, tmp_path):
     case = CASES[name]
     if case.changes.get("precision") == "bf16" and not has_bf16(torch.device("cpu")):
         pytest.skip("this CPU has no bf16")
-    Twins(case, tiny, tmp_path).run()
+    runner = Twins(case, tiny, tmp_path).run()
+    assert runner.path == "graph", runner.path_reason
+    assert runner.path_reason == "checked at 2 moments: bit for bit"
 
 
 class Planted(Method):
@@ -229,32 +183,71 @@ class Sound(Planted):
         return {"planted": term}
 
 
+class Hides(Planted):
+    """What it changes is in nobody's sight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = itertools.count()
+
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"planted": student.logits.mean() * (next(self.numbers) / 10)}
+
+
+class Bakes(Planted):
+    """Reads the epoch without anybody's notice, as an extension in C might."""
+
+    def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"planted": student.logits.mean() * ctypes.c_int64.from_address(batch.epoch.data_ptr()).value}
+
+
 @pytest.mark.parametrize(
-    ("kind", "finding"),
+    ("kind", "reason"),
     [
         (ReadsBack, r"waits for the device: .*item at tests/test_capture"),
         (Branches, r"waits for the device: .*__bool__ at tests/test_capture"),
         (Masks, r"waits for the device: .*index at tests/test_capture"),
         (Lists, r"waits for the device: .*tolist at tests/test_capture"),
-        (Counts, r"step \d+: .*stem"),
-        (Reassigns, r"step \d+: .*stem"),
+        (Counts, r"Counts\.count is Python's and changes in a step: keep it in a buffer"),
+        (Reassigns, r".*method\.last is another tensor after a step: write into it in place"),
+        (Bakes, r"a replay differs from an eager step, in .* of the update"),
     ],
 )
-def test_a_planted_fault_is_found(kind, finding, tiny, tmp_path):
-    with pytest.raises(AssertionError, match=finding):
-        _planted(kind, tiny, tmp_path)
+def test_a_planted_fault_is_refused_and_training_goes_on_undisturbed(kind, reason, tiny, tmp_path):
+    runner = planted(kind, tiny, tmp_path).run()
+    assert runner.path == "eager"
+    assert re.match(reason, runner.path_reason), runner.path_reason
+
+
+def test_what_cannot_be_put_back_is_refused(tiny, tmp_path):
+    twins = planted(Hides, tiny, tmp_path)
+    for batch in twins.batches():
+        twins.runner(batch)
+    assert twins.runner.path == "eager"
+    assert re.match(r"two eager steps from the same state differ, in .* of the update", twins.runner.path_reason)
 
 
 def test_a_memory_that_is_written_in_place_is_sound(tiny, tmp_path):
-    _planted(Sound, tiny, tmp_path)
+    assert planted(Sound, tiny, tmp_path).run().path == "graph"
 
 
-def _planted(kind, tiny, folder):
+def planted(kind: type[Planted], tiny: Any, folder: Any) -> Twins:
     twins = Twins(Case(("none",)), tiny, folder)
     for step in (twins.eager, twins.replayed):
         for member in step.members.values():
             member.trainee.core["method"] = kind()
-    twins.run()
+    return twins
+
+
+def test_a_recording_that_fails_half_way_ends_the_process_s_work(tiny, tmp_path, monkeypatch):
+    twins = Twins(Case(("none",)), tiny, tmp_path)
+
+    def record(self: FakeGraphs, work: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(FakeGraphs, "record", record)
+    with pytest.raises(CaptureError, match="could not be recorded: operation not permitted"):
+        twins.run()
 
 
 def test_a_teacher_that_does_not_forget_is_found(tiny, tmp_path, monkeypatch):
@@ -263,3 +256,48 @@ def test_a_teacher_that_does_not_forget_is_found(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("bench.engine.trainee.Teacher.forget", lambda self: None)
     with pytest.raises(AssertionError, match="step"):
         twins.run()
+
+
+@pytest.fixture
+def fake_graphs(monkeypatch):
+    """Trainings on a CPU record their steps, as on a GPU."""
+
+    def fake(step: Any, dataset: Any, team: Any, eager: str | None) -> StepRunner:
+        return StepRunner(step, None if eager else FakeGraphs(), eager)
+
+    monkeypatch.setattr("bench.engine.train.runner", fake)
+
+
+def test_a_record_names_the_path_of_its_steps(fake_graphs, tiny, tmp_path):
+    grid = tiny(methods=["kd"])
+    for name in ("eager", "graph"):
+        folder = ResultsFolder(tmp_path / name).grid("tiny")
+        options = Options(device="cpu", threads=1, eager=name == "eager")
+        records = [record for cell in grid.cells for record in train([cell], folder, options)]
+        assert {record.path for record in records} == {name}
+        assert {record.path_reason for record in records} == {
+            "--eager" if name == "eager" else "checked at 2 moments: bit for bit"
+        }
+
+
+def test_a_training_on_a_cpu_names_no_path(tiny, tmp_path):
+    folder = ResultsFolder(tmp_path).grid("tiny")
+    [record] = train(tiny().cells, folder, Options(device="cpu", threads=1))
+    assert (record.path, record.path_reason) == (None, None)
+    assert "path" not in record.model_dump_json()
+
+
+def test_after_a_failed_recording_a_new_process_goes_on_eagerly(fake_graphs, tiny, tmp_path, monkeypatch):
+    def record(self: FakeGraphs, work: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(FakeGraphs, "record", record)
+    folder, [cell] = ResultsFolder(tmp_path).grid("tiny"), tiny().cells
+    job = Job.describe([cell], folder, Options(device="cpu", threads=1))
+    with pytest.raises(CaptureError):  # this worker ends
+        work(job)
+    assert not folder.cell(cell.id).settled()
+    work(job)
+    record = folder.cell(cell.id).record()
+    assert record.path == "eager"
+    assert "could not be recorded: operation not permitted" in record.path_reason

@@ -9,9 +9,9 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from bench.data import Stream
+from bench.engine.capture import StepRunner
 from bench.engine.clock import Clock
 from bench.engine.schedule import learning_rate
-from bench.engine.step import Step
 from bench.records.cell import seed_from
 from bench.records.recipe import Recipe
 from bench.records.record import Clocks
@@ -25,7 +25,7 @@ class Loop:
     Hooks are mmengine's; they are called in their order, and what they get as `runner` is this loop.
 
     Args:
-        step: its trainees share recipe, seed and data.
+        runner: what takes the steps. Its trainees share recipe, seed and data.
         stream: the batches that they all see.
         prepare_epochs: length of the preparation phase.
         prepare_lr: its learning rate, which is constant.
@@ -39,16 +39,18 @@ class Loop:
         seconds: wall seconds, by the fields of `Clocks`.
     """
 
-    def __init__(self, step: Step, stream: Stream, recipe: Recipe, prepare_epochs: int, prepare_lr: float, seed: int) -> None:
-        self.step, self.stream, self.recipe, self.seed = step, stream, recipe, seed
+    def __init__(
+        self, runner: StepRunner, stream: Stream, recipe: Recipe, prepare_epochs: int, prepare_lr: float, seed: int
+    ) -> None:
+        self.runner, self.step, self.stream, self.recipe, self.seed = runner, runner.step, stream, recipe, seed
         self.prepare_epochs, self.prepare_lr = prepare_epochs, prepare_lr
         self.max_epochs = prepare_epochs + recipe.epochs
         self.max_iters = self.max_epochs * len(stream)
         self.epoch = self.iter = 0
         self.terms: dict[str, dict[str, float]] = {}
-        self.history: dict[str, list[Row]] = {cell_id: [] for cell_id in step.members}
+        self.history: dict[str, list[Row]] = {cell_id: [] for cell_id in self.step.members}
         self.seconds: dict[str, float] = dict.fromkeys(Clocks.model_fields, 0.0)
-        self.clock = Clock(step.device, self.seconds)
+        self.clock = Clock(self.step.device, self.seconds)
         self.hooks: list[Hook] = []
 
     @property
@@ -85,7 +87,7 @@ class Loop:
                 step.set_lr(self.prepare_lr if preparing else learning_rate(self.recipe, epoch * steps + index, steps))
                 for hook in before:
                     hook.before_train_iter(self, index, batch)
-                step(batch, preparing)
+                self.runner(batch, preparing)
                 self.iter += 1
                 for hook in after:
                     hook.after_train_iter(self, index, batch)

@@ -23,6 +23,7 @@ class Optimizer:
 
     Attributes:
         sgd: torch's optimizer. Do not assign to a group's "lr": `set_lr` fills it.
+        rates: the learning rates, one for each group.
     """
 
     def __init__(self, trainee: Trainee, device: torch.device) -> None:
@@ -30,7 +31,7 @@ class Optimizer:
         groups = trainee.method.parameter_groups(trainee.trained_parameters())
         self._factors = [group.pop("lr_factor", 1.0) for group in groups]
         dtype = torch.float32 if device.type == "cuda" else torch.float64
-        self._rates = [torch.zeros((), dtype=dtype, device=device) for _ in groups]
+        self.rates = [torch.zeros((), dtype=dtype, device=device) for _ in groups]
         self._lr = 0.0
         self._clip_grad_norm = recipe.clip_grad_norm
         self.sgd = torch.optim.SGD(
@@ -45,7 +46,7 @@ class Optimizer:
 
     def _lay_out(self) -> None:
         """Put the learning rates in place, and zeros where a parameter has no momentum yet."""
-        for group, rate in zip(self.sgd.param_groups, self._rates, strict=True):
+        for group, rate in zip(self.sgd.param_groups, self.rates, strict=True):
             group["lr"] = rate
             for parameter in group["params"]:
                 if group["momentum"] and self.sgd.state[parameter].get("momentum_buffer") is None:
@@ -55,7 +56,7 @@ class Optimizer:
         """Fill the learning rates where the schedule's value has changed."""
         if lr != self._lr:
             self._lr = lr
-            for rate, factor in zip(self._rates, self._factors, strict=True):
+            for rate, factor in zip(self.rates, self._factors, strict=True):
                 rate.fill_(factor * lr)
 
     def zero_momenta(self) -> None:

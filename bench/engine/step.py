@@ -57,6 +57,7 @@ class Step:
     Attributes:
         members: by cell id.
         clock: silent in training. The probe puts in one that times the parts "forward", "backward" and "optimizer".
+        epoch, progress: of the last batch that had them as numbers; 0-dim tensors that stay in place.
     """
 
     def __init__(self, trainees: dict[str, Trainee], device: torch.device, precision: str, team: Team = ALONE) -> None:
@@ -71,9 +72,9 @@ class Step:
             teacher = trainee.networks.teacher
             if teacher is not None and not any(teacher is known for known in self._teachers):
                 self._teachers.append(teacher)
-        self._epoch = torch.zeros((), dtype=torch.int64, device=device)
-        self._progress = torch.zeros((), dtype=torch.float64, device=device)
-        self._filled: object = 0  # the epoch that `_epoch` holds, so that it is written only when it changes
+        self.epoch = torch.zeros((), dtype=torch.int64, device=device)
+        self.progress = torch.zeros((), dtype=torch.float64, device=device)
+        self._filled: object = 0  # the epoch that `epoch` holds, so that it is written only when it changes
 
     def __call__(self, batch: Batch, preparing: bool = False) -> None:
         """Take the step.
@@ -82,7 +83,7 @@ class Step:
             batch: all of it, on the device; of several processes each takes its share. An epoch and a progress that are
                 numbers are written into static tensors.
         """
-        batch, weight = self.team.share(self._static(batch))
+        batch, weight = self.team.share(self.static(batch))
         for teacher in self._teachers:
             teacher.forget()
         for member in self.members.values():
@@ -107,15 +108,15 @@ class Step:
                 trainee.move_average()
         _add(member.sums[preparing], terms)
 
-    def _static(self, batch: Batch) -> Batch:
+    def static(self, batch: Batch) -> Batch:
         """The batch with its epoch and progress in tensors that are the same ones in every step."""
         if isinstance(batch.epoch, Tensor):
             return batch
         if batch.epoch != self._filled:
-            self._epoch.fill_(batch.epoch)
+            self.epoch.fill_(batch.epoch)
             self._filled = batch.epoch
-        self._progress.fill_(batch.progress)
-        return batch._replace(epoch=self._epoch, progress=self._progress)
+        self.progress.fill_(batch.progress)
+        return batch._replace(epoch=self.epoch, progress=self.progress)
 
     def set_lr(self, lr: float) -> None:
         """The learning rate of the steps that follow; 0 before the first call."""

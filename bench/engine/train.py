@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 
 from bench.engine import checkpoint
 from bench.engine.assemble import Assembly, assemble
+from bench.engine.capture import runner
 from bench.engine.device import hand_back_freed_memory, keep_freed_memory, machine
 from bench.engine.distributed import ALONE, Team
 from bench.engine.flops import count_flops
@@ -51,7 +52,7 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
         measure_assembled(assembly, folder)  # unless `run` has done so on this machine
     flops = {cell_id: count_flops(assembly, trainee) for cell_id, trainee in assembly.trainees.items()}
     parameters = {cell_id: trainee.parameter_counts() for cell_id, trainee in assembly.trainees.items()}
-    loop = _loop(assembly, team)
+    loop = _loop(assembly, team, _eager_reason(cells, folder, options))
     for cell_id, state in saved.items():
         _restore(loop, folder.cell(cell_id), state)
     loop.run(_hooks(assembly, folder, options, team))
@@ -67,6 +68,13 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
         place.write_record(record)
         records.append(record)
     return records
+
+
+def _eager_reason(cells: list[Cell], folder: GridFolder, options: Options) -> str | None:
+    """Why steps are not to be recorded on a GPU, where that is known beforehand."""
+    if options.eager:
+        return "--eager"
+    return next((reason for cell in cells if (reason := folder.cell(cell.id).eager_reason())), None)
 
 
 def _set_threads(cells: list[Cell], saved: dict[str, dict[str, Any]], threads: int) -> None:
@@ -94,12 +102,13 @@ def _check_memories(assembly: Assembly, team: Team) -> None:
             raise UserError(f"{cell_id}: its method keeps a memory by sample, which several processes would each see a part of")
 
 
-def _loop(assembly: Assembly, team: Team) -> Loop:
+def _loop(assembly: Assembly, team: Team, eager: str | None) -> Loop:
     cell = assembly.first
     trainee = assembly.trainees[cell.id]
     method = trainee.method
     prepare_lr = method.prepare_lr or cell.recipe.lr
-    return Loop(assembly.step(team), assembly.stream(trainee), cell.recipe, method.prepare_epochs, prepare_lr, cell.seed)
+    taker = runner(assembly.step(team), assembly.dataset, team, eager)
+    return Loop(taker, assembly.stream(trainee), cell.recipe, method.prepare_epochs, prepare_lr, cell.seed)
 
 
 def _hooks(assembly: Assembly, folder: GridFolder, options: Options, team: Team) -> list[Hook]:
@@ -159,6 +168,8 @@ def _record(
         finished=_now(),
         weights_sha256=place.write_weights(safetensors.torch.save(weights)),
         curves_sha256=place.write_curves(as_csv(rows)),
+        path=loop.runner.path,
+        path_reason=loop.runner.path_reason,
     )
 
 

@@ -249,7 +249,14 @@ def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) 
             log.info("finished")
             return True
         except Exception as error:  # whatever a cell does wrong, its siblings go on
-            ruined = type(error).__name__ == "AcceleratorError"  # torch's: nothing on a GPU works any more in this process
+            uncaptured = type(error).__name__ == "CaptureError"  # of `bench.engine.capture`, which imports torch
+            ruined = uncaptured or type(error).__name__ == "AcceleratorError"  # nothing on a GPU works any more in this process
+            if uncaptured:  # the next worker goes on without recording
+                log.warning("%s; a new process takes the steps one by one", error)
+                for cell in group:
+                    folder.cell(cell.id).write_eager(str(error))
+                    folder.cell(cell.id).end_attempts()  # none of them is at fault
+                raise
             if len(group) == 1:
                 log.exception("failed")
                 _record_failure(group[0], folder, error, team)

@@ -34,7 +34,7 @@ CURVES = Kept("curves.csv", "curves_sha256", optional=False)
 WEIGHTS = Kept("weights.safetensors", "weights_sha256", optional=True)
 KEPT = (CURVES, WEIGHTS)
 RECORD, CHECKPOINT = "record.json", "checkpoint"
-SCRATCH = (CHECKPOINT, "progress.json", "failure.json", "attempts.json")  # of a cell, until it is done
+SCRATCH = (CHECKPOINT, "progress.json", "failure.json", "attempts.json", "eager.json")  # of a cell, until it is done
 LEFTOVERS = ("checkpoint*", "*.damaged-*", ".*.*")  # patterns of what a finished cell can do without; so it can without SCRATCH
 
 
@@ -302,6 +302,15 @@ class CellFolder:
 
     def end_attempts(self) -> None:
         (self._path / "attempts.json").unlink(missing_ok=True)
+
+    def write_eager(self, reason: str) -> None:
+        """Have the attempts that follow take their steps one by one."""
+        files.write_json(self._path / "eager.json", {"reason": reason})
+
+    def eager_reason(self) -> str | None:
+        """Why this cell's steps are not to be recorded, or None."""
+        reason = (files.read_hint(self._path / "eager.json") or {}).get("reason")
+        return reason if isinstance(reason, str) else None
 
     def log_handler(self) -> logging.Handler:
         """Appends to the cell's log; the caller closes it."""

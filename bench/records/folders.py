@@ -5,7 +5,7 @@
     <root>/<grid>/<cell>/curves.csv         one row an epoch
     <root>/<grid>/<cell>/weights.safetensors
     <root>/<grid>/<cell>/checkpoint         while it trains: a digest, then what torch.save wrote
-    <root>/<grid>/<cell>/progress.json, failure.json, attempts.json, log.txt, lock
+    <root>/<grid>/<cell>/progress.json, failure.json, attempts.json, eager.json, log.txt, lock
     <root>/<grid>/<cell>/visual/            what mmengine's visualizer backends write
     <root>/<grid>/cost/<key>-<hardware>.json
     <root>/<grid>/launches/<launch>.json    what was handed to a cluster, and beside it what submitit writes; hints only

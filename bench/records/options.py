@@ -20,6 +20,7 @@ class Options:
     neighbours: int = 0
     imports: tuple[str, ...] = ()  # the user's own plug-ins
     together: bool = False  # train cells in lock-step where that is the same: see `bench.engine.lockstep`
+    eager: bool = False  # on a GPU, take steps one by one even where they could be replayed: see `bench.engine.capture`
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
