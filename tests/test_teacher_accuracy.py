@@ -56,7 +56,7 @@ def test_the_accuracy_is_measured_once_and_planned_with(trained, tiny, tmp_path,
     found = folder.results.teacher_accuracy(key_of(record.cell))
     assert found.top1 == first.accuracies.last.top1  # through the folded copy, in fp32
     assert (found.images, found.classes, found.weights_sha256) == (100, 10, record.cell.teacher.weights_sha256)
-    assert f"{found.top1:.2f} % of 100 test images right" in printed(estimate.show, grid, folder)
+    assert f"accuracy {found.top1:.2f} % on 100 test images" in printed(estimate.show, grid, folder)
     monkeypatch.setattr("bench.engine.teacher_accuracy.evaluate", None)  # a second measurement would fail
     learn(tmp_path / "t.pth", tmp_path / "r", seed=1)
 
@@ -77,7 +77,7 @@ def test_the_report_states_it(trained, tmp_path):
         [row] = [line for line in table.splitlines() if sha256 in line]
         assert f"| {top1:.2f} |" in row
         assert row.rstrip("| ").endswith(note)
-    assert f"> Teacher resnet8 (weights {bad.cell.teacher.weights_sha256[:8]}) has " in text.replace("\\", "")
+    assert f"> Teacher resnet8 (weights {bad.cell.teacher.weights_sha256[:8]}) has an accuracy of " in text.replace("\\", "")
 
 
 @pytest.mark.parametrize("fault", ["classes in another order", "another normalization"])

@@ -41,7 +41,7 @@ class TeacherAccuracy(Frozen):
         if not self.near_chance:
             return ""
         return (
-            f"teacher {self.teacher} has {self.top1:.2f} % of {self.images} test images right, and guessing has "
+            f"teacher {self.teacher} has an accuracy of {self.top1:.2f} % on {self.images} test images, and guessing has "
             f"{100 / self.classes:.2f} %: check its `normalize`, its `image_size` and the order of its classes"
         )
 
@@ -67,11 +67,11 @@ def accuracy_lines(cells: Iterable[Cell], known: Callable[[str], TeacherAccuracy
             continue
         accuracy = known(key)
         if accuracy is None:
-            found[key] = f"teacher {source_of(cell)}: its accuracy on the test set was not measured; `run` measures it"
+            found[key] = f"teacher {source_of(cell)}: accuracy not measured; `run` measures it"
         elif accuracy.near_chance:
             found[key] = f"warning: {accuracy.warning}"
         else:
-            found[key] = f"teacher {accuracy.teacher}: {accuracy.top1:.2f} % of {accuracy.images} test images right"
+            found[key] = f"teacher {accuracy.teacher}: accuracy {accuracy.top1:.2f} % on {accuracy.images} test images"
     return list(found.values())
 
 

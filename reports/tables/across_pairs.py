@@ -62,7 +62,7 @@ def supplied_teachers(report: Report) -> Table | None:
         Column("note", "Note"),
     )
     frame = pd.DataFrame(rows.values(), columns=[column.key for column in columns])
-    return Table("supplied-teachers", "Teachers that were not trained here", columns, frame)
+    return Table("supplied-teachers", "Teachers that were not trained here: accuracy on the test set", columns, frame)
 
 
 @tables_of_report(20, section="across")
