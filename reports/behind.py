@@ -1,13 +1,12 @@
-"""What stands behind the numbers: machines, versions, methods, recipes and wall clocks; cells without a record, and why."""
+"""What stands behind the numbers: machines, versions, methods, recipes and wall clocks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from bench.records.folders import GridFolder
 from bench.records.naming import method_label, nested, pair_name, plugins_of
 from bench.records.record import Clocks, Machine
 from reports.report import Report
@@ -56,14 +55,6 @@ class Facts:
     clocks: list[tuple[str, str]] = field(default_factory=list)  # what was clocked, and for how long over all cells
     busy_percent: float = 0.0
     processes: int = 1  # that shared out a batch in training, at most
-
-
-class Missing(NamedTuple):
-    """A cell of the grid without a usable record."""
-
-    id: str
-    label: str
-    reason: str
 
 
 def facts(report: Report) -> Facts:
@@ -118,26 +109,6 @@ def _methods(report: Report) -> list[MethodFact]:
             found[key] = MethodFact(label, cell.needs, cell.method_version, cell.method, shown)
     unique = {json.dumps([fact.label, fact.spec, fact.version], sort_keys=True): fact for fact in found.values()}
     return sorted(unique.values(), key=lambda fact: (fact.needs, fact.label))
-
-
-def missing_cells(report: Report, folder: GridFolder) -> list[Missing]:
-    """The grid's cells without a usable record, and why as far as the folder shows."""
-    done = {record.id for record in report.records}
-    bad = {problem.path.split("/")[1] if "/" in problem.path else problem.path for problem in report.problems}
-    found = []
-    for entry in report.manifest["cells"]:
-        if entry["id"] not in done:
-            found.append(Missing(entry["id"], str(entry.get("label", "")), _reason(folder, entry["id"], bad)))
-    return found
-
-
-def _reason(folder: GridFolder, cell_id: str, bad: set[str]) -> str:
-    cell = folder.cell(cell_id)
-    if cell_id in bad:
-        return "its record cannot be used, see the problems"
-    if failure := cell.failure():
-        return "failed: " + str(failure.get("error", ""))[:300]
-    return "in training" if cell.locked() else "not trained yet"
 
 
 def pairs_in(entries: Sequence[Mapping[str, Any]], first: str, second: str) -> list[tuple[str, str]]:

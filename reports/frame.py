@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from bench.errors import unknown
 from bench.records import naming
 from bench.records.cell import Cell, Recipe, Spec, digest
 from bench.records.folders import ResultsFolder
 from bench.records.record import Cost, Record
 from reports.reading import read
+
+SHARED_BY = 10  # students that share a teacher, in the price that says so
 
 COLUMNS = {
     "id": "of the cell",
@@ -33,6 +37,7 @@ COLUMNS = {
     "label": "the method's name, from its spec and today's defaults: kd, tfd(ramp_epochs=1); never compared",
     "at_defaults": "whether every argument of the method has its default of today",
     "as_published": "whether every argument has its default or a preset's value, which are the published ones",
+    "tuned_elsewhere": "whether a part of the method has the values that were published for this very pair: somebody searched",
     "arguments": 'of the method, all of them, as JSON; those of a part under its name, as in {"tfd.weight": 0.005}',
     "needs": "what the method needs: none, teacher or self",
     "seed": "of initialization, order and augmentation",
@@ -65,7 +70,7 @@ COLUMNS = {
     "train_s_high": "likewise with the upper quartile",
     "teacher_s": "seconds of the teacher's own training; 0 without a teacher, empty where unknown",
     "with_teacher_s": "train_s + teacher_s",
-    "shared_teacher_s": "train_s + teacher_s / users",
+    "shared_teacher_s": f"train_s + teacher_s / {SHARED_BY}; a copy of itself is not shared",
     "peak_mib": "most device memory that tensors hold during a step",
     "host_peak_mib": "most main memory of the probing process during a step, the program and the data included",
     "energy_kj": "training: steps x energy of a step, preparation included, the teacher's not; empty where not measured",
@@ -86,9 +91,11 @@ def load(folder: str | Path, grid: str | None = None, where: str | None = None) 
         grid: name; by default the folder's only grid.
         where: hardware that the times come from; by default the one that timed most cells. Hardware is never mixed.
 
+    Warns of files that cannot be used, which are left out.
+
     Raises:
         ValueError: no grid was named and there is not exactly one.
-        UserError: there is no such grid.
+        UserError: there is no such grid, or nothing was timed on that hardware.
     """
     results = ResultsFolder(folder)
     if grid is None:
@@ -97,7 +104,13 @@ def load(folder: str | Path, grid: str | None = None, where: str | None = None) 
             raise ValueError(f"name one of the grids in {folder}: {', '.join(grids) or 'there are none'}")
         grid = grids[0]
     at = results.grid(grid)
-    return with_costs(tidy(read(at)[0], naming.plugins_of(at.manifest())), at.costs()[0], where)
+    records, problems = read(at)
+    costs, unusable = at.costs()
+    for problem in [*problems, *unusable]:
+        warnings.warn(f"{problem.path}: {problem.reason}", stacklevel=2)
+    if where is not None and where not in places(costs):
+        raise unknown("hardware", where, places(costs), f"the costs of {grid}")
+    return with_costs(tidy(records, naming.plugins_of(at.manifest())), costs, where)
 
 
 def tidy(records: Sequence[Record], plugins: naming.Plugins | None = None) -> pd.DataFrame:
@@ -188,6 +201,7 @@ class _Methods:
                 "family": naming.method_family(identity),
                 "at_defaults": naming.is_default(short),
                 "as_published": naming.is_published(short),
+                "tuned_elsewhere": any(part.get("preset") == "pair" for part in naming.nested(short)),
                 "arguments": json.dumps(arguments(naming.full_form(identity, self.plugins))),
             }
             self.known[key] = _MethodFacts(columns, {**told_apart, "label": label})
@@ -308,7 +322,7 @@ def with_costs(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = N
     teacher_s = frame["teacher_id"].map(frame.drop_duplicates("id").set_index("id")["train_s"])
     frame["teacher_s"] = teacher_s.astype(float).fillna(frame["stated_s"]).where(frame["needs"] != "none", 0.0)
     frame["with_teacher_s"] = frame["train_s"] + frame["teacher_s"]
-    frame["shared_teacher_s"] = frame["train_s"] + frame["teacher_s"] / frame["users"].clip(lower=1)
+    frame["shared_teacher_s"] = frame["train_s"] + frame["teacher_s"] / sharing(frame)
     frame["peak_mib"] = probed(lambda cost: cost.peak_mib)
     frame["host_peak_mib"] = probed(lambda cost: cost.host_peak_mib)
     prepare_j = frame["prepare_steps"] * probed(lambda cost: cost.energy_j_per_prepare_step)
@@ -318,6 +332,11 @@ def with_costs(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = N
     per_second = probed(lambda cost: cost.inference_batch / cost.inference.median_ms * 1000 if cost.inference else nan)
     frame["images_per_s"] = per_second
     return frame[[*COLUMNS]]
+
+
+def sharing(frame: pd.DataFrame) -> pd.Series:
+    """By how many students each row's teacher is shared, in the price that says so."""
+    return frame["needs"].map({"teacher": SHARED_BY}).fillna(1)
 
 
 def by_pair(frame: pd.DataFrame) -> pd.DataFrame:

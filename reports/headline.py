@@ -10,6 +10,7 @@ from datetime import datetime
 
 import pandas as pd
 
+from bench.records.comparisons import Baseline
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.record import Record
 from reports import reading, sweeps, verdicts
@@ -18,19 +19,21 @@ from reports.figures.style import Figure
 from reports.figures.sweeps import sweep
 from reports.pair import Pair
 from reports.report import Report
-from reports.summary import Baseline
 from reports.tables.compared import in_both_precisions
+from reports.tables.published import same_rule
 from reports.tables.table import Column, Table, markdown_text, number, p_value, points, seconds, text, times
 
 RESULT = (
     Column("n", "seeds", number(0)),
     Column("top1", "top-1, %", number(2), plus_minus="half"),
     Column("gain", "gain over none", points, low_high=("low", "high")),
-    Column("p_holm", "p", p_value),
+    Column("p_adjusted", "p", p_value),
+    Column("claim", "claim"),
 )
 LEGEND = (
-    "± is half the 95 % t-interval of the mean over seeds; in brackets stands the 95 % t-interval of the gain, paired by seed; "
-    "p is Holm-corrected over all comparisons of a setting."
+    "± is half the 95 % t-interval of the mean over seeds. In brackets stands the simultaneous 95 % interval of the "
+    "gain, paired by seed. It and p are corrected for all comparisons of the grid and for looks, so the interval leaves out 0 where a "
+    "difference is shown. Suggested: p is below .05 before correction alone. Open: neither, which does not mean equal."
 )
 
 
@@ -80,9 +83,9 @@ def _with_published(methods: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame
     rows = methods.copy()
     for name in ("top1", "rule", "select"):
         rows["published_" + name] = rows["family"].map(theirs[name])
-    same_rule = (rows[["published_rule", "published_select"]] == plain[["rule", "select"]].to_numpy()).all(axis=1)
+    alike = {family: same_rule(row, plain) for family, row in theirs.iterrows()}
     gain = rows["published_top1"] - plain["top1"]
-    rows["published_gain"] = gain.where(same_rule & (rows["baseline"] != Baseline.NONE))
+    rows["published_gain"] = gain.where(rows["family"].map(alike).eq(True) & (rows["baseline"] != Baseline.NONE))
     rows["how"] = [_how(theirs.loc[family]) if family in theirs.index else "" for family in rows["family"]]
     return rows
 
@@ -93,7 +96,7 @@ def along(folder: GridFolder) -> str:
     for pair in Report.of_grid(folder).pairs:
         for found in sweeps.find(pair.runs):
             lines += _image(folder, sweep(found, pair))
-        table = Table("", "", (Column("label", "method"), *RESULT, Column("verdict", "shown to be")), pair.methods)
+        table = Table("", "", (Column("label", "method"), *RESULT), pair.methods)
         lines += [f"{_label(pair)}:", "", *table.markdown_lines(), ""]
     return "\n".join([*lines, LEGEND]) + "\n"
 
@@ -104,7 +107,8 @@ def precisions(folder: GridFolder) -> str:
     Raises:
         ValueError: nothing was trained in both.
     """
-    table = in_both_precisions(Report.of_grid(folder).frame)
+    report = Report.of_grid(folder)
+    table = in_both_precisions(report.frame, report.design)
     if table is None:
         raise ValueError(f"{folder.name}: nothing was trained in both precisions")
     return "\n".join(table.markdown_lines()) + "\n"

@@ -19,13 +19,16 @@ import pandas as pd
 from markupsafe import Markup
 
 from bench.records.folders import GridFolder
-from reports import verdicts
-from reports.behind import Facts, Missing, facts, missing_cells, pairs_in
+from reports import overall, verdicts
+from reports.behind import Facts, facts, pairs_in
+from reports.design import Missing
 from reports.figures import figures_of_pair, figures_of_report
 from reports.figures.style import Figure
+from reports.frame import SHARED_BY
 from reports.pair import Pair
 from reports.report import Report
 from reports.tables import tables_of_pair, tables_of_report
+from reports.tables.compared import in_both_precisions
 from reports.tables.table import Table, markdown_text
 
 HERE = Path(__file__).parent
@@ -99,7 +102,7 @@ class Page:
     on_top: bool  # whether the sentences of all pairs stand at the top
     open_pairs: int
     maps: list[str]  # PNG as Base64
-    missing: list[Missing]
+    missing: Sequence[Missing]
     skipped: list[tuple[str, str]]  # what, why
     problems: list[tuple[str, str]]  # path, what is wrong
     facts: Facts
@@ -153,7 +156,7 @@ def write(folder: GridFolder, to: Path | None = None, compare: str | Path | None
         drawing.save(to / "figures")
     drawn = len(report.pairs) if len(report.pairs) <= ALL_FIGURES_UP_TO else FIRST_FIGURES
     pairs = [_pair_section(pair, to / "figures" if index < drawn else None) for index, pair in enumerate(report.pairs)]
-    page = _page(report, folder, pairs, drawn, made, drawings, to / "maps")
+    page = _page(report, pairs, drawn, made, drawings, to / "maps")
     tables = [table for section, table in made if section == "files"]
     tables += [table for section in pairs for table in section.tables]
     tables += [table for section, table in made if section != "files"]
@@ -177,12 +180,18 @@ def _pair_section(pair: Pair, figures: Path | None) -> PairSection:
     for drawing in drawings:
         assert figures is not None
         drawing.save(figures)
-    return PairSection(pair, verdicts.of_pair(pair.methods), drawings, made)
+    return PairSection(pair, verdicts.of_pair(pair), drawings, made)
+
+
+def _overall(report: Report) -> list[verdicts.Sentence]:
+    """Sentences over several pairs, and over both precisions."""
+    found = overall.of_methods(report.over) if len(report.pairs) > 1 else []
+    precisions = in_both_precisions(report.frame, report.design)
+    return found + overall.of_precisions(precisions.frame if precisions else None)
 
 
 def _page(
     report: Report,
-    folder: GridFolder,
     pairs: list[PairSection],
     drawn: int,
     made: list[tuple[str, Table]],
@@ -199,11 +208,9 @@ def _page(
                 found.append(Section(kind, text, figures, tables))
         return found
 
-    behind, missing = facts(report), missing_cells(report, folder)
-    counts = len(missing), len(report.problems)
-    caveats = (
-        verdicts.caveats(report.summary, *counts, report.places, behind.busy_percent, behind.processes) if report.pairs else []
-    )
+    behind = facts(report)
+    of_costs = report.places, behind.busy_percent, behind.processes
+    caveats = overall.caveats(report.summary, report.design, len(report.problems), *of_costs) if report.pairs else []
     caveats += [f"{warning[0].upper()}{warning[1:]}." for found in report.teachers.values() if (warning := found.warning)]
     return Page(
         grid=report.grid,
@@ -212,7 +219,7 @@ def _page(
         cells=len(report.manifest["cells"]),
         done=len(report.records),
         places=report.places if report.pairs else (),
-        overall=verdicts.of_methods(report.summary) if len(pairs) > 1 else [],
+        overall=_overall(report),
         caveats=caveats,
         above=filled(ABOVE_PAIRS),
         pairs=pairs,
@@ -221,7 +228,7 @@ def _page(
         on_top=len(pairs) <= SENTENCES_ON_TOP,
         open_pairs=OPEN_PAIRS,
         maps=[base64.b64encode(path.read_bytes()).decode() for path in sorted(maps.glob("*.png"))],
-        missing=missing,
+        missing=report.design.missing,
         skipped=pairs_in(report.manifest.get("skipped", []), "what", "reason"),
         problems=[(problem.path, problem.reason) for problem in report.problems],
         facts=behind,
@@ -243,6 +250,7 @@ def render(page: Page) -> str:
     environment.filters["drawing"] = lambda figure: Markup(figure.inline())  # noqa: S704 - matplotlib escapes its texts
     return environment.get_template("page.html").render(
         page=page,
+        shared_by=SHARED_BY,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=f"sha256-{allowed}",
@@ -256,6 +264,7 @@ def _write_table(table: Table, folder: Path) -> None:
 
 def _markdown(page: Page, tables: Sequence[Table]) -> str:
     lines = [f"# {markdown_text(page.grid)}", "", markdown_text(page.about), ""]
+    lines += [*(f"- {markdown_text(sentence.text)}" for sentence in page.overall), ""] if page.overall else []
     for section in page.pairs:
         lines += [
             f"## {markdown_text(section.pair.full_title)}",

@@ -9,10 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records.comparisons import Baseline
 from bench.records.record import Cost
+from reports.design import Design
 from reports.frame import PAIR_COLUMNS, by_pair, place, places, with_costs
 from reports.reading import Curve
-from reports.summary import Baseline, summary
+from reports.summary import summary
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,13 @@ def baseline_of(methods: pd.DataFrame, which: Baseline) -> dict[str, Any] | None
     return {str(name): value for name, value in rows[0].items()} if rows else None
 
 
-def pairs_of(frame: pd.DataFrame, methods: pd.DataFrame, costs: Sequence[Cost], curves: Mapping[str, Curve]) -> list[Pair]:
+def pairs_of(
+    frame: pd.DataFrame,
+    methods: pd.DataFrame,
+    costs: Sequence[Cost],
+    curves: Mapping[str, Curve],
+    design: Design | None = None,
+) -> list[Pair]:
     """All pairs of a report, in the order of the summary.
 
     Args:
@@ -58,7 +66,7 @@ def pairs_of(frame: pd.DataFrame, methods: pd.DataFrame, costs: Sequence[Cost], 
         methods: the summary of the same frame.
     """
     timed_on = places(costs)
-    others = [summary(with_costs(frame, costs, where), costs) for where in timed_on[1:]]
+    others = [summary(with_costs(frame, costs, where), costs, design) for where in timed_on[1:]]
     by_key = {cost.key: cost for cost in costs if place(cost) == timed_on[0]}
     runs = dict(list(by_pair(frame).groupby(PAIR_COLUMNS, sort=False)))
     found = []

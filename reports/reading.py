@@ -13,6 +13,7 @@ from bench.records.folders import GridFolder
 from bench.records.record import Record
 
 KEPT_OUT = "kept out of every table and verdict"
+NOT_A_NUMBER = "an accuracy is not a number"
 
 
 def read(folder: GridFolder) -> tuple[list[Record], list[Problem]]:
@@ -40,7 +41,7 @@ def sound(records: Iterable[Record]) -> tuple[list[Record], list[Problem]]:
     for record in records:
         values = [record.accuracies.last.top1, record.accuracies.last.top5, record.accuracies.best_test.top1]
         if not all(math.isfinite(value) for value in values):
-            problems.append(Problem(record.id, f"an accuracy is not a number; {KEPT_OUT}"))
+            problems.append(Problem(record.id, f"{NOT_A_NUMBER}; {KEPT_OUT}"))
         elif record.id in good and good[record.id].accuracies != record.accuracies:
             twice.add(record.id)
         else:

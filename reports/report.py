@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.naming import plugins_of
 from bench.records.record import Cost, Record
 from bench.records.teacher import TeacherAccuracy, key_of
+from reports.design import Design
 from reports.frame import places, tidy, with_costs
+from reports.over_pairs import over_pairs
 from reports.pair import Pair, pairs_of
 from reports.reading import Curve, read, read_curves
 from reports.summary import summary
@@ -41,9 +44,15 @@ class Report:
     frame: pd.DataFrame  # one row a record
     summary: pd.DataFrame  # one row for every method of every pair; empty where no student has been trained
     pairs: tuple[Pair, ...]
+    design: Design
     places: tuple[str, ...]  # hardware of the costs; the first is that of `frame` and `summary`
     other: Other | None = None
     teachers: Mapping[str, TeacherAccuracy] = field(default_factory=dict)  # not trained here; by `key_of` a student's cell
+
+    @cached_property
+    def over(self) -> pd.DataFrame:
+        """The mean gains over several pairs, see `reports.over_pairs`."""
+        return over_pairs(self.frame, self.summary, self.design)
 
     @classmethod
     def of_grid(cls, folder: GridFolder, compare: str | Path | None = None) -> Report:
@@ -57,6 +66,7 @@ class Report:
         """
         manifest = folder.manifest()
         records, problems = read(folder)
+        design = Design.of(folder, manifest, records, problems)
         costs, cost_problems = folder.costs()
         curves, curve_problems = read_curves(folder, records)
         problems += cost_problems + curve_problems
@@ -66,8 +76,8 @@ class Report:
             problems += other_problems
         frame = with_costs(tidy(records, plugins_of(manifest)), costs)
         trained = bool((frame["role"] == "student").any())
-        methods = summary(frame, costs) if trained else pd.DataFrame()
-        pairs = pairs_of(frame, methods, costs, curves) if trained else []
+        methods = summary(frame, costs, design) if trained else pd.DataFrame()
+        pairs = pairs_of(frame, methods, costs, curves, design) if trained else []
         return cls(
             grid=folder.name,
             manifest=manifest,
@@ -78,6 +88,7 @@ class Report:
             frame=frame,
             summary=methods,
             pairs=tuple(pairs),
+            design=design,
             places=tuple(places(costs)),
             teachers=_teachers(folder.results, records),
             other=other,

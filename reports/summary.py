@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from enum import StrEnum
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench import stats
-from bench.records.record import Cost, Timing
-from bench.stats import CostVerdict
-from reports.frame import PAIR_COLUMNS, by_pair, place
-
-
-class Baseline(StrEnum):
-    """What methods are compared with; the value is the family of the method that may be it."""
-
-    NONE = "none"
-    KD = "kd"
-
-
-SUFFIX = {Baseline.NONE: "", Baseline.KD: "_kd"}  # of the columns that compare with it
+from bench.records.comparisons import Baseline
+from bench.records.record import Cost
+from bench.stats import SHOWN, Word
+from reports import bill, gains
+from reports.design import Design
+from reports.frame import PAIR_COLUMNS, by_pair, place, sharing
 
 _MEANS = [
     *("top1", "top5", "best_top1", "flattery", "chosen_top1", "train_s", "train_s_low", "train_s_high", "teacher_s"),
@@ -31,27 +22,28 @@ _MEANS = [
     *("peak_mib", "energy_kj", "train_only", "host_peak_mib", "parameters", "latency_ms", "images_per_s"),
     *("steps", "prepare_steps", "epochs"),
 ]
-_FACTS = ["label", "family", "at_defaults", "needs", "where", "cost_key"]
-_AGAINST = ["n", "unpaired", "gain", "low", "high", "p", "p_holm", "verdict", "detectable", "boot_low", "boot_high"]
-_KEY = [*PAIR_COLUMNS, "method_id"]
+_FACTS = ["label", "family", "at_defaults", "needs", "where", "cost_key", "tuned_elsewhere"]
 
 
-def summary(frame: pd.DataFrame, costs: Iterable[Cost] = ()) -> pd.DataFrame:
+def summary(frame: pd.DataFrame, costs: Iterable[Cost] = (), design: Design | None = None) -> pd.DataFrame:
     """Every method of every pair in one line, best first within its pair.
 
     Columns beside the pair's: method_id, label, family, at_defaults, needs; baseline (`none` or `kd` where the method is what
-    others of its pair are compared with); n; top1 and half (mean and half its 95 % interval), best_top1, flattery, chosen_top1;
-    gain, low, high, p_holm, verdict, detectable, unpaired against `none` and, suffixed `_kd`, against `kd`; train_s,
-    with_teacher_s, shared_teacher_s, teacher_s and the same in FLOPs; ratio, with_teacher_ratio, shared_teacher_ratio (to what
-    `none` costs: seconds where timed, else FLOPs), ratio_low, ratio_high, cost_verdict (see `relative`); ratio_kd,
-    ratio_kd_low, ratio_kd_high, cost_verdict_kd; teachers (how many trainings of the teacher were used).
+    others of its pair are compared with); n, failed (trainings), top1 and half (mean and half its 95 % interval), best_top1,
+    flattery, chosen_top1; what `reports.gains.COLUMNS` names, and claim (its word and direction as text), against `none` and,
+    suffixed `_kd`, against `kd`; low and high are simultaneous: of the level of the word. train_s, with_teacher_s,
+    shared_teacher_s, with_search_s, teacher_s and the same in FLOPs; ratio, with_teacher_ratio, shared_teacher_ratio,
+    with_search_ratio (to what `none` costs: seconds where timed, else FLOPs), ratio_low, ratio_high, cost_word, and the same
+    suffixed `_kd`; cost_unit; teachers (how many trainings of the teacher were used); tuned (how its values were found).
 
     Args:
         costs: of the probe; without them ratios of seconds have no interval.
+        design: of the grid; by default nothing is primary, and nothing is missing.
     """
+    design = design or Design()
     rows = by_pair(frame)
     rows = rows.assign(with_teacher_flops=rows["flops"] + rows["teacher_flops"])
-    rows["shared_teacher_flops"] = rows["flops"] + rows["teacher_flops"] / rows["users"].clip(lower=1)
+    rows["shared_teacher_flops"] = rows["flops"] + rows["teacher_flops"] / sharing(rows)
     groups = rows.groupby([*PAIR_COLUMNS, "pair", "method_id"], sort=False)
     table = groups[_MEANS].mean()
     table[_FACTS] = groups[_FACTS].first()
@@ -59,9 +51,14 @@ def summary(frame: pd.DataFrame, costs: Iterable[Cost] = ()) -> pd.DataFrame:
     table["half"] = groups["top1"].agg(stats.half_interval)
     table["teachers"] = groups["teacher_id"].nunique()
     table = table.reset_index()
+    runs = gains.runs_of(rows, design)
+    table["failed"] = [
+        runs[key].lacking.failed for key in table[[*PAIR_COLUMNS, "method_id"]].itertuples(index=False, name=None)
+    ]
     table["baseline"] = _roles(table)
-    table = _with_gains(table, rows)
-    table = _with_ratios(table, {(place(cost), cost.key): cost for cost in costs})
+    table = _with_gains(table, rows, design)
+    table = bill.with_searches(table, rows, design)
+    table = bill.with_ratios(table, {(place(cost), cost.key): cost for cost in costs})
     return table.sort_values([*PAIR_COLUMNS, "top1"], ascending=[True, True, True, False], ignore_index=True)
 
 
@@ -87,96 +84,31 @@ def _roles(table: pd.DataFrame) -> pd.Series:
     return roles
 
 
-def _with_gains(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Every method's gain over the baselines of its pair; each pair's table is one family of comparisons."""
-    found = []
-    runs = dict(list(rows.groupby(PAIR_COLUMNS, sort=False)))
-    for key, part in table.groupby(PAIR_COLUMNS, sort=False):
-        present = {part.loc[part["baseline"] == baseline, "method_id"].squeeze(): baseline for baseline in _present(part)}
-        gains = stats.gains(stats.wide(runs[key]), tuple(present))
-        if len(gains):
-            found.append(gains.assign(**dict(zip(PAIR_COLUMNS, key, strict=True)), against=gains["baseline"].map(present)))
-    gains = pd.concat(found) if found else pd.DataFrame(columns=[*PAIR_COLUMNS, "against", "method", *_AGAINST])
-    gains = gains.rename(columns={"method": "method_id"})
-    for baseline, suffix in SUFFIX.items():
-        part = gains[gains["against"] == baseline][[*_KEY, *_AGAINST]]
-        part = part.rename(columns={"n": "n_paired" + suffix} | {name: name + suffix for name in _AGAINST if name != "n"})
-        table = table.merge(part, on=_KEY, how="left")
+def _with_gains(table: pd.DataFrame, rows: pd.DataFrame, design: Design) -> pd.DataFrame:
+    """Every method's gain over the baselines of its pair."""
+    compared = gains.compare(table, rows, design)
+    columns = [*PAIR_COLUMNS, "method_id", "needs", "baseline"]
+    methods = table[columns].to_dict("records")
+    bases = {(*(row[name] for name in PAIR_COLUMNS), row["baseline"]): row for row in methods if row["baseline"]}
+    for baseline, suffix in bill.SUFFIX.items():
+        found: list[dict[str, Any]] = []
+        for row in methods:
+            base = bases.get((*(row[name] for name in PAIR_COLUMNS), baseline))
+            found.append(compared.get(gains.key_of(row, base), {}) if base else {})
+        part = pd.DataFrame(found, columns=gains.COLUMNS, index=table.index)
+        part["word"] = part["word"].astype(object).where(part["word"].notna(), None)
+        part["claim"] = [claim(*values) for values in zip(part["word"], part["gain"], strict=True)]
+        table = pd.concat([table, part.add_suffix(suffix)], axis=1)
     return table
 
 
-def _present(part: pd.DataFrame) -> list[Baseline]:
-    return [baseline for baseline in Baseline if (part["baseline"] == baseline).any()]
+def claim(word: Word | None, gain: float) -> str:
+    """A word and its direction: 'gain shown', 'loss suggested', 'open'."""
+    if word is None or word not in (*SHOWN, Word.SUGGESTED):
+        return str(word or "")
+    return f"{'gain' if gain > 0 else 'loss'} {word}"
 
 
-def _with_ratios(table: pd.DataFrame, costs: Mapping[tuple[str, str], Cost]) -> pd.DataFrame:
-    """Every method's training cost relative to that of `none` and of `kd` in its pair."""
-    unit = "flops" if table["train_s"].isna().all() else "s"
-    own = "flops" if unit == "flops" else "train_s"
-    table = table.copy()
-    index = pd.MultiIndex.from_frame(table[PAIR_COLUMNS])
-    rows = table[["where", "cost_key", "steps", "prepare_steps", own]].to_dict("records")
-    for baseline, suffix in SUFFIX.items():
-        bases = {key: row for key, row, role in zip(index, rows, table["baseline"], strict=True) if role == baseline}
-        found = []
-        for key, row in zip(index, rows, strict=True):
-            other = bases.get(key)
-            if other is None or other is row:
-                found.append(UNKNOWN._replace(value=1.0) if other is row else UNKNOWN)
-            elif unit == "flops":
-                found.append(UNKNOWN._replace(value=row[own] / other[own]))
-            else:
-                ours, theirs = (_training_turns(each, costs.get((each["where"], each["cost_key"]))) for each in (row, other))
-                found.append(relative(ours, theirs, row[own] / other[own]))
-        names = [f"ratio{suffix}", f"ratio{suffix}_low", f"ratio{suffix}_high"]
-        table[names] = pd.DataFrame([ratio[:3] for ratio in found], columns=names, index=table.index)
-        table[f"cost_verdict{suffix}"] = pd.Series([ratio.verdict for ratio in found], index=table.index, dtype=object)
-    plain = table[table["baseline"] == Baseline.NONE].set_index(PAIR_COLUMNS)[own].reindex(index).to_numpy()
-    for price in ("with_teacher", "shared_teacher"):
-        table[f"{price}_ratio"] = table["ratio"] + (table[f"{price}_{unit}"] - table[own]) / plain
-    return table
-
-
-class Turns(NamedTuple):
-    """What one method cost in every turn of a session of the probe."""
-
-    session: str
-    values: np.ndarray
-
-    @classmethod
-    def of_step(cls, cost: Cost, timing: Timing) -> Turns:
-        return cls(cost.session, np.array(timing.turns_ms))
-
-
-class Ratio(NamedTuple):
-    """Of two costs, with a 95 % interval, and what it shows."""
-
-    value: float
-    low: float
-    high: float
-    verdict: CostVerdict | None  # None where nothing was compared
-
-
-UNKNOWN = Ratio(math.nan, math.nan, math.nan, None)
-
-
-def relative(ours: Turns | None, theirs: Turns | None, otherwise: float = math.nan) -> Ratio:
-    """The ratio of two costs within a turn: median over the turns and its interval.
-
-    What was not timed in turn has `otherwise` instead, the ratio of the medians, which a drift of the machine may have moved.
-    """
-    if ours is None or theirs is None or ours.session != theirs.session or len(ours.values) != len(theirs.values):
-        return Ratio(otherwise, math.nan, math.nan, None if math.isnan(otherwise) else CostVerdict.APART)
-    value, low, high = stats.median_interval(ours.values / theirs.values)
-    verdict = CostVerdict.MORE if low > 1 else CostVerdict.LESS if high < 1 else CostVerdict.OPEN
-    return Ratio(value, low, high, verdict)
-
-
-def _training_turns(row: Mapping[str, Any], cost: Cost | None) -> Turns | None:
-    """A training, as if every step took as long as in one turn."""
-    if cost is None:
-        return None
-    ms = row["steps"] * np.array(cost.step.turns_ms)
-    if row["prepare_steps"] and cost.prepare_step:
-        ms = ms + row["prepare_steps"] * np.array(cost.prepare_step.turns_ms)
-    return Turns(cost.session, ms)
+def shown_above(row: dict[str, Any], suffix: str = "") -> bool:
+    """Whether a gain is shown: its interval lies above 0."""
+    return row["word" + suffix] in SHOWN and row["gain" + suffix] > 0 and not math.isnan(row["low" + suffix])

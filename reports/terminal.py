@@ -13,22 +13,29 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.records.folders import GridFolder
-from bench.stats import CostVerdict, Verdict
+from bench.stats import SHOWN, CostWord, Word
 from reports import page
 from reports.tables.accuracy import SUMMARY
 from reports.tables.table import Column, Table
 
 SIGNS: dict[str | None, str] = {
-    Verdict.BETTER: "▲",
-    Verdict.WORSE: "▼",
-    Verdict.OPEN: "○",
-    Verdict.UNTESTED: "?",
-    CostVerdict.APART: "~",
+    **{f"gain {word}": "▲" for word in SHOWN},
+    **{f"loss {word}": "▼" for word in SHOWN},
+    f"gain {Word.SUGGESTED}": "△",
+    f"loss {Word.SUGGESTED}": "▽",
+    Word.EQUIVALENT: "=",
+    Word.OPEN: "○",
+    Word.NOT_TESTED: "?",
+    Word.UNFINISHED: "…",
+    CostWord.MORE: "▲",
+    CostWord.LESS: "▼",
+    CostWord.APART: "~",
 }
+LEGEND = "Gain over none, p corrected: ▲ gain shown, ▼ loss shown, △ ▽ suggested alone, = equivalent, ○ open; of costs as well."
 
 
 def _narrow(column: Column) -> Column:
-    if column.key.endswith("verdict"):
+    if column.key in ("claim", "cost_word"):
         return replace(column, title="", write=lambda verdict: SIGNS.get(verdict, ""))
     return replace(column, low_high=None)
 
@@ -59,8 +66,8 @@ def show(summary: pd.DataFrame, console: Console) -> None:
     for (setting, pair), part in summary.groupby(["setting", "pair"], sort=False):
         table = RichTable(title=Text(f"{pair}, {setting}"), title_justify="left", box=rich.box.SIMPLE_HEAD)
         table.padding = (0, 1, 0, 0)
-        table.caption = "Gain over none, p after Holm: ▲ better, ▼ worse, ○ no difference shown; of costs as well."
-        if (part["cost_verdict"] == CostVerdict.APART).any():
+        table.caption = LEGEND
+        if (part["cost_word"] == CostWord.APART).any():
             table.caption += " ~ not timed in turn."
         table.caption_justify = "left"
         for column in COLUMNS:

@@ -1,4 +1,4 @@
-"""What a report states, in sentences made from the statistics alone."""
+"""What a report states of one pair of networks, in sentences made from the statistics alone."""
 
 from __future__ import annotations
 
@@ -8,51 +8,105 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from bench import stats
-from bench.records.record import BUSY_PERCENT
-from bench.stats import SHOWN, CostVerdict, Verdict
-from reports.frame import PAIR_COLUMNS
-from reports.pair import baseline_of
-from reports.summary import Baseline
-from reports.tables.table import NOTHING, number, p_value, points, times
+from bench.records.comparisons import Baseline
+from bench.stats import DETECTABLE_MOST, SHOWN, CostWord, Word
+from reports.break_even import Sharing, sharings
+from reports.frame import SHARED_BY
+from reports.pair import Pair, baseline_of
+from reports.tables.table import NOTHING, number, p_value, points, seconds, students, times
 
 two = number(2)
 Row = dict[Any, Any]  # of the summary
+Kind = Literal["better", "worse", "open", "fact"]
+
+SUGGESTED = "p is below .05 before correction alone, as some method's is in many reports without any difference"
 
 
 class Sentence(NamedTuple):
     """One statement, and how the page marks it."""
 
-    kind: Literal["better", "worse", "open", "fact"]
+    kind: Kind
     text: str
 
 
-KIND: dict[Verdict, Literal["better", "worse"]] = {Verdict.BETTER: "better", Verdict.WORSE: "worse"}
-
-
-def of_pair(part: pd.DataFrame) -> list[Sentence]:
-    """Of one pair's rows of the summary: what is shown against `none`, then what is not, then against `kd`."""
-    return [*_against_none(part), *_against_kd(part), *_sharing(part)]
+def of_pair(pair: Pair) -> list[Sentence]:
+    """What is shown against `none`, then what is not, then against `kd`, then who must share a teacher."""
+    return [*_against_none(pair.methods), *_against_kd(pair.methods), *_sharing(pair)]
 
 
 def _against_none(part: pd.DataFrame) -> list[Sentence]:
-    found = []
-    for row in part[part["verdict"].isin(SHOWN)].to_dict("records"):
-        verb = "gains" if row["gain"] > 0 else "loses"
-        text = f"{row['label']} {verb} {two(abs(row['gain']))} points over none ({_evidence(row)}){_cost(row)}."
-        found.append(Sentence(KIND[row["verdict"]], text))
-    unsure = part[part["verdict"] == Verdict.OPEN]
-    if len(unsure):
-        low, high = unsure["detectable"].min(), unsure["detectable"].max()
-        size = two(low) if math.isclose(low, high) else f"{two(low)} to {two(high)}"
-        could = f"; this design would have found a gain of {size} points with 80 % probability" if not math.isnan(low) else ""
-        found.append(Sentence("open", f"No difference from none is shown for {listed(unsure['label'])}{could}."))
-    untested = part[part["verdict"] == Verdict.UNTESTED]["label"]
-    if len(untested):
-        found.append(Sentence("open", f"{listed(untested)}: not tested, which takes at least two seeds in common with none."))
     if baseline_of(part, Baseline.NONE) is None:
-        found.append(Sentence("open", "The plain student was not trained, so no gain can be stated."))
+        return [Sentence("open", "The plain student was not trained, so no gain can be stated.")]
+    compared = part[part["baseline"] != Baseline.NONE]
+    found = [_shown(row) for row in _rows(compared, *SHOWN)]
+    return [*found, *_not_shown(compared, "none", "")]
+
+
+def _shown(row: Row) -> Sentence:
+    verb, kind = (
+        (f"gains {two(row['gain'])} points over", "better")
+        if row["gain"] > 0
+        else (f"loses {two(-row['gain'])} points against", "worse")
+    )
+    text = f"{_named(row)} {verb} none ({_evidence(row)}){_cost(row)}."
+    return Sentence(kind, text)  # type: ignore[arg-type]
+
+
+def _not_shown(part: pd.DataFrame, baseline: str, suffix: str) -> list[Sentence]:
+    """Suggested, equivalent, open, and what has no word."""
+    found = []
+    if suggested := _with_gains(_rows(part, Word.SUGGESTED, suffix=suffix), suffix):
+        found.append(Sentence("open", f"Suggested, not shown, against {baseline}: {suggested}; {SUGGESTED}."))
+    if equivalent := _with_gains(_rows(part, Word.EQUIVALENT, suffix=suffix), suffix):
+        found.append(Sentence("fact", f"Equivalent to {baseline} within the grid's margin: {equivalent}."))
+    rows = _rows(part, Word.OPEN, suffix=suffix)
+    if rows:
+        text = f"Open against {baseline}, which does not mean equal: {_with_gains(rows, suffix)}."
+        found.append(Sentence("open", f"{text}{_could_see(rows, suffix)}"))
+    if late := _rows(part, Word.UNFINISHED, suffix=suffix):
+        found.append(
+            Sentence("open", f"No word on {listed(row['label'] for row in late)} before all seeds asked for are trained.")
+        )
+    if untested := _rows(part, Word.NOT_TESTED, suffix=suffix):
+        names = listed(_named(row) for row in untested)
+        found.append(Sentence("open", f"{names}: not tested, which takes at least two seeds in common with {baseline}."))
     return found
+
+
+def _rows(part: pd.DataFrame, *words: Word, suffix: str = "") -> list[Row]:
+    """The rows with one of these words, primary ones first."""
+    rows = part[part["word" + suffix].isin(words)]
+    return rows.sort_values("primary" + suffix, ascending=False, kind="stable").to_dict("records")
+
+
+def _with_gains(rows: Iterable[Row], suffix: str = "") -> str:
+    names = [f"{row['label']} ({points(row['gain' + suffix])}{_marks(row, suffix)})" for row in rows]
+    return listed(names) if names else ""
+
+
+def _marks(row: Row, suffix: str) -> str:
+    primary = ", primary" if row["primary" + suffix] is True else ""
+    return primary + (f", {_failures(row)}" if row["failed"] else "")
+
+
+def _could_see(rows: Iterable[Row], suffix: str = "") -> str:
+    """One number for what the design could have seen, for each family in question."""
+    sizes = {row["primary" + suffix]: row["detectable" + suffix] for row in rows}
+    named = {True: " in a primary comparison" if len(sizes) > 1 else "", False: " in another" if len(sizes) > 1 else ""}
+    texts = [f"{gain_size(size)}{named[bool(primary)]}" for primary, size in sizes.items() if not math.isnan(size)]
+    return f" With 80 % probability this design shows a true gain of {' and of '.join(texts)}." if texts else ""
+
+
+def gain_size(size: float) -> str:
+    """'1.43 points', or '10 points or more' at the cap."""
+    return f"{DETECTABLE_MOST:.0f} points or more" if size >= DETECTABLE_MOST else f"{two(size)} points"
+
+
+def _named(row: Row) -> str:
+    """A method with the condition under which a statement about it holds."""
+    if row["needs"] == "none" or row["one_teacher"] is not True:
+        return str(row["label"])
+    return f"{row['label']}, with this one {'teacher' if row['needs'] == 'teacher' else 'copy of itself'},"
 
 
 def _against_kd(part: pd.DataFrame) -> list[Sentence]:
@@ -67,45 +121,52 @@ def _against_kd(part: pd.DataFrame) -> list[Sentence]:
         return [Sentence("open", text)]
     found = []
     free = part[(part["needs"] != "teacher") & (part["baseline"] != Baseline.NONE)]
-    for row in part[part["verdict_kd"].isin(SHOWN) & (part["needs"] != "teacher")].to_dict("records"):
-        by = f"{two(abs(row['gain_kd']))} points {row['verdict_kd']} than {kd['label']}"
-        text = f"{row['label']}, without a teacher, is {by} ({_evidence(row, '_kd')}){_cost(row, '_kd')}."
-        found.append(Sentence(KIND[row["verdict_kd"]], text))
-    even = free[free["verdict_kd"] == Verdict.OPEN]["label"]
-    if len(even):
-        found.append(Sentence("open", f"No difference from {kd['label']} is shown for {listed(even)}, without a teacher."))
+    name = f"{kd['label']} with its one teacher" if (free["one_teacher_kd"] == True).any() else str(kd["label"])  # noqa: E712
+    for row in _rows(free, *SHOWN, suffix="_kd"):
+        word: Literal["better", "worse"] = "better" if row["gain_kd"] > 0 else "worse"
+        by = f"{two(abs(row['gain_kd']))} points {word} than {name}"
+        own = "without a teacher" if row["needs"] == "none" else "with a copy of itself"
+        found.append(Sentence(word, f"{row['label']}, {own}, is {by} ({_evidence(row, '_kd')}){_cost(row, '_kd')}."))
+    found += _not_shown(free, name, "_kd")
     if len(every_kd) > 1:
         text = f"Of {listed(every_kd['label'])}, {kd['label']} has today's default arguments, so it stands for kd here."
         found.append(Sentence("fact", text))
     return found
 
 
-def _sharing(part: pd.DataFrame) -> list[Sentence]:
+def _sharing(pair: Pair) -> list[Sentence]:
     """For every tfd, how many students must share the teacher until kd costs less per point gained."""
-    kd = baseline_of(part, Baseline.KD)
-    if kd is None:
+    kd = pair.baseline(Baseline.KD)
+    if kd is None or kd["needs"] != "teacher":
         return []
-    return [_break_even(kd, tfd) for tfd in part[part["family"] == "tfd"].to_dict("records")]
+    found = [each for each in sharings(pair) if each.taught["method_id"] == kd["method_id"] and each.free["family"] == "tfd"]
+    if not found and (pair.methods["family"] == "tfd").any():
+        return [Sentence("open", f"Break-even of {kd['label']} is not determined: no step was timed.")]
+    return [_break_even(each) for each in found]
 
 
-def _break_even(kd: Row, tfd: Row) -> Sentence:
-    lacking = [row["label"] for row in (kd, tfd) if row["verdict"] != Verdict.BETTER]
-    names = f"{kd['label']} and {tfd['label']}"
-    if lacking:
-        text = f"Break-even of {names} is not determined: no gain over none is shown for {listed(lacking)}."
+def _break_even(each: Sharing) -> Sentence:
+    kd, tfd, found = each.taught["label"], each.free["label"], each.found
+    estimate = "" if math.isnan(found.students) else f" (estimate {students(found.students)})"
+    if not found.determined:
+        text = f"Break-even of {kd} and {tfd}, by what a point costs beyond none's training: "
+        text += f"not determined{estimate}; {found.reason}."
         return Sentence("open", text)
-    sharing = stats.break_even(kd["train_s"], kd["gain"], kd["teacher_s"], tfd["train_s"], tfd["gain"])
-    if math.isnan(sharing):
-        return Sentence("open", f"Break-even of {names} is not determined: a training cost is not known.")
-    if math.isinf(sharing):
-        text = f"However many students share the teacher, {kd['label']} costs more per point gained than {tfd['label']}."
+    interval = f"95 % interval {students(found.low)} to {students(found.high)}".replace(" ", "\N{NO-BREAK SPACE}")
+    if math.isinf(found.students):
+        text = f"However many students share the teacher, {kd} costs more per point gained than {tfd} ({interval})."
     else:
-        text = f"{kd['label']} costs less per point gained than {tfd['label']} once {sharing:.0f} students share the teacher."
+        count = "1 student uses" if found.students == 1 else f"{found.students:.0f} students share"
+        text = f"{kd} costs less per point gained than {tfd} once {count} the teacher ({interval})."
+    if each.extra.determined and each.extra.value > 0:
+        low, high = seconds(each.extra.low), seconds(each.extra.high)
+        text += f" A point that it gains beyond {tfd} costs {seconds(each.extra.value)} ({low} to {high}), "
+        text += f"its teacher shared by {SHARED_BY}."
     return Sentence("fact", text)
 
 
 def in_short(part: pd.DataFrame) -> str:
-    """One pair in one sentence: which methods are shown to differ from `none`, which are not, and what tfd and kd cost.
+    """One pair in one sentence: what is shown, suggested and open against `none`, and what tfd and kd cost.
 
     Raises:
         ValueError: the plain student is missing.
@@ -113,20 +174,24 @@ def in_short(part: pd.DataFrame) -> str:
     if "baseline" not in part or baseline_of(part, Baseline.NONE) is None:
         raise ValueError("without the plain student nothing can be stated")
     clauses = _shown_in_short(part)
-    unsure = part[part["verdict"] == Verdict.OPEN]
-    if len(unsure):
-        low, high = two(unsure["detectable"].min()), two(unsure["detectable"].max())
-        size = low if low == high else f"{low} to {high}"
-        clauses.append(
-            f"no difference from none is shown for {listed(unsure['label'])} (a gain of {size} points would have been found "
-            "with 80 % probability)"
-        )
-    untested = part[part["verdict"] == Verdict.UNTESTED]["label"]
-    if len(untested):
-        clauses.append(f"{listed(untested)}: not tested, for want of seeds")
+    compared = part[part["baseline"] != Baseline.NONE]
+    kd = baseline_of(part, Baseline.KD)
+    free = compared[compared["needs"] != "teacher"]
+    if suggested := _with_gains(_rows(compared, Word.SUGGESTED)):
+        clauses.append(f"against none only suggested: {suggested}")
+    if equivalent := _with_gains(_rows(compared, Word.EQUIVALENT)):
+        clauses.append(f"equivalent to none within the margin: {equivalent}")
+    if rows := _rows(compared, Word.OPEN):
+        size = _could_see(rows).strip().rstrip(".")
+        clauses.append(f"open against none: {_with_gains(rows)}" + (f" ({size[0].lower()}{size[1:]})" if size else ""))
+    if kd is not None and (suggested := _with_gains(_rows(free, Word.SUGGESTED, suffix="_kd"), "_kd")):
+        clauses.append(f"against {kd['label']} only suggested: {suggested}")
+    if untested := _rows(compared, Word.NOT_TESTED):
+        clauses.append(f"{listed(row['label'] for row in untested)}: not tested, for want of seeds")
+    if late := _rows(compared, Word.UNFINISHED):
+        clauses.append(f"{listed(row['label'] for row in late)}: not finished")
     for row in part[part["family"].isin(["tfd", "kd"]) & part["ratio"].notna()].to_dict("records"):
-        total = f", {_times(row['with_teacher_ratio'])} with the teacher's" if row["needs"] == "teacher" else ""
-        clauses.append(f"{row['label']} costs {_times(row['ratio'])} none's training{total}")
+        clauses.append(f"{row['label']} costs {_times(row['ratio'])} none's {row['cost_unit']}{_total(row)}")
     return "; ".join(clauses) + "."
 
 
@@ -135,115 +200,67 @@ def _shown_in_short(part: pd.DataFrame) -> list[str]:
     name = kd["label"] if kd else ""
     free = part[part["needs"] != "teacher"]
     found = []
-    for rows, verdict, suffix, verb in (
-        (part, Verdict.BETTER, "", "gain over none"),
-        (part, Verdict.WORSE, "", "lose to none"),
-        (free, Verdict.BETTER, "_kd", f"gain over {name}, which has a teacher"),
-        (free, Verdict.WORSE, "_kd", f"lose to {name}, which has a teacher"),
+    for rows, sign, suffix, verb in (
+        (part, 1, "", "gain over none"),
+        (part, -1, "", "lose to none"),
+        (free, 1, "_kd", f"gain over {name}, which has a teacher"),
+        (free, -1, "_kd", f"lose to {name}, which has a teacher"),
     ):
-        shown = rows[(rows["verdict" + suffix] == verdict) & (rows["baseline"] != Baseline.NONE)].to_dict("records")
+        rows = rows[(rows["gain" + suffix] * sign > 0) & (rows["baseline"] != Baseline.NONE)]
+        shown = _rows(rows, *SHOWN, suffix=suffix)
         if shown:
-            names = listed(f"{row['label']} ({points(row['gain' + suffix])})" for row in shown)
-            found.append(f"{names} {'is' if len(shown) == 1 else 'are'} shown to {verb}")
+            one = any(row["one_teacher" + suffix] is True for row in shown)
+            condition = " with this one teacher" if one and not suffix else ""
+            names = _with_gains(shown, suffix)
+            found.append(f"{names} {'is' if len(shown) == 1 else 'are'} shown to {verb}{condition}")
     return found
 
 
 def _evidence(row: Row, suffix: str = "") -> str:
     low, high = points(row["low" + suffix]), points(row["high" + suffix])
-    p = p_value(row["p_holm" + suffix])
-    text = f"95_% interval {low} to_{high}, n_=_{row['n_paired' + suffix]:.0f}, p_{p if '<' in p else '=_' + p}"
+    p = p_value(row["p_adjusted" + suffix])
+    looks = f", look {row['looks' + suffix]:.0f}" if row["looks" + suffix] > 1 else ""
+    n = f"{row['n_paired' + suffix]:.0f}"
+    text = f"simultaneous 95_% interval {low} to_{high}, n_=_{n}, p_{p if '<' in p else '=_' + p}{looks}"
+    text += f", {_failures(row)}" if row["failed"] else ""
+    text += ", exploratory" if row["word" + suffix] == Word.SHOWN_EXPLORATORY else ""
     return text.replace("< ", "<_").replace("_", "\N{NO-BREAK SPACE}")
 
 
+def _failures(row: Row) -> str:
+    return f"{row['failed']:.0f} of {row['n'] + row['failed']:.0f} trainings failed"
+
+
 def _cost(row: Row, suffix: str = "") -> str:
-    """What the training cost relative to the baseline's; of a method with a teacher, with the teacher's as well."""
-    ratio, verdict = row["ratio" + suffix], row["cost_verdict" + suffix]
+    """What the training cost relative to the baseline's, and the same with the teachers' trainings."""
+    ratio, word = row["ratio" + suffix], row["cost_word" + suffix]
     if math.isnan(ratio):
         return ""
     low, high = (times(row[f"ratio{suffix}_{side}"]) for side in ("low", "high"))
-    interval = f" ({low} to_{high})".replace("_", "\N{NO-BREAK SPACE}") if low != NOTHING else ""
-    if verdict == CostVerdict.OPEN:
-        text = f", no difference in training cost shown{interval}"
-    else:
-        text = f", at {_times(ratio)} its training cost{interval}"
-        text += " by timings that were not taken in turn" if verdict == CostVerdict.APART else ""
-    if row["needs"] == "none" or suffix:
-        return text
-    total = row["with_teacher_ratio"]
-    return text + (f", {_times(total)} with the teacher's" if not math.isnan(total) else ", the teacher's unknown")
+    interval = f"{low} to_{high}" if low != NOTHING else ""
+    what = f"its {row['cost_unit']}"
+    notes = {
+        CostWord.OPEN: f"{interval}, open",
+        CostWord.NOT_TESTED: "too few turns for an interval",
+        CostWord.APART: "not timed in turn",
+        CostWord.COUNTED: "matrix products and convolutions alone",
+    }
+    note = notes.get(word, interval)
+    text = f", at {_times(ratio)} {what}" + (f" ({note})" if note else "")
+    return text.replace("to_", "to\N{NO-BREAK SPACE}") + _total(row, suffix)
+
+
+def _total(row: Row, suffix: str = "") -> str:
+    """The ratio with the trainings of teachers, where any side has one."""
+    if row["needs"] == "none" and not suffix:
+        return ""
+    total = row["with_teacher_ratio" + suffix]
+    whose = "the teacher's" if row["needs"] == "teacher" or suffix else "its copy's"
+    return f", {_times(total)} with {whose}" if not math.isnan(total) else f", {whose} unknown"
 
 
 def _times(ratio: float) -> str:
     return times(ratio).replace("×", " times")
-
-
-def of_methods(summary: pd.DataFrame) -> list[Sentence]:
-    """Over several pairs: how often each method was shown to be better or worse than `none`."""
-    found = []
-    compared = summary[summary["verdict"].notna()]
-    for (label, _), part in compared.groupby(["label", "method_id"]):
-        better, worse, n = (part["verdict"] == Verdict.BETTER).sum(), (part["verdict"] == Verdict.WORSE).sum(), len(part)
-        kind: Literal["better", "worse", "open"] = "better" if better > worse else "worse" if worse > better else "open"
-        text = f"{label}: better than none in {better} of {n} pairs, worse in {worse}, "
-        text += f"no difference shown in {n - better - worse}; mean gain {points(part['gain'].mean())} points."
-        found.append(Sentence(kind, text))
-    return sorted(found, key=lambda sentence: ("better", "worse", "open").index(sentence.kind))
-
-
-def caveats(
-    summary: pd.DataFrame,
-    missing: int,
-    problems: int,
-    hardware: Iterable[str],
-    busy_percent: float = 0.0,
-    processes: int = 1,
-) -> list[str]:
-    """What a reader must know before believing the sentences.
-
-    Args:
-        missing, problems: how many cells lack a record, and how many files could not be used.
-        hardware: of the costs; the sentences use the first.
-        busy_percent: of other work while steps were timed.
-        processes: at most so many shared out a batch in training.
-    """
-    n = summary["n"]
-    seeds = f"{n.min():.0f}" if n.min() == n.max() else f"{n.min():.0f} to {n.max():.0f}"
-    corrected = "p-values are Holm-corrected over each pair's table, intervals are not"
-    found = [f"Accuracy is that of the last epoch, over {seeds} seed{'s' * (seeds != '1')} a method; {corrected}."]
-    found.append("Intervals are about the draw of seeds; the test images are the same throughout.")
-    with_teacher = summary[(summary["needs"] == "teacher") & (summary["n"] > 1)]
-    if (with_teacher["teachers"] == 1).any():
-        found.append(
-            "One teacher served all seeds: statements about methods with a teacher are conditional on that one teacher."
-        )
-    if (summary["unpaired"].fillna(0) > 0).any() or (summary["unpaired_kd"].fillna(0) > 0).any():
-        found.append("Not all methods have the same seeds; each difference is paired by the seeds that both have.")
-    if missing:
-        found.append(f"Cells missing: {missing}, listed below; what is missing may not be missing by chance.")
-    if problems:
-        found.append(f"Files that could not be used: {problems}, listed below; they are not in any number here.")
-    found += _caveats_of_costs(summary, list(hardware), busy_percent, processes)
-    if summary.groupby(PAIR_COLUMNS).size().max() > 2:
-        found.append("A gain holds for these hyper-parameters; another value of a weight is another method.")
-    return found
-
-
-def _caveats_of_costs(summary: pd.DataFrame, hardware: list[str], busy_percent: float, processes: int) -> list[str]:
-    found = []
-    if not hardware:
-        found.append("No step was timed, so costs are FLOPs; run the cost probe to have seconds.")
-    elif len(hardware) > 1:
-        found.append(f"Steps were timed on {len(hardware)} machines, which are never mixed; the sentences use {hardware[0]}.")
-    if busy_percent > BUSY_PERCENT:
-        found.append(
-            f"Other work used up to {busy_percent:.0f} % of the processor while steps were timed, which makes times longer "
-            "and ratios, though taken in turn, less certain; run the cost probe again on an idle machine."
-        )
-    if processes > 1 and hardware:
-        found.append(f"Up to {processes} processes shared out a batch; costs are those of steps that one process takes alone.")
-    if (summary["cost_verdict"] == CostVerdict.APART).any():
-        found.append("Some costs were not timed in turn with what they are compared to; probe the grid's costs anew.")
-    return found
 
 
 def listed(names: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.naming import method_family
 from bench.records.recipe import Recipe
 from bench.records.record import Accuracies, Accuracy, Clocks, Cost, Flops, Machine, Parameters, Record, Timing
+from reports.design import Design
 from reports.frame import places, tidy, with_costs
 from reports.pair import pairs_of
 from reports.reading import Curve
@@ -194,12 +195,18 @@ def frame(records: Sequence[Record], costs: Sequence[Cost] | None = None) -> pd.
     return with_costs(tidy(records), costs_of(records) if costs is None else costs)
 
 
-def report(records: Sequence[Record], costs: Sequence[Cost] | None = None, curves: Mapping[str, Curve] | None = None) -> Report:
+def report(
+    records: Sequence[Record],
+    costs: Sequence[Cost] | None = None,
+    curves: Mapping[str, Curve] | None = None,
+    design: Design | None = None,
+) -> Report:
     """All that a report is made from, without a folder."""
     costs = costs_of(records) if costs is None else costs
     rows = frame(records, costs)
-    methods = summary(rows, costs)
-    pairs = pairs_of(rows, methods, costs, curves or {})
+    design = design or Design()
+    methods = summary(rows, costs, design)
+    pairs = pairs_of(rows, methods, costs, curves or {}, design)
     manifest = {"cells": [{"id": one.id, "label": one.cell.label} for one in records], "skipped": []}
     return Report(
         grid="synthetic",
@@ -211,5 +218,6 @@ def report(records: Sequence[Record], costs: Sequence[Cost] | None = None, curve
         frame=rows,
         summary=methods,
         pairs=tuple(pairs),
+        design=design,
         places=tuple(places(costs)),
     )

@@ -47,21 +47,25 @@ def test_the_answer_holds_means_gains_costs_and_the_published_numbers(tmp_path):
     made = headline.answer(folder(tmp_path), known())
     found = rows(made)
     assert found["none"][:3] == ["5", "62.00 ± 1.96", "–"]  # t(.975, 4) sqrt(2.5 / 5) = 2.776 x .7071
-    seeds, top1, gain, p, cost, with_teacher, theirs, rule, their_gain = found["kd"]
+    seeds, top1, gain, p, claim, cost, with_teacher, theirs, rule, their_gain = found["kd"]
     assert (seeds, top1) == ("5", "64.00 ± 1.95")  # 2.776 x sqrt((4 + .81 + .01 + 1 + 4) / 4 / 5)
-    assert gain == r"+2.00 \[+1.91, +2.09\]"  # 2.776 x sqrt(.005 / 5) = .0878
+    assert gain == r"+2.00 \[+1.84, +2.16\]"  # of five comparisons: t(1 - .005, 4) sqrt(.005 / 5) = 4.604 x .0316 = .146
     assert p == "&lt; .001"
+    assert claim == "gain shown"
     # steps of 18 and 10 ms; the teacher's 2,400 steps of 50 ms on top of 2,400 of the student's
     assert (cost, with_teacher) == (r"1.80× \[1.80×, 1.80×\]", "6.80×")
     assert (theirs, rule, their_gain) == ("70.67", "last epoch, mean", "+1.61")
-    assert found["tfd"][6:] == ["70.56", "best epoch, best of 3 runs", "–"]  # its gain would set one rule against another
-    assert found["ls"][6:] == ["–", "–", "–"]
-    assert "resnet110 → resnet20, cifar100, 50,000 images, 240 epochs, 5 seeds: kd (+2.00) is shown to gain over none" in made
+    assert found["tfd"][7:] == ["70.56", "best epoch, best of 3 runs", "–"]  # its gain would set one rule against another
+    assert found["ls"][7:] == ["–", "–", "–"]
+    assert (
+        "resnet110 → resnet20, cifar100, 50,000 images, 240 epochs, 5 seeds: kd (+2.00) is shown to gain over none with this one teacher"
+        in made
+    )
     assert (
         "ls (−3.00) is shown to lose to none; tfd (−2.00) and ls (−5.00) are shown to lose to kd, which has a teacher;" in made
     )
-    assert "; no difference from none is shown for tfd (a gain of" in made
-    assert "kd costs 1.80 times none's training, 6.80 times with the teacher's" in made
+    assert "; open against none: tfd (+0.00) (with 80 % probability this design shows a true gain of" in made
+    assert "kd costs 1.80 times none's training time, 6.80 times with the teacher's" in made
     assert "](results/reference/demo/report/figures/01-resnet110-resnet20-accuracy-cost.png)" in made
 
 

@@ -21,7 +21,7 @@ def test_published_numbers_meet_ours_under_both_rules(records):
     tfd = sorted(r.accuracies.best_test.top1 for r in records if r.cell.label == "tfd")
     row = table.sort_index().loc[("Li et al. 2022 (TFD)", "1", "tfd")]
     assert (row["published"], row["rule"], row["select"]) == (70.56, "best", "best_of")
-    assert row["published_gain"] == pytest.approx(70.56 - 69.06)
+    assert np.isnan(row["published_gain"])  # 70.56 is a best epoch of three runs, the 69.06 of its table a mean of last ones
     assert row["ours_their_rule"] == pytest.approx((tfd[2] + 3 * tfd[3] + 6 * tfd[4]) / 10)
     assert row["differs"] == ""
     short = beside_published(

@@ -123,9 +123,10 @@ def describe(spec: Spec) -> str:
     return model_name(spec) + (f"({inner})" if inner else "")
 
 
-def abbreviated(name: str, most: int = 28) -> str:
-    """A name of at most so many characters, which fits beside a drawing."""
-    return name if len(name) <= most else name[: most - 1] + "…"
+def abbreviated(names: Sequence[str], most: int = 28) -> list[str]:
+    """The names cut in their middle to so many characters, to fit beside a drawing; to more where two would become equal."""
+    short = [name if len(name) <= most else f"{name[: (most - 1) // 2]}…{name[-(most // 2) :]}" for name in names]
+    return short if len(set(short)) == len(set(names)) or most > max(map(len, names)) else abbreviated(names, most + 4)
 
 
 def distinct(specs: Iterable[Spec], base: Callable[[Spec], str], within: Sequence[str] | None = None) -> list[str]:

@@ -1,38 +1,94 @@
 """Statistics of accuracies and costs: tests, intervals, rules for spending seeds. Below plan, run and reports; no torch."""
 
-from bench.stats.bill import break_even
-from bench.stats.claims import expected_best
-from bench.stats.equivalence import MARGIN, equivalence_p
+from bench.stats.bill import BreakEven, Price, break_even, price, students_to_share, with_search
+from bench.stats.claims import (
+    BEST_MINUS_LAST,
+    BEST_MINUS_LAST_MOST,
+    ClaimCheck,
+    ClaimWord,
+    best_minus_last,
+    check_claim,
+    expected_best,
+)
 from bench.stats.intervals import ALPHA, LEVEL, half_interval, median_interval, t_quantile
+from bench.stats.looks import look_factor, look_number
+from bench.stats.paired import (
+    DETECTABLE_MOST,
+    SHOWN,
+    Decision,
+    Estimate,
+    Floats,
+    Word,
+    correlation,
+    decide,
+    detectable_gain,
+    estimate,
+)
+from bench.stats.pairs import COMPONENTS_FROM, components, like_these, over_these, profile
 from bench.stats.planning import POWER
-from bench.stats.planning import detectable as _detectable
-from bench.stats.ranking import RANKS_FROM, ranks
-from bench.stats.table import BASELINES, BOOTSTRAP_FROM, GAIN_COLUMNS, RESAMPLES, gains, holm, verdict, wide
-from bench.stats.verdicts import SHOWN, CostVerdict, Verdict
+from bench.stats.ranking import RANKS_FROM, Ranking, rank_students
+from bench.stats.ratios import (
+    CLOSE,
+    CostRatio,
+    CostWord,
+    apart_ratio,
+    flops_ratio,
+    time_ratio,
+    wants_second_session,
+)
+from bench.stats.sequential import MARGIN
+from bench.stats.teachers import TeacherSpread, by_teacher, over_teachers, teacher_spread
 
 __all__ = [
     "ALPHA",
-    "BASELINES",
-    "BOOTSTRAP_FROM",
-    "GAIN_COLUMNS",
+    "BEST_MINUS_LAST",
+    "BEST_MINUS_LAST_MOST",
+    "CLOSE",
+    "COMPONENTS_FROM",
+    "DETECTABLE_MOST",
     "LEVEL",
     "MARGIN",
     "POWER",
     "RANKS_FROM",
-    "RESAMPLES",
     "SHOWN",
-    "CostVerdict",
-    "Verdict",
-    "_detectable",
+    "BreakEven",
+    "ClaimCheck",
+    "ClaimWord",
+    "CostRatio",
+    "CostWord",
+    "Decision",
+    "Estimate",
+    "Floats",
+    "Price",
+    "Ranking",
+    "TeacherSpread",
+    "Word",
+    "apart_ratio",
+    "best_minus_last",
     "break_even",
-    "equivalence_p",
+    "by_teacher",
+    "check_claim",
+    "components",
+    "correlation",
+    "decide",
+    "detectable_gain",
+    "estimate",
     "expected_best",
-    "gains",
+    "flops_ratio",
     "half_interval",
-    "holm",
+    "like_these",
+    "look_factor",
+    "look_number",
     "median_interval",
-    "ranks",
+    "over_teachers",
+    "over_these",
+    "price",
+    "profile",
+    "rank_students",
+    "students_to_share",
     "t_quantile",
-    "verdict",
-    "wide",
+    "teacher_spread",
+    "time_ratio",
+    "wants_second_session",
+    "with_search",
 ]

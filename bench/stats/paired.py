@@ -38,6 +38,9 @@ class Word(StrEnum):
     UNFINISHED = "unfinished"  # some seeds that were asked for are missing: no word before they are in
 
 
+SHOWN = (Word.SHOWN, Word.SHOWN_EXPLORATORY)
+
+
 class Estimate(NamedTuple):
     """Means with their errors: arrays of one shape, one entry a comparison. What all tests here start from."""
 

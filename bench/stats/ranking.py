@@ -7,32 +7,13 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
 from bench.stats.intervals import LEVEL
 from bench.stats.paired import Floats
 
-RANKS_FROM = 6  # pairs of networks
-
-
-def ranks(means: pd.DataFrame) -> tuple[pd.Series, float, float] | None:
-    """Friedman's test and Nemenyi's critical difference over pairs of networks.
-
-    Args:
-        means: one row a pair, one column a method, mean accuracies; only methods present in every row are ranked.
-
-    Returns:
-        Mean ranks (1 is best, ties shared), critical difference at 5 %, Friedman's p; None below 6 rows or 3 methods.
-    """
-    complete = means.dropna(axis="columns")
-    n, k = complete.shape
-    if n < RANKS_FROM or k < 3:
-        return None
-    mean_rank = complete.rank(axis="columns", ascending=False).mean().sort_values()
-    _, p = scipy_stats.friedmanchisquare(*(complete[name] for name in complete))
-    return mean_rank, _critical_difference(k, n), float(p)
+RANKS_FROM = 6  # students
 
 
 class Ranking(NamedTuple):

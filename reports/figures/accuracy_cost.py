@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -32,6 +33,8 @@ class _Points:
     shown: np.ndarray  # the same, but never below the scale
     low: np.ndarray  # whether it lies below the scale; an arrow marks it, its name gives the value
     unit: str
+    known: np.ndarray  # whether the cost with the teacher's training is known
+    missing: list[str]  # methods without any cost here
 
     @property
     def log(self) -> bool:
@@ -40,46 +43,73 @@ class _Points:
 
 @figures_of_pair(10)
 def accuracy_cost(pair: Pair) -> Figure | None:
-    """Accuracy against training cost with the teacher's training and (hollow) without it, and the former's Pareto frontier."""
+    """Accuracy against training cost with the teacher's training and (hollow) without it, and the former's Pareto frontier.
+
+    A method whose teacher's cost is unknown stands at its own cost, hollow, and is on no frontier.
+    """
     points = _points(pair.methods)
     if points is None:
         return None
     title = f"{pair.full_title}: what accuracy costs"
-    best = frontier(points.total, points.top1)
+    at = np.flatnonzero(points.known)
+    best = at[frontier(points.total[at], points.top1[at])]
     with mpl.rc_context(STYLE):
         figure, axes = canvas(3.7, title)
         if points.log:
             axes.set_xscale("log")
         _draw_methods(axes, points)
-        axes.step(points.total[best], points.top1[best], where="post", color=MUTED, lw=1.2, zorder=1, label="Pareto frontier")
+        axes.step(
+            points.total[best],
+            points.top1[best],
+            where="post",
+            color=MUTED,
+            lw=1.2,
+            zorder=1,
+            label="Pareto frontier of the means",
+        )
         axes.margins(x=0.16, y=0.14)
-        axes.set(xlabel=f"Training cost with the teacher's training, {points.unit}", ylabel="Top-1 accuracy, %")
+        xlabel = f"Training cost with the teacher's training, {points.unit}"
+        if points.missing:
+            xlabel += f"\nnot drawn, for want of a cost: {', '.join(points.missing)}"
+        axes.set(xlabel=xlabel, ylabel="Top-1 accuracy, %")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         _fit_ticks(axes, points.log)
         figure.legend(loc="outside lower left", ncols=2, fontsize=8.5)
-        labeled = zip(points.part["label"], points.top1, points.low, strict=True)
-        names = [abbreviated(name) + f" ({value:.1f} %)" * bool(below) for name, value, below in labeled]
+        labeled = zip(abbreviated(list(points.part["label"])), points.top1, points.low, points.known, strict=True)
+        names = [
+            name + f" ({value:.1f} %)" * bool(below) + " (teacher's cost unknown)" * (not known)
+            for name, value, below, known in labeled
+        ]
         _write_names(figure, axes, points.total, points.shown, names)
     labels = points.part["label"].to_numpy()
-    values = "; ".join(f"{m} {a:.2f} % at {c:.3g}" for m, a, c in zip(labels, points.top1, points.total, strict=True))
+    values = "; ".join(
+        f"{m} {a:.2f} % at {c:.3g}" + ", its teacher's cost unknown" * (not k)
+        for m, a, c, k in zip(labels, points.top1, points.total, points.known, strict=True)
+    )
+    values += f"; without a cost: {', '.join(points.missing)}" if points.missing else ""
     alt = f"Scatter plot of accuracy against training cost in {points.unit}, the teacher's included: {values}. "
-    return finished(figure, f"{pair.name}-accuracy-cost", title, f"{alt}On the Pareto frontier: {', '.join(labels[best])}.")
+    return finished(
+        figure, f"{pair.name}-accuracy-cost", title, f"{alt}On the Pareto frontier of the means: {', '.join(labels[best])}."
+    )
 
 
 def _points(methods: pd.DataFrame) -> _Points | None:
-    timed = methods["with_teacher_s"].notna().any()
+    timed = methods["train_s"].notna().any()
     own, total = ("train_s", "with_teacher_s") if timed else ("flops", "with_teacher_flops")
-    part = methods[methods[total].notna()]
+    part = methods[methods[own].notna()]
     if part.empty:
         return None
-    most = part[total].max()
+    known = part[total].notna().to_numpy()
+    drawn_at = part[total].fillna(part[own])
+    most = drawn_at.max()
     units = TIME_UNITS if timed else FLOP_UNITS
     size, unit = next((size, unit) for size, unit in units if most >= 2 * size or size == 1)
     top1 = part["top1"].to_numpy()
     floor = _floor(top1)
-    costs = part[own].to_numpy() / size, part[total].to_numpy() / size
-    return _Points(part, *costs, top1, np.maximum(top1, floor), top1 < floor, unit)
+    costs = part[own].to_numpy() / size, drawn_at.to_numpy() / size
+    missing = list(methods[methods[own].isna()]["label"])
+    return _Points(part, *costs, top1, np.maximum(top1, floor), top1 < floor, unit, known, missing)
 
 
 def _draw_methods(axes: Axes, points: _Points) -> None:
@@ -90,8 +120,14 @@ def _draw_methods(axes: Axes, points: _Points) -> None:
         some = needs == kind
         if not some.any():
             continue
-        bars = np.where(points.low, 0, half)[some]
-        axes.errorbar(total[some], shown[some], bars, fmt=marker, color=color, ms=6, lw=1, capsize=2, label=label, zorder=3)
+        for known, face in ((True, color), (False, PAPER)):
+            these = some & (points.known == known)
+            if these.any():
+                bars = np.where(points.low, 0, half)[these]
+                look: dict[str, Any] = {"fmt": marker, "color": color, "mfc": face, "ms": 6, "lw": 1, "capsize": 2, "zorder": 3}
+                axes.errorbar(
+                    total[these], shown[these], bars, label=label if known else f"{label}, whose cost is unknown", **look
+                )
         moved = some & (own < total)
         axes.hlines(shown[moved], own[moved], total[moved], color=color, lw=1, linestyles="dotted", zorder=2)
         axes.plot(own[moved], shown[moved], marker, color=color, mfc=PAPER, ms=6, zorder=3)

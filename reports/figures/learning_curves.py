@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from bench import stats
+from bench.records.comparisons import Baseline
 from bench.records.naming import abbreviated
 from reports.figures import figures_of_pair
 from reports.figures.style import CYCLE, STYLE, Figure, canvas, finished
 from reports.pair import Pair
-from reports.summary import Baseline
 
 
 @figures_of_pair(40)
@@ -32,13 +32,13 @@ def learning_curves(pair: Pair) -> Figure | None:
     title = f"{pair.full_title}: learning curves"
     with mpl.rc_context(STYLE):
         figure, axes = canvas(3.4, title)
-        ends, lowest = [], math.inf
+        ends, lowest, names = [], math.inf, abbreviated([label for _, label in shown])
         for index, (method_id, label) in enumerate(shown):
             curves = [pair.curves[cell].top1 for cell in runs[method_id]]
             lowest = min(lowest, *(float(curve[len(curve) // 5]) for curve in curves))
             values = np.array([curve[: min(map(len, curves))] for curve in curves])
             epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(axis=0)
-            axes.plot(epochs, mean, color=CYCLE[index], lw=1.4, ls=("-", (0, (5, 1.5)))[index % 2], label=abbreviated(label))
+            axes.plot(epochs, mean, color=CYCLE[index], lw=1.4, ls=("-", (0, (5, 1.5)))[index % 2], label=names[index])
             if len(values) > 1:
                 half = _half_interval(values)
                 axes.fill_between(epochs, mean - half, mean + half, color=CYCLE[index], alpha=0.15, lw=0)

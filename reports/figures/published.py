@@ -13,7 +13,6 @@ from reports.published import read
 from reports.report import Report
 from reports.tables.published import beside_published
 
-MOST = 40  # rows
 TITLE = "Ours beside published"
 
 
@@ -23,7 +22,7 @@ def published(report: Report) -> Figure | None:
     table = beside_published(report.frame, read()).frame if report.pairs else pd.DataFrame()
     if table.empty:
         return None
-    table = table[table["ours_their_rule"].notna()].drop_duplicates(["pair", "method", "published"]).head(MOST)
+    table = table[table["ours_their_rule"].notna()].drop_duplicates(["pair", "method", "published", "setting", "chosen"])
     return _drawn(table) if len(table) else None
 
 
@@ -37,7 +36,7 @@ def _drawn(table: pd.DataFrame) -> Figure:
         axes.plot(upwards["ours_their_rule"], at, "o", color=FREE, ms=6, label="ours, under its rule")
         axes.plot(upwards["ours"], at, "|", color=FREE, ms=10, mew=1.6, label="ours, last epoch, mean")
         names = [f"{row.pair}, {row.method}" + f" (ours: {row.differs})" * bool(row.differs) for row in upwards.itertuples()]
-        axes.set_yticks(at, [abbreviated(name, 60) for name in names])
+        axes.set_yticks(at, abbreviated(names, 60))
         axes.set(xlabel="Top-1 accuracy, %", ylim=(-0.7, len(table) - 0.3))
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower left", ncols=3, fontsize=8.5)

@@ -20,24 +20,23 @@ TITLE = "Mean ranks and critical difference"
 
 
 @figures_of_report(10, section="ranks")
-def ranks(report: Report) -> Figure | None:
-    """Demšar's diagram: methods at their mean ranks, bars over groups without a significant difference."""
+def ranks(report: Report) -> list[Figure]:
+    """Demšar's diagram: methods at their mean ranks, bars over groups that the test does not tell apart."""
     found = ranks_of(report)
-    return critical_difference(found) if found else None
+    return [critical_difference(each, f"ranks-{index + 1}" if index else "ranks") for index, each in enumerate(found)]
 
 
-def critical_difference(ranks: Ranks) -> Figure:
+def critical_difference(ranks: Ranks, file: str = "ranks") -> Figure:
     """The diagram of these ranks."""
-    names, values = list(ranks.mean.index), ranks.mean.to_numpy()
-    groups = _groups(values, ranks.difference)
+    names, values, critical = ranks.labels, ranks.found.mean_ranks, ranks.found.critical
+    title = f"{TITLE}, {ranks.setting}: {ranks.found.students} students, each counted once"
+    groups = _groups(values, critical)
     below = 0.5 * len(groups) + 0.6
     half = math.ceil(len(names) / 2)
     with mpl.rc_context(STYLE | {"axes.grid": False}):
-        figure, axes = canvas(1.0 + 0.26 * (half + below), TITLE)
+        figure, axes = canvas(1.0 + 0.26 * (half + below), title)
         low, high = math.floor(values.min()), max(math.ceil(values.max()), math.floor(values.min()) + 1)
-        axes.set(
-            xlim=(low, high), ylim=(-below - half, 0), yticks=[], xlabel="Mean rank over the pairs of networks (1 is best)"
-        )
+        axes.set(xlim=(low, high), ylim=(-below - half, 0), yticks=[], xlabel="Mean rank over students (1 is best)")
         axes.spines[["left", "right", "bottom"]].set_visible(False)
         axes.spines["top"].set_visible(True)
         axes.xaxis.tick_top()
@@ -47,14 +46,15 @@ def critical_difference(ranks: Ranks) -> Figure:
         for level, (start, end) in enumerate(groups):
             depth = -0.5 * (level + 1)
             axes.plot([values[start], values[end]], [depth, depth], color=FREE, lw=4, solid_capstyle="round", clip_on=False)
-    listed = ", ".join(f"{name} {value:.2f}" for name, value in ranks.mean.items())
-    alt = f"Mean ranks: {listed}. Ranks closer than {ranks.difference:.2f} do not differ significantly."
-    return finished(figure, "ranks", TITLE, alt)
+    listed = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
+    alt = f"Mean ranks: {listed}. Ranks closer than {critical:.2f} are not told apart."
+    return finished(figure, file, title, alt)
 
 
 def _groups(values: np.ndarray, difference: float) -> list[tuple[int, int]]:
     """First and last method of every longest run within the critical difference."""
     groups: list[tuple[int, int]] = []
+    values = np.asarray(values)
     for start, value in enumerate(values):
         end = int(np.flatnonzero(values <= value + difference)[-1])
         if end > start and (not groups or end > groups[-1][1]):
@@ -65,11 +65,11 @@ def _groups(values: np.ndarray, difference: float) -> list[tuple[int, int]]:
 def _write_names(axes: Axes, names: list[str], values: np.ndarray, below: float, edges: tuple[int, int]) -> None:
     """The better half to the left, the others to the right, each with a thread to its rank."""
     half = math.ceil(len(names) / 2)
-    for index, (name, value) in enumerate(zip(names, values, strict=True)):
+    for index, (name, value) in enumerate(zip(abbreviated(names), values, strict=True)):
         left = index < half
         y = -below - (index if left else len(names) - 1 - index)
         edge = edges[0] if left else edges[1]
         axes.plot([value, value, edge], [0.0, y, y], color=MUTED, lw=0.8)
         side: tuple[int, Literal["left", "right"]] = (-4, "right") if left else (4, "left")
-        text = f"{abbreviated(name)}  {value:.2f}"
+        text = f"{name}  {value:.2f}"
         axes.annotate(text, (edge, y), (side[0], 0), textcoords="offset points", ha=side[1], va="center")

@@ -40,7 +40,7 @@ def step_split(pair: Pair) -> Figure | None:
         low_high = [[s.median_ms - s.low_ms for s in steps], [s.high_ms - s.median_ms for s in steps]]
         medians, bars = [s.median_ms for s in steps], np.abs(low_high)
         axes.errorbar(medians, range(len(costs)), xerr=bars, fmt="|", color=INK, ms=13, mew=1.6, lw=1, label="whole step")
-        axes.set_yticks(range(len(costs)), [abbreviated(label) for label in rows["label"]])
+        axes.set_yticks(range(len(costs)), abbreviated(list(rows["label"])))
         axes.set(xlabel="Milliseconds a step, measured alone on the machine", xlim=(0, None))
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower left", ncols=4, fontsize=8.5)

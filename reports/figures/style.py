@@ -99,9 +99,31 @@ def finished(figure: Canvas, name: str, title: str, alt: str) -> Figure:
     buffer = io.StringIO()
     with mpl.rc_context(STYLE):  # fonts and ticks are settled only now
         figure.draw_without_rendering()
+        _fit(figure)
         figure.set_layout_engine("none")  # laid out once is enough for three formats
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return Figure(name, title, alt, buffer.getvalue(), figure)
+
+
+def _fit(figure: Canvas) -> None:
+    """Fewer columns in the legend and more lines in the labels of axes, until nothing is cut off."""
+    width, height = figure.bbox.width, figure.bbox.height
+    for legend in list(figure.legends):
+        while legend.get_window_extent().x1 > width and legend._ncols > 1:  # type: ignore[attr-defined]
+            legend.remove()
+            drawn = figure.axes[0].get_legend_handles_labels()
+            columns = legend._ncols - 1  # type: ignore[attr-defined]
+            legend = figure.legend(*drawn, loc="outside lower left", ncols=columns, fontsize=8.5)
+            figure.draw_without_rendering()
+    for axes in figure.axes:
+        for label, most in ((axes.xaxis.label, width), (axes.yaxis.label, height)):
+            text = label.get_text()
+            for lines in range(2, 6):
+                box = label.get_window_extent()
+                if (box.x0 >= 0 and box.x1 <= most) if label is axes.xaxis.label else (box.y0 >= 0 and box.y1 <= most):
+                    break
+                label.set_text("\n".join(textwrap.wrap(text, math.ceil(len(text) / lines) + 4)))
+                figure.draw_without_rendering()
 
 
 def plus_minus(mean: float, half: float) -> str:

@@ -9,10 +9,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from bench.records.comparisons import Baseline
 from reports.figures import figures_of_pair
 from reports.figures.style import CYCLE, PLAIN, STYLE, Figure, canvas, finished, plus_minus
 from reports.pair import Pair
-from reports.summary import Baseline
 from reports.sweeps import Sweep, find
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from bench import stats
+from bench.records.comparisons import Baseline
 from bench.records.naming import data_name
 from bench.records.teacher import key_of, source_of
 from reports.frame import PAIR_COLUMNS, by_pair
 from reports.report import Report
 from reports.tables import tables_of_report
-from reports.tables.table import Column, Table, count, number, p_value, seconds
+from reports.tables.table import Column, Table, count, number, p_value, points, seconds
 
 
 @tables_of_report(10, section="across")
@@ -104,35 +105,100 @@ def search(report: Report) -> Table | None:
     return Table("search", "Hyper-parameters chosen on the validation split", columns, pd.DataFrame(found, columns=keys))
 
 
-class Ranks(NamedTuple):
-    """Mean ranks of methods over pairs of networks."""
+@tables_of_report(10, section="ranks")
+def over_pairs(report: Report) -> Table | None:
+    """The mean gain of every method over the pairs of a setting, in place of votes."""
+    if len(report.pairs) < 2 or report.over.empty:
+        return None
+    interval = "simultaneous 95 % interval"
+    columns = (
+        Column("setting", "Setting"),
+        Column("label", "Method"),
+        Column("pairs", "Pairs", number(0), "distinct ones: of a method without a teacher, students"),
+        Column(
+            "gain", "Mean gain, these pairs", points, f"{interval}: about these pairs and teachers", low_high=("low", "high")
+        ),
+        Column("p_adjusted", "p", p_value),
+        Column("claim", "Claim"),
+        Column("groups", "Groups", number(0), "of pairs that share neither student nor teacher"),
+        Column(
+            "like_gain", "Mean gain, pairs like these", points, f"{interval} over groups", low_high=("like_low", "like_high")
+        ),
+        Column("like_p_adjusted", "p", p_value),
+        Column("like_claim", "Claim"),
+    )
+    note = (
+        "Corrected over the methods; a family of its own beside those of the pairs. Pairs like these: students are averaged "
+        f"first, then groups; tested from {stats.COMPONENTS_FROM} groups on."
+    )
+    return Table("over-pairs", "Mean gain over none, over the pairs", columns, report.over, note)
 
-    mean: pd.Series  # by label; 1 is best
-    difference: float  # the test finds no difference between ranks that are closer
-    p: float  # Friedman's
 
-
-def ranks_of(report: Report) -> Ranks | None:
-    """The ranks of the methods that all pairs have; None where pairs or methods are too few for a test."""
+@tables_of_report(15, section="across")
+def spread_between_teachers(report: Report) -> Table | None:
+    """How far several teachers of one pair differ in what they add, where that can be told from their students' spread."""
     if not report.pairs:
         return None
+    rows, found = by_pair(report.frame), []
+    runs = dict(list(rows.groupby([*PAIR_COLUMNS, "method_id"], sort=False)))
+    plain = {tuple(row[n] for n in PAIR_COLUMNS): row["method_id"] for row in _plain(report)}
+    for row in report.summary[report.summary["teachers"] > 1].to_dict("records"):
+        pair = tuple(row[name] for name in PAIR_COLUMNS)
+        if row["needs"] != "none" and pair in plain:
+            both = runs[(*pair, row["method_id"])].merge(runs[(*pair, plain[pair])], on="seed", suffixes=("", "_none"))
+            spread = stats.teacher_spread((both["top1"] - both["top1_none"]).to_numpy(), both["teacher_id"].tolist())
+            found.append(
+                {"pair": row["pair"], "label": row["label"], "teachers": row["teachers"], "n": len(both)} | spread._asdict()
+            )
+    columns = (
+        Column("pair", "Pair"),
+        Column("label", "Method"),
+        Column("teachers", "Teachers", number(0)),
+        Column("n", "Students", number(0)),
+        Column("between", "Between teachers", number(2), "standard deviation of the gain, points; – where it is not separable"),
+        Column("within", "Within", number(2), "of students with one teacher"),
+        Column("p", "p", p_value, "of no spread between teachers"),
+    )
+    note = "Where each seed has a teacher of its own, teachers and students cannot be separated."
+    frame = pd.DataFrame(found, columns=["separable", *(column.key for column in columns)])
+    return Table("teacher-spread", "Spread between teachers", columns, frame, note)
+
+
+def _plain(report: Report) -> list[dict[Any, Any]]:
+    return report.summary[report.summary["baseline"] == Baseline.NONE].to_dict("records")
+
+
+class Ranks(NamedTuple):
+    """Mean ranks of methods over the students of one setting."""
+
+    setting: str
+    found: stats.Ranking
+    labels: list[str]  # in the order of the ranks
+
+
+def ranks_of(report: Report) -> list[Ranks]:
+    """The ranks of the methods that all pairs of a setting have, each student counted once; where there are enough students."""
+    if not report.pairs:
+        return []
     labels = report.summary.drop_duplicates("method_id").set_index("method_id")["label"]
-    found = stats.ranks(report.summary.pivot(index=PAIR_COLUMNS, columns="method_id", values="top1"))
-    if found is None:
-        return None
-    mean, difference, p = found
-    return Ranks(mean.rename(index=labels), difference, p)
+    found = []
+    for setting, part in report.summary.groupby("setting", sort=False):
+        table = part.pivot(index=["student", "pair_teacher"], columns="method_id", values="top1")
+        ranking = stats.rank_students(table.to_numpy(), list(table.index.get_level_values("student")), list(table.columns))
+        if ranking:
+            found.append(Ranks(str(setting), ranking, [labels[name] for name in ranking.names]))
+    return found
 
 
 @tables_of_report(30, section="across")
-def ranks(report: Report) -> Table | None:
+def ranks(report: Report) -> list[Table]:
     """Mean ranks of the methods."""
-    found = ranks_of(report)
-    if found is None:
-        return None
-    p = p_value(found.p)
-    note = f"Over {len(report.pairs)} pairs, not independent where they share a student. "
-    note += f"Friedman p {p if '<' in p else f'= {p}'}, critical difference {found.difference:.2f}."
-    columns = (Column("label", "Method"), Column("mean_rank", "Mean rank", number(2)))
-    frame = found.mean.rename("mean_rank").rename_axis("label").reset_index()
-    return Table("ranks", "Mean ranks", columns, frame, note)
+    made = []
+    for index, (setting, found, labels) in enumerate(ranks_of(report)):
+        p = p_value(found.p)
+        note = f"{setting}. Over {found.students} students, each averaged over its teachers and counted once. "
+        note += f"Friedman p {p if '<' in p else f'= {p}'}, critical difference {found.critical:.2f}."
+        columns = (Column("label", "Method"), Column("mean_rank", "Mean rank", number(2)))
+        frame = pd.DataFrame({"label": labels, "mean_rank": found.mean_ranks})
+        made.append(Table("ranks" + (f"-{index + 1}" if index else ""), "Mean ranks", columns, frame, note))
+    return made

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.stats import CostVerdict
+from bench.records.comparisons import Baseline
+from bench.stats import CostWord
+from reports.frame import SHARED_BY
 from reports.pair import Pair
-from reports.summary import Baseline
 from reports.tables import tables_of_pair
 from reports.tables.table import Column, Table, count, number, seconds, text, times
 
@@ -51,18 +52,32 @@ def _columns(pair: Pair) -> tuple[Column, ...]:
     name = kd["label"] if kd else "kd"
     interval = "without the teacher's training; 95 % interval"
     total = "of the training: matrix products and convolutions, a multiply-add counted as two"
-    share = "with the teacher's training divided by the students that used it"
+    share = f"with the teacher's training divided by {SHARED_BY} students; a copy of itself is not shared"
+    flops = pair.methods["cost_unit"].iloc[0] == "FLOPs"
+    over = "FLOPs ÷" if flops else "÷"
+    search = "third price, and what the other values cost that the grid's search tried, on one student's bill"
+    searched = bool((pair.methods["tuned"] != "").any())
     return (
         Column("label", "Method"),
         Column("step_ms", "Step, ms", number(1), "median of the exclusive probe"),
         Column("train_s", "Training", seconds, "steps × step, the teacher's training not counted"),
-        Column("ratio", "÷ none", times, interval, low_high=("ratio_low", "ratio_high")),
-        Column("cost_verdict", "Costs", text, "than none: more or less where the interval leaves out 1"),
-        Column("ratio_kd", f"÷ {name}", times, f"likewise, against {name}", low_high=("ratio_kd_low", "ratio_kd_high")),
+        Column("ratio", f"{over} none", times, interval, low_high=("ratio_low", "ratio_high")),
+        Column("cost_word", "Costs", text, "than none: more or less where the interval leaves out 1"),
+        Column("ratio_kd", f"{over} {name}", times, f"likewise, against {name}", low_high=("ratio_kd_low", "ratio_kd_high")),
         Column("with_teacher_s", "With the teacher", seconds, "with all of the teacher's training"),
-        Column("with_teacher_ratio", "÷ none", times, "with all of the teacher's training"),
-        Column("shared_teacher_s", "Teacher shared", seconds, share),
-        Column("shared_teacher_ratio", "÷ none", times, "with the teacher's training shared"),
+        Column("with_teacher_ratio", f"with the teacher {over} none", times, "with all of the teacher's training"),
+        Column("with_teacher_ratio_kd", f"with the teachers {over} {name}", times, "both with all of their teachers' training"),
+        Column("shared_teacher_s", f"Shared by {SHARED_BY}", seconds, share),
+        Column("shared_teacher_ratio", f"shared by {SHARED_BY} {over} none", times, share),
+        *(
+            [
+                Column("with_search_s", "With the search", seconds, search),
+                Column("with_search_ratio", f"with the search {over} none", times, search),
+                Column("tuned", "Values found", text, "by a search of this grid, or by one of others, whose cost is not known"),
+            ]
+            if searched
+            else []
+        ),
         Column("flops", "FLOPs", count, total),
         Column("with_teacher_flops", "FLOPs with the teacher", count),
     )
@@ -76,8 +91,10 @@ def _table(name: str, title: str, part: pd.DataFrame, columns: tuple[Column, ...
     if any(column.key == "ratio" for column in shown):
         if part["ratio_low"].notna().any():
             note += " Ratios: median over the probe's turns of the ratio within a turn; the teacher's training was timed apart."
-        if (part["cost_verdict"] == CostVerdict.APART).any():
+        if (part["cost_word"] == CostWord.APART).any():
             note += " Where costs were not timed in turn, it is the ratio of two medians, without an interval."
+    if (part["cost_unit"] == "FLOPs").any():
+        note += " FLOPs count matrix products and convolutions alone, not all that takes time."
     if part["energy_kj"].isna().all():
         note += " Energy: not measured."
     return Table(name, title, shown, part, note)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records.comparisons import Baseline
 from reports.pair import Pair
-from reports.summary import Baseline
 from reports.tables import tables_of_pair
-from reports.tables.table import Column, Table, count, number, seconds
+from reports.tables.table import Column, Table, count, seconds
 
 
 @tables_of_pair(70)
@@ -30,50 +30,25 @@ def goals(pair: Pair) -> list[float]:
 def time_to(pair: Pair, accuracies: list[float]) -> Table:
     """The same for these accuracies, in %."""
     rows, unit = _timed_runs(pair)
+    teacher = "teacher_s" if unit == "train_s" else "teacher_flops"
     found = []
-    for row in rows[["id", "method_id", "prepare_s", "prepare_flops", unit]].to_dict("records"):
+    for row in rows[["id", "method_id", "prepare_s", "prepare_flops", unit, teacher]].to_dict("records"):
         top1 = pair.curves[row["id"]].top1
         prepared, per_epoch = _spent(row, unit, len(top1))
         reached = [(top1 >= goal - 1e-9) for goal in accuracies]
         costs = [prepared + per_epoch * (int(hit.argmax()) + 1) if hit.any() else math.inf for hit in reached]
-        found.append([row["method_id"], *costs])
+        found.append([row["method_id"], *costs, *(cost + row[teacher] for cost in costs)])
     titles = [f"{goal:.1f}" for goal in accuracies]
-    frame = pd.DataFrame(found, columns=["method_id", *titles]).groupby("method_id").median().replace(math.inf, math.nan)
+    names = [*titles, *(f"{title}_with_teacher" for title in titles)]
+    frame = pd.DataFrame(found, columns=["method_id", *names]).groupby("method_id").median().replace(math.inf, math.nan)
     frame = _labeled(frame, pair).sort_values([*titles, "label"], na_position="last", ignore_index=True)
     write = seconds if unit == "train_s" else count
     columns = (Column("label", "Method"), *(Column(title, f"to {title} %", write) for title in titles))
+    if (pair.methods["needs"] != "none").any():
+        columns += tuple(Column(f"{title}_with_teacher", f"to {title} %, with the teacher", write) for title in titles)
     kind = "Training seconds" if unit == "train_s" else "Training FLOPs"
-    note = f"{kind} without the teacher's; – where half of the seeds or fewer got there."
+    note = f"{kind}, without the teacher's training and with it; – where half of the seeds or fewer got there."
     return Table(f"{pair.name}-time-to-accuracy", f"{pair.full_title}: cost to reach an accuracy", columns, frame, note)
-
-
-@tables_of_pair(80)
-def equal_cost(pair: Pair) -> Table:
-    """Each method's accuracy at the moment when it has cost what the plain student's training costs."""
-    rows, unit = _timed_runs(pair)
-    teacher = "teacher_s" if unit == "train_s" else "teacher_flops"
-    plain = pair.baseline(Baseline.NONE)
-    budget = rows.loc[rows["method_id"] == plain["method_id"], unit].mean() if plain else math.nan
-    found = []
-    for row in rows[["id", "method_id", "prepare_s", "prepare_flops", "users", unit, teacher]].to_dict("records"):
-        top1 = pair.curves[row["id"]].top1
-        prepared, per_epoch = _spent(row, unit, len(top1))
-        values = []
-        for teacher_cost in (0.0, row[teacher] / max(row["users"], 1), row[teacher]):
-            left = (budget - teacher_cost - prepared) / per_epoch
-            epoch = 0 if math.isnan(left) else min(int(left + 1e-9), len(top1))
-            values.append(top1[epoch - 1] if epoch > 0 else math.nan)
-        found.append([row["method_id"], *values])
-    titles = {"without": "teacher not counted", "shared": "teacher shared", "with_teacher": "with the teacher"}
-    frame = _labeled(pd.DataFrame(found, columns=["method_id", *titles]).groupby("method_id").mean(), pair)
-    frame = frame.sort_values("without", ascending=False) if not math.isnan(budget) else frame[:0]
-    columns = (Column("label", "Method"), *(Column(key, title, number(2)) for key, title in titles.items()))
-    price = (seconds if unit == "train_s" else count)(budget)
-    note = (
-        f"Top-1 % when the {'time' if unit == 'train_s' else 'FLOPs'} of none's training ({price}) is spent; – where the "
-        "teacher alone costs more. A schedule cut short has not lowered its learning rate yet, so this is a lower bound."
-    )
-    return Table(f"{pair.name}-equal-cost", f"{pair.full_title}: accuracy at equal cost", columns, frame, note)
 
 
 def _timed_runs(pair: Pair) -> tuple[pd.DataFrame, str]:

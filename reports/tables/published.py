@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -42,16 +44,24 @@ def beside_published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
     A number that was published for a method with a technique, "tfd (cutout)", meets trainings whose recipe has it.
     """
     groups = _by_published_name(frame)
-    bases = numbers[numbers["method"] == "none"].drop_duplicates(["table", "student"]).set_index(["table", "student"])["top1"]
+    plain = numbers[numbers["method"] == "none"].drop_duplicates(["table", "student"])
+    bases = {(row["table"], row["student"]): row for row in plain.to_dict("records")}
     found = []
     copied = ["data", "student", "teacher", "method", "top1", "rule", "select"]
     for row in numbers.drop_duplicates(copied).to_dict("records"):  # many tables copy numbers from others
-        gain = row["top1"] - bases.get((row["table"], row["student"]), math.nan)
+        base = bases.get((row["table"], row["student"]))
+        gain = row["top1"] - base["top1"] if base is not None and same_rule(row, base) else math.nan
         for part in groups.get((row["data"], row["student"], row["teacher"], row["method"]), []):
             found.append({name: row[name] for name in PUBLISHED_COLUMNS if name != "top1"} | _ours(row, gain, part))
     keys = [*PUBLISHED_COLUMNS[:6], "setting", "pair", "published", "published_gain", "rule", "runs", "select", "chosen"]
     keys += ["ours_their_rule", "difference", "ours", "half", "n", "differs", "note"]
     return Table("published", "Ours beside published", COLUMNS, pd.DataFrame(found, columns=keys), NOTE)
+
+
+def same_rule(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two published numbers were chosen alike: by epoch and among runs. Else their difference is no gain."""
+    names = ("rule", "select", "runs") if ours["select"] == "best_of" else ("rule", "select")
+    return all(ours[name] == theirs[name] for name in names)
 
 
 def _by_published_name(frame: pd.DataFrame) -> dict[tuple[str, ...], list[pd.DataFrame]]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records.comparisons import Baseline
 from bench.records.naming import method_family
 from bench.records.record import Cost
+from reports.bill import UNKNOWN, Turns, relative
 from reports.frame import place
 from reports.pair import Pair, slug
 from reports.report import Report
-from reports.summary import UNKNOWN, Baseline, Turns, relative
 from reports.tables import tables_of_pair, tables_of_report
 from reports.tables.table import Column, Table, number, times
 
@@ -89,8 +90,8 @@ def _row(label: str, cost: Cost, plain: Cost | None) -> dict[str, Any]:
         row |= {f"{part}_ms": timing.median_ms, f"{part}_low_ms": timing.low_ms, f"{part}_high_ms": timing.high_ms}
     step = teacher = UNKNOWN
     if plain and plain is not cost:
-        ratio = cost.step.median_ms / plain.step.median_ms
-        step = relative(Turns.of_step(cost, cost.step), Turns.of_step(plain, plain.step), ratio)
+        medians = cost.step.median_ms, plain.step.median_ms
+        step = relative(Turns.of_step(cost, cost.step), Turns.of_step(plain, plain.step), medians)
     if alone := cost.teacher_alone:
         row["alone_ms"] = alone.median_ms
         teacher = relative(Turns.of_step(cost, cost.parts["teacher"]), Turns.of_step(cost, alone))

@@ -27,7 +27,13 @@ def points(value: Any) -> str:
 
 
 def p_value(value: Any) -> str:
-    return NOTHING if _missing(value) else "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+    """'.062'; more digits where '.050' would hide on which side of .05 it lies."""
+    if _missing(value):
+        return NOTHING
+    if value < 0.001 or value >= 1:
+        return "< .001" if value < 0.001 else "1"
+    digits = next((digits for digits in range(3, 9) if round(value, digits) != 0.05), 3)
+    return f"{value:.{digits}f}".lstrip("0")
 
 
 def seconds(value: Any) -> str:

@@ -1,0 +1,131 @@
+"""What a grid asked for, beside what was trained: primary comparisons, margin, searches, looks, and what is missing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bench.records.comparisons import Family
+from bench.records.files import Problem
+from bench.records.folders import GridFolder
+from bench.records.record import Record
+from bench.stats import MARGIN, look_number
+from reports.reading import NOT_A_NUMBER
+
+
+class Missing(NamedTuple):
+    """A cell of the grid without a usable record."""
+
+    id: str
+    label: str
+    reason: str
+    group: str  # see `Cell.cost_key`; empty in the manifest of a former version
+    failed: bool  # its training did: the seed is lost, not late
+
+
+class Lacking(NamedTuple):
+    """Trainings of one method that were asked for and are not there."""
+
+    failed: int
+    late: int
+
+
+class Group(NamedTuple):
+    """The trainings of one method on one pair, as a manifest knows them."""
+
+    keys: frozenset[str]  # see `Cell.cost_key`; several where records of former versions lack an argument
+    stems: frozenset[str]  # ids without seed and digest
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> Group:
+        return cls(frozenset(rows["cost_key"]), frozenset(map(stem, rows["id"])))
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a grid's manifest states about its comparisons."""
+
+    margin: float = MARGIN  # points within which two accuracies count as the same
+    primary: frozenset[str] = frozenset()  # ids of cells whose comparisons are primary
+    searches: Mapping[str, int] = field(default_factory=dict)  # number of the search by the id of a cell
+    declared: Family = field(default_factory=lambda: Family(0, 0))  # comparisons, trained or not
+    requests: Sequence[Mapping[str, Any]] = ()  # see `bench.records.requests`
+    missing: tuple[Missing, ...] = ()
+
+    @classmethod
+    def of(cls, folder: GridFolder, manifest: Mapping[str, Any], records: Iterable[Record], bad: Iterable[Problem]) -> Design:
+        """The design of a grid's folder.
+
+        Args:
+            records: that are fit for comparison.
+            bad: what is wrong with the others.
+        """
+        cells = manifest["cells"]
+        return cls(
+            margin=float(manifest.get("grid", {}).get("margin") or MARGIN),
+            primary=frozenset(cell["id"] for cell in cells if cell.get("primary")),
+            searches={cell["id"]: cell["search"] for cell in cells if "search" in cell},
+            declared=Family(**manifest["comparisons"]) if "comparisons" in manifest else Family(0, 0),
+            requests=tuple(manifest.get("requests", ())),
+            missing=tuple(_missing(folder, cells, {record.id for record in records}, bad)),
+        )
+
+    def lacking(self, group: Group) -> Lacking:
+        """What is missing of a method's trainings."""
+        lost = [each for each in self.missing if (each.group in group.keys if each.group else stem(each.id) in group.stems)]
+        failed = sum(each.failed for each in lost)
+        return Lacking(failed, len(lost) - failed)
+
+    def look(self, method: Group, baseline: Group) -> int:
+        """Number of the present look at a comparison, see `bench.stats.look_number`; 1 where no history is known."""
+        sets, complete = [], []
+        for index, request in enumerate(self.requests):
+            asked = _seeds(request["seeds"], method.keys) & _seeds(request["seeds"], baseline.keys)
+            later = self.requests[index + 1]["done"] if index + 1 < len(self.requests) else {}
+            if asked:
+                sets.append(asked)
+                complete.append(asked <= _seeds(later, method.keys) & _seeds(later, baseline.keys))
+        return look_number(sets, complete) if sets else 1
+
+    @property
+    def rebuilt(self) -> bool:
+        """Whether a part of the history of requests is guessed from records."""
+        return any(request.get("rebuilt") for request in self.requests)
+
+
+def stem(cell_id: str) -> str:
+    """'cifar100-resnet8-kd' of 'cifar100-resnet8-kd-s0-b5dadbcab03b'."""
+    return cell_id.rsplit("-", 2)[0]
+
+
+def _seeds(by_group: Mapping[str, Collection[int]], keys: Iterable[str]) -> set[int]:
+    return {seed for key in keys for seed in by_group.get(key, ())}
+
+
+def _missing(
+    folder: GridFolder, cells: Iterable[Mapping[str, Any]], done: Collection[str], problems: Iterable[Problem]
+) -> list[Missing]:
+    """The grid's cells without a usable record, and why as far as the folder shows."""
+    bad: dict[str, list[str]] = defaultdict(list)
+    for problem in problems:
+        bad[problem.path.split("/")[1] if "/" in problem.path else problem.path].append(problem.reason)
+    found = []
+    for entry in cells:
+        if entry["id"] in done:
+            continue
+        cell = folder.cell(entry["id"])
+        failed = False
+        if entry["id"] in bad:
+            reason = "its record cannot be used, see the problems"
+            failed = any(each.startswith(NOT_A_NUMBER) for each in bad[entry["id"]])
+        elif failure := cell.failure():
+            reason = "failed: " + str(failure.get("error", ""))[:300]
+            failed = not failure.get("again")
+        else:
+            reason = "in training" if cell.locked() else "not trained yet"
+        found.append(Missing(entry["id"], str(entry.get("label", "")), reason, str(entry.get("group", "")), failed))
+    return found
