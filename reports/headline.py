@@ -31,9 +31,9 @@ RESULT = (
     Column("claim", "claim"),
 )
 LEGEND = (
-    "± is half the 95 % t-interval of the mean over seeds. In brackets stands the simultaneous 95 % interval of the "
-    "gain, paired by seed. It and p are corrected for all comparisons of the grid and for looks, so the interval leaves out 0 where a "
-    "difference is shown. Suggested: p is below .05 before correction alone. Open: neither, which does not mean equal."
+    "± is half the 95 % t-interval of the mean over seeds. In brackets stands the simultaneous 95 % interval of the gain, "
+    "paired by seed. Interval and p are corrected for all comparisons of the grid and for looks: the former leaves out 0 where "
+    "a difference is shown. Suggested: p is below .05 before correction alone. Open: neither, which does not mean equal."
 )
 
 

@@ -94,7 +94,7 @@ def test_hardware_is_never_pooled(records):
 def test_names_tell_apart_what_differs_and_nothing_else():
     def variant(weight, seed):
         cell = synthetic.cell("tfd", seed)
-        return synthetic.record(cell.model_copy(update={"method": {"type": "tfd", "weight": weight, "ramp_epochs": 20}}), 60)
+        return synthetic.record(cell.model_copy(update={"method": {"type": "tfd", "weight": weight, "ramp_epochs": 0}}), 60)
 
     def named(records):
         records = [record.model_copy(update={"id": record.cell.id}) for record in records]

@@ -53,7 +53,8 @@ class Declarations:
         """
         for (key, entry), ids in self._ids.items():
             if not ids:
-                raise UserError(f"{self._places[key, entry]}: {entry} names no method of this grid; write it as in `methods`")
+                hint = f"write it as in `methods`, or leave it out: --set '{key}=[]'"
+                raise UserError(f"{self._places[key, entry]}: {entry} names no method of this grid; {hint}")
         primary = frozenset[str]().union(*(ids for (key, _), ids in self._ids.items() if key == "primary"))
         searches = [ids for (key, _), ids in self._ids.items() if key == "search"]
         return Declared(frozenset(students), primary, {cell: number for number, ids in enumerate(searches) for cell in ids})
