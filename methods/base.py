@@ -15,6 +15,7 @@ from mmengine.registry import Registry
 from torch import Tensor, nn
 
 Needs = Literal["none", "teacher", "self"]
+Partner = Literal["same_class", "second_view", "strong_view", "mixed"]
 
 
 class Output(NamedTuple):
@@ -44,6 +45,8 @@ class Batch(NamedTuple):
     progress: float | Tensor = 0.0  # share of the training that is done, in [0, 1); in training a 0-dim tensor
     partner: Tensor | None = None  # (B, C, H, W), if the method asks for one
     soft: Tensor | None = None  # (B, K) mixed targets, rows summing to 1, under mixup and CutMix
+    other: Tensor | None = None  # (B,) int64, with mixed partners: the row of this batch that each image is mixed with
+    kept: Tensor | None = None  # 0-dim, with mixed partners: partner = kept image + (1 - kept) image[other]
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Method(nn.Module):
     # These may depend on the arguments, and may then be set on the instance.
     version: int = 1  # raised when the mathematics changes, so that old results are not mixed with new ones
     needs: Needs = "none"  # what must exist: a trained teacher, a trained copy of the student
-    partner: Literal["same_class", "second_view"] | None = None  # a second image for each sample
+    partner: Partner | None = None  # a second image for each sample
     prepare_epochs: int = 0  # length of a preparation phase, in which `prepare` replaces `step`
     prepare_lr: float | None = None  # its learning rate, which is constant; None: the recipe's
     teacher_epochs_fraction: float = 1.0  # below 1 asks for a teacher whose schedule is shortened to that share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -137,3 +138,31 @@ def test_resized_crops_in_memory_equal_torchvision_where_they_enlarge():
     assert (ours.int() - reference.int()).abs().max() <= 1
     run = streamed(toy(size=12), crop="resized", image_size=16)
     assert next(run.epoch(0)).image.shape[1:] == run.shape == (3, 16, 16)
+
+
+def test_gray_squares_equal_pillows_rectangles():
+    from PIL import Image, ImageDraw
+
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, 12, 16), dtype=torch.uint8, generator=draws)
+    squares = augment.draw_squares(40, 12, 16, draws)
+    found = augment.gray_squares(images, squares)
+    for image, square, ours in zip(images, squares.tolist(), found, strict=True):
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        top, bottom, left, right = square
+        ImageDraw.Draw(picture).rectangle((left, top, right, bottom), (125, 123, 114))
+        assert np.array_equal(ours.permute(1, 2, 0).numpy(), np.asarray(picture))
+    heights = squares[:, 1] - squares[:, 0]
+    assert 0 <= int(heights.min()) < int(heights.max()) <= 8  # up to half the width, and the pixel that it starts in
+
+
+def test_strong_operations_are_drawn_over_their_range():
+    rounds = augment.draw_strong(4000, 32, 32, torch.Generator().manual_seed(0))
+    assert len(rounds) == 2
+    for operations in rounds:
+        counts = torch.bincount(operations.kind, minlength=len(augment.NAMES))
+        assert {augment.NAMES[i] for i in counts.nonzero()} == set(augment.STRONG)
+        assert counts[counts > 0].min() > 200  # of 286
+        for name, scale in (("Rotate", 30), ("ShearX", 0.3), ("TranslateX", 10), ("Posterize", 8)):
+            strengths = operations.magnitude[operations.kind == augment.NAMES.index(name)]
+            assert 0.9 * scale < strengths.abs().max() <= scale

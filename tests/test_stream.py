@@ -16,6 +16,8 @@ from bench.records.recipe import Recipe
     "options",
     [
         {"crop": "pad", "flip": True},
+        {"crop": "pad", "flip": True, "partner": "strong_view"},
+        {"partner": "mixed"},
         {"crop": "resized", "image_size": 6, "flip": True, "partner": "same_class", "cutout": 2},
         {
             "crop": "pad",
@@ -127,6 +129,33 @@ def test_partners_that_are_second_views():
         assert not torch.equal(batch.image, batch.partner)
     for batch in streamed(data, partner="second_view").epoch(0):
         assert torch.equal(batch.image, batch.partner)
+
+
+def test_partners_that_are_strong_views():
+    data = toy(size=16)
+    plain, strong = (list(streamed(data, partner=kind, crop="pad").epoch(0)) for kind in ("second_view", "strong_view"))
+    for first, second in zip(plain, strong, strict=True):
+        assert torch.equal(first.image, second.image), "a partner changes the first images"
+        kept = (pixels(first.partner, data) == pixels(second.partner, data)).flatten(1).float().mean(1)
+        assert kept.min() < 0.3  # most operations change every pixel
+    again = list(streamed(data, partner="strong_view", crop="pad").epoch(0))
+    assert same(again, strong)
+
+
+def test_mixed_partners():
+    data = toy(samples=42)
+    shares, others = [], []
+    for batch, plain in zip(streamed(data, partner="mixed").epoch(1), streamed(data).epoch(1), strict=True):
+        assert torch.equal(batch.image, plain.image), "a partner changes the first images"
+        assert batch.kept.shape == ()
+        assert torch.equal(batch.other.sort().values, torch.arange(len(batch.image)))
+        expected = batch.kept * batch.image + (1 - batch.kept) * batch.image[batch.other]
+        assert torch.allclose(batch.partner, expected)
+        shares.append(batch.kept.item())
+        others.append(batch.other)
+    assert len(set(shares)) == len(shares) == 6
+    assert not torch.equal(others[0], others[1])
+    assert same(list(streamed(data, partner="mixed").epoch(1)), list(streamed(data, partner="mixed").epoch(1)))
 
 
 def test_mixed_images_and_soft_targets_agree():

@@ -243,6 +243,66 @@ class Policy:
         return rounds
 
 
+# The strong view of semi-supervised learning: Sohn et al. FixMatch. NeurIPS 2020. arXiv:2001.07685
+
+STRONG = {  # operations and the ends of their strengths, as MLKD's public code has them, in torchvision's units
+    "AutoContrast": (0.0, 1.0),
+    "Brightness": (-0.95, -0.05),
+    "Color": (-0.95, -0.05),
+    "Contrast": (-0.95, -0.05),
+    "Equalize": (0.0, 1.0),
+    "Identity": (0.0, 1.0),
+    "Posterize": (4.0, 8.0),
+    "Rotate": (-30.0, 30.0),
+    "Sharpness": (-0.95, -0.05),
+    "ShearX": (-0.3, 0.3),
+    "ShearY": (-0.3, 0.3),
+    "Solarize": (0.0, 256 / 255),
+    "TranslateX": (-0.3, 0.3),  # of the width
+    "TranslateY": (-0.3, 0.3),
+}
+GRAY = (125, 123, 114)  # of its square
+
+
+def draw_strong(count: int, height: int, width: int, generator: torch.Generator) -> list[Operations]:
+    """Two rounds of one of `STRONG` each, with uniform strengths."""
+    kinds = torch.tensor([NAMES.index(name) for name in STRONG])
+    low, high = torch.tensor(list(STRONG.values())).unbind(1)
+    pixels = {"TranslateX": width, "TranslateY": height}
+    scale = torch.tensor([float(pixels.get(name, 1)) for name in STRONG])
+    rounds = []
+    for _ in range(2):
+        chosen = torch.randint(len(kinds), (count,), generator=generator)
+        strength = low[chosen] + (high - low)[chosen] * torch.rand(count, generator=generator)
+        strength = torch.where(scale[chosen] > 1, (scale[chosen] * strength).round(), strength)
+        rounds.append(Operations(kinds[chosen], strength))
+    return rounds
+
+
+def draw_squares(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """(count, 4) int64: first row, last row, first column and last column of squares about uniform centers.
+
+    The side is uniform up to half the width, rounded up to a pixel. Squares are cut at the border.
+    """
+    side = 0.5 * width * torch.rand(count, generator=generator)
+    edges = []
+    for size in (height, width):
+        center = size * torch.rand(count, generator=generator)
+        first = (center - side / 2).clamp(min=0).floor()
+        edges += [first, (first + side).floor().clamp(max=size - 1)]
+    return torch.stack(edges, 1).long()
+
+
+def gray_squares(images: Tensor, squares: Tensor) -> Tensor:
+    """Fill squares, (B, 4) as `draw_squares` makes them, with gray."""
+    top, bottom, left, right = squares.unsqueeze(2).unbind(1)  # (B, 1) each
+    row, column = (torch.arange(size, device=images.device) for size in images.shape[2:])
+    inside = ((row >= top) & (row <= bottom)).unsqueeze(2) & ((column >= left) & (column <= right)).unsqueeze(1)
+    gray = GRAY if images.shape[1] == len(GRAY) else (round(sum(GRAY) / 3),) * images.shape[1]
+    color = torch.stack([torch.full((), level, dtype=torch.uint8, device=images.device) for level in gray])
+    return torch.where(inside.unsqueeze(1), color.view(1, -1, 1, 1), images)
+
+
 # Of normalized images
 
 

@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data.augment import Mix, Policy, apply, cutout, draw_boxes, draw_mix, resize_boxes, send
+from bench.data.augment import (
+    Mix,
+    Policy,
+    apply,
+    cutout,
+    draw_boxes,
+    draw_mix,
+    draw_squares,
+    draw_strong,
+    gray_squares,
+    resize_boxes,
+    send,
+)
 from bench.data.files import STREAMED_SIZE, Crops, Files, generator
 from bench.data.sets import Dataset, Split
 from bench.records.recipe import Recipe
-from methods.base import Batch
+from methods.base import Batch, Partner
+
+MIXED_ALPHA = 0.4  # of the Beta distribution of mixed partners: MixSKD's on CIFAR
 
 
 class Stream:
@@ -31,8 +45,8 @@ class Stream:
         recipe: batch size, epochs, augmentation.
         seed: of order and augmentation.
         device, dtype, memory_format: of the images.
-        partner: a second image for each sample: another one of its class, or the same one augmented once more. It has draws of
-            its own, so that the first images stay the same.
+        partner: a second image for each sample: another one of its class, the same one augmented once more (and strongly), or
+            a mix of the batch's images. It has draws of its own, so that the first images stay the same.
 
     Attributes:
         shape: (C, H, W) of the images that a network sees.
@@ -49,7 +63,7 @@ class Stream:
         seed: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
-        partner: Literal["same_class", "second_view"] | None = None,
+        partner: Partner | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         if len(train.targets) < 2:
@@ -80,12 +94,8 @@ class Stream:
         index = send(order, self.device)
         target = self.targets[index]
         images = self._images(order, "image", epoch)
-        partners = None
-        if self.partner:
-            others = order
-            if self.partner == "same_class":
-                others = draw_partners(self.cpu_targets, order, generator("partner of", self.seed, epoch))
-            partners = self._images(others, "partner", epoch)
+        partners = self._partners(order, epoch)
+        mixed = self._mixed(epoch) if self.partner == "mixed" else None
         mixes = np.random.default_rng(generator("mix", self.seed, epoch).initial_seed())
         for step, (index_, target_) in enumerate(
             zip(index.split(recipe.batch_size), target.split(recipe.batch_size), strict=True)
@@ -95,6 +105,10 @@ class Stream:
             if mix:
                 image = mix.images(image)
                 partner = mix.images(partner) if partner is not None else None
+            other = kept = None
+            if mixed:
+                other, kept = next(mixed)
+                partner = kept * image + (1 - kept) * image[other]
             yield Batch(
                 image=image,
                 target=target_,
@@ -103,14 +117,37 @@ class Stream:
                 epochs=recipe.epochs,
                 progress=(epoch * steps + step) / (recipe.epochs * steps),
                 partner=partner,
+                other=other,
+                kept=kept,
                 soft=self._soft(target_, mix) if recipe.soft_targets else None,
             )
 
-    def _images(self, order: Tensor, view: str, epoch: int) -> Iterator[Tensor]:
+    def _partners(self, order: Tensor, epoch: int) -> Iterator[Tensor] | None:
+        """Batches of partner images, but where they are mixes of the images themselves."""
+        if self.partner in (None, "mixed"):
+            return None
+        if self.partner == "same_class":
+            order = draw_partners(self.cpu_targets, order, generator("partner of", self.seed, epoch))
+        return self._images(order, "partner", epoch, strong=self.partner == "strong_view")
+
+    def _mixed(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each batch a permutation of its rows and the share that an image keeps, 0-dim, on the device."""
+        size, draws = self.recipe.batch_size, generator("mixed", self.seed, epoch)
+        shares = np.random.default_rng(draws.initial_seed()).beta(MIXED_ALPHA, MIXED_ALPHA, len(self))
+        permutations = torch.cat([row.argsort() for row in torch.rand(self.samples, generator=draws).split(size)])
+        kept = send(torch.from_numpy(shares).float(), self.device)
+        yield from zip(send(permutations, self.device).split(size), kept, strict=True)
+
+    def _images(self, order: Tensor, view: str, epoch: int, strong: bool = False) -> Iterator[Tensor]:
         """Batches of augmented, normalized images; `view` names the draws."""
         recipe, count, key = self.recipe, len(order), (view, self.seed, epoch)
         flips = send(torch.rand(count, generator=generator("flip", *key)) < 0.5, self.device)
         rounds = self.policy.draw(count, generator("policy", *key)) if self.policy else []
+        squares = None
+        if strong:
+            height, width = self.shape[1:]
+            rounds += draw_strong(count, height, width, generator("strong", *key))
+            squares = send(draw_squares(count, height, width, generator("square", *key)), self.device)
         centers = torch.rand(count, 2, generator=generator("cutout", *key)) * torch.tensor(self.shape[1:])
         centers = send(centers.long(), self.device)
         done = 0
@@ -121,6 +158,8 @@ class Stream:
                 images = torch.where(flips[part].view(-1, 1, 1, 1), images.flip(3), images)
             for operations in rounds:
                 images = apply(images, operations.part(part))
+            if squares is not None:
+                images = gray_squares(images, squares[part])
             images = self.normalize(images)
             if recipe.cutout:
                 images = cutout(images, centers[part], recipe.cutout)

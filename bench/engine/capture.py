@@ -30,7 +30,7 @@ log = logging.getLogger("bench.records.cell")
 WARM_UP = 3  # eager steps of a kind before it is recorded: libraries choose their kernels, methods fill their memories
 NOISE = 1e-3  # of an update: where two eager steps differ by more, nothing can be compared with them
 NOISE_FACTOR = 4  # a replay may differ from an eager step by so many times what two eager steps differ by
-TENSORS = ("image", "target", "index", "partner", "soft")  # of a batch
+TENSORS = ("image", "target", "index", "partner", "other", "kept", "soft")  # of a batch
 
 Work = Callable[[], None]
 

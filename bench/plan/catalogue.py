@@ -19,7 +19,12 @@ from bench.plan.specs import Builder, arguments_of
 from bench.records.folders import ResultsFolder
 from methods.base import Method
 
-PARTNERS = {"same_class": "a second image of the same class", "second_view": "the same image augmented once more"}
+PARTNERS = {
+    "same_class": "a second image of the same class",
+    "second_view": "the same image augmented once more",
+    "strong_view": "the same image augmented once more, and strongly",
+    "mixed": "the image mixed with another one of the batch",
+}
 
 
 def table(what: str) -> Table:
