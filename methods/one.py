@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from methods.base import METHODS, Batch, Card, Context, Method, Output
-from methods.parts import ramp, softened_kl, unwrapped, widened
+from methods.parts import ramp, shuffled, softened_kl, unwrapped, widened
 
 
 @METHODS.register_module("one")
@@ -89,13 +87,3 @@ class NativeEnsemble(Method):
 def trunk(student: Output) -> Tensor:
     """The feature (B, C, H, W) from which the last stage starts."""
     return (student.stem, *student.stages)[-2]
-
-
-@torch.no_grad()
-def shuffled(module: nn.Module) -> nn.Module:
-    """A copy, each weight's elements in random order: another initialization with the same distribution."""
-    module = copy.deepcopy(module)
-    for parameter in module.parameters():
-        order = torch.randperm(parameter.numel(), device=parameter.device)
-        parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -184,6 +185,16 @@ def unwrapped(network: Any) -> nn.Module:
     while not isinstance(network, nn.Module):
         network = network.network
     return network
+
+
+@torch.no_grad()
+def shuffled(module: nn.Module) -> nn.Module:
+    """A copy, each weight's elements in random order: another initialization with the same distribution."""
+    module = copy.deepcopy(module)
+    for parameter in module.parameters():
+        order = torch.randperm(parameter.numel(), device=parameter.device)
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return module
 
 
 def ramp(batch: Batch, epochs: int) -> Tensor | float:

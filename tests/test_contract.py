@@ -30,6 +30,7 @@ REFUSES_A_PAIR = {
     ("ft", "cross family"): "the last stages meet at a single one",
 }
 NEEDS_NETWORKS = {
+    "mixskd": "mixskd copies the student's later stages",
     "one": "one copies the student's last stage",
     "sdd": "sdd applies the classifiers of both networks",
     "zipf_ls": "zipf_ls applies the student's classifier to its last map",
@@ -40,6 +41,8 @@ TRAINS_OTHERWISE = {  # with all weights at 0
     "dlb": "the cross-entropy is the mean over two batches",
     "logit_std": "the wrapped kd has a tenth of the cross-entropy",
     "frskd": "the self-teacher has a cross-entropy",
+    "mixskd": "the exits have cross-entropies, on mixes too",
+    "mlkd": "the cross-entropy is the sum over two views",
     "one": "the branches have a cross-entropy each",
     "simkd": "there is no cross-entropy",
 }
@@ -47,6 +50,7 @@ CASES = [(key, pair) for key in KEYS for pair in PAIRS if (key, pair) not in REF
 
 B, K, N = 10, 10, 40  # a batch has every class, so that no teacher is wrong about all of it
 TARGETS = torch.arange(N) % K
+OTHER = torch.tensor([1, 0, 2, 4, 3, 6, 5, 8, 7, 9])  # stays a permutation in the first half of a batch
 
 
 @cache
@@ -61,7 +65,7 @@ def batches() -> list[Batch]:
     index = torch.arange(B)
     image, partner = torch.randn(3, B, 1, 8, 8), torch.randn(3, B, 1, 8, 8)
     return [
-        Batch(image[i], TARGETS[index], index, epoch=epoch, epochs=100, progress=epoch / 100, partner=partner[i])
+        Batch(image[i], TARGETS[index], index, epoch, 100, epoch / 100, partner[i], other=OTHER, kept=torch.tensor(0.7))
         for i, epoch in enumerate((58, 59, 59))
     ]
 
@@ -234,7 +238,9 @@ def test_memories_keep_their_place_and_shape(key: str) -> None:
     case = build(key)
     before = {name: (buffer.data_ptr(), buffer.shape) for name, buffer in case.method.named_buffers()}
     first, second, third = batches()
-    short = second._replace(**{name: getattr(second, name)[: B // 2] for name in ("image", "target", "index", "partner")})
+    short = second._replace(
+        **{name: getattr(second, name)[: B // 2] for name in ("image", "target", "index", "partner", "other")}
+    )
     for batch in (first, short, third):
         case.step(batch)
     assert {name: (buffer.data_ptr(), buffer.shape) for name, buffer in case.method.named_buffers()} == before

@@ -10,6 +10,7 @@ import pytest
 from bench.errors import UserError
 from bench.plan import grid_file
 from bench.plan.expand import expand
+from bench.plan.recipes import recipe_for
 from methods import METHODS
 from methods.base import Card, Method
 
@@ -187,3 +188,11 @@ def test_the_manifest_holds_the_cards_of_all_methods_and_their_parts(tiny):
     manifest = tiny(methods=["tfd+kd", {"logit_std": {"method": {"type": "dkd"}}}]).manifest()
     assert set(manifest["methods"]) == {"sum", "tfd", "kd", "logit_std", "dkd", "none"}  # none: the teacher
     assert manifest["methods"]["kd"]["title"] == METHODS.get("kd").card.title
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("mlkd_240", 240), ("mlkd_480", 480)])
+def test_mlkd_is_trained_for_240_or_480_epochs_with_one_schedule(name, epochs):
+    recipe = recipe_for({"name": name}, "resnet8x4", "here")
+    assert recipe.epochs == epochs
+    assert [epochs * milestone for milestone in recipe.milestones] == [150, 180, 210]
+    assert (recipe.lr, recipe_for({"name": name}, "shufflenetv2", "here").lr) == (0.025, 0.01)

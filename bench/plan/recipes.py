@@ -20,6 +20,14 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
         # Its normalization differs in the fourth digit, (.5071 .4865 .4409) and (.2673 .2564 .2762): that of the data is kept.
         {"batch_size": 128, "lr": 0.1, "nesterov": True, "padding": "reflect"},
     ),
+    "mlkd_240": (
+        "as crd, with the lr of MLKD's code: .025 (MobileNet, ShuffleNet .01)",
+        {"lr": 0.025},
+    ),
+    "mlkd_480": (
+        "as mlkd_240, but 480 epochs, as MLKD is trained beside logit standardization; lr still falls at 150, 180 and 210",
+        {"epochs": 480, "lr": 0.025, "milestones": (150 / 480, 180 / 480, 210 / 480)},
+    ),
     "imagenet100": (
         "ImageNet as in torchvision's reference: 100 epochs, batch 256, lr .1, x0.1 at 30/60/90",
         {
@@ -42,14 +50,15 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
-SMALL_LR = ("mobilenet", "shufflenet")  # networks whose lr is .01 in `crd`
+SMALL_LR = ("mobilenet", "shufflenet")  # networks whose lr is .01 in recipes after `crd`
+AFTER_CRD = ("crd", "tfd_code", "mlkd_240", "mlkd_480")
 
 
 def recipe_for(spec: Mapping[str, Any], network: str, where: str) -> Recipe:
     """The recipe that `{"name": ..., **overrides}` means for this network.
 
     Args:
-        network: its name; the learning rate of `crd` and `tfd_code` depends on it.
+        network: its name; the learning rate of `crd` and the recipes after it depends on it.
         where: place in the grid file, for errors.
 
     Raises:
@@ -65,7 +74,7 @@ def recipe_for(spec: Mapping[str, Any], network: str, where: str) -> Recipe:
         if isinstance(value, bool) and Recipe.model_fields[field].annotation in (int, float):
             raise UserError(f"{where}.{field}: a number, not {value} (YAML reads yes, no, on and off as true and false)")
     values = dict(RECIPES[name][1])
-    if name in ("crd", "tfd_code") and network.startswith(SMALL_LR):
+    if name in AFTER_CRD and network.startswith(SMALL_LR):
         values["lr"] = 0.01
     try:
         return Recipe(**{**values, **overrides})
