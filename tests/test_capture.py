@@ -6,84 +6,33 @@ import ctypes
 import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 from capturing import FakeGraphs, Unchanged
+from step_cases import CASES, Case, assembled
 from torch import Tensor
 
-from bench.engine.assemble import assemble, untrained_teacher
 from bench.engine.capture import CaptureError, StepRunner
 from bench.engine.device import has_bf16
 from bench.engine.snapshot import state
 from bench.engine.train import train
 from bench.jobs.worker import Job, work
-from bench.plan.specs import arguments_of
 from bench.records.folders import ResultsFolder
 from bench.records.options import Options
-from methods import METHODS, Batch, Method
+from methods import Batch, Method
 from methods.base import Output
 
-EPOCHS = (0, 1, 4, 9)  # of ten; ramps end in between. Each has two full batches and one of half the size
-FAST = {"crd": {"negatives": 16}}
-OTHER_FAMILY = [{"student": "wrn_16_1", "teacher": "resnet8x4"}]
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is recorded."""
-
-    methods: tuple[Any, ...]
-    preparing: bool = False
-    recipe: dict[str, Any] = field(default_factory=dict)
-    changes: dict[str, Any] = field(default_factory=dict)  # of the grid
-
-
-def spec(key: str) -> dict[str, Any]:
-    method = METHODS.get(key)
-    short = {"prepare_epochs": 1} if "prepare_epochs" in arguments_of(method) else {}
-    return {key: {**method.example, **FAST.get(key, {}), **short}}
-
-
-def prepares(key: str) -> bool:
-    ((_, arguments),) = spec(key).items()
-    return METHODS.build({"type": key, **arguments}).prepare_epochs > 0
-
-
-CASES = {key: Case((spec(key),)) for key in sorted(METHODS.module_dict)}
-CASES |= {f"{key}, preparation": Case((spec(key),), preparing=True) for key in CASES if prepares(key)}
-CASES |= {
-    "tfd+crd": Case(({"sum": {"parts": [{"type": "tfd"}, {"type": "crd", "negatives": 16}]}},)),
-    "tfd+ls": Case(("tfd+ls",)),
-    "logit_std around dkd": Case(({"logit_std": {"preset": "dkd"}},)),
-    "kd, another family": Case(("kd",), changes={"pairs": OTHER_FAMILY}),
-    "at, another family": Case(("at",), changes={"pairs": OTHER_FAMILY}),
-    "dropout": Case(("none",), recipe={"dropout": 0.3}),
-    "nesterov": Case(("none",), recipe={"nesterov": True}),
-    "momentum 0": Case(("none",), recipe={"momentum": 0.0}),
-    "mixup": Case(("tfd",), recipe={"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1}),
-    "ema, dropout, clipping": Case(("tfd",), recipe={"ema": 0.9, "dropout": 0.2, "clip_grad_norm": 1.0}),
-    "kd in bf16": Case(("kd",), changes={"precision": "bf16"}),
-    "tfd in bf16": Case(("tfd",), changes={"precision": "bf16"}),
-    "one teacher for four": Case(("none", "kd", "at", "tfd")),
-}
+EPOCHS = (0, 4, 9)  # of ten; ramps end in between. Each has two full batches and one of half the size, which stays eager
 
 
 class Twins:
     """Two equal groups: one takes every step eagerly, the other records a step of each kind, and replays it from then on."""
 
     def __init__(self, case: Case, tiny: Any, folder: Any) -> None:
-        changes = {"pairs": [{"student": "resnet8", "teacher": "resnet14"}], "precision": "fp32", **case.changes}
-        recipe = {"name": "digits", "epochs": 10, "batch_size": 16, **case.recipe}
-        cells = [c for c in tiny(methods=[*case.methods], recipe=recipe, **changes).cells if not _is_teacher(c, changes)]
         self.case = case
-        options = Options(device="cpu", threads=1)
-        assemblies = []
-        for _ in range(2):
-            torch.manual_seed(0)  # of the untrained teacher
-            assemblies.append(assemble(cells, ResultsFolder(folder).grid("tiny"), options, untrained_teacher))
+        assemblies = [assembled(case, tiny, folder) for _ in range(2)]
         self.eager, self.replayed = (assembly.step() for assembly in assemblies)
         self.runner = StepRunner(self.replayed, FakeGraphs())
         first = next(iter(assemblies[0].trainees.values()))
@@ -91,13 +40,13 @@ class Twins:
         for step in (self.eager, self.replayed):
             step.train()
 
-    def run(self) -> StepRunner:
-        """Take the steps, and compare after each.
+    def run(self, epochs: tuple[int, ...] = EPOCHS) -> StepRunner:
+        """Take the steps of these epochs, and compare after each.
 
         Raises:
             AssertionError: a tensor differs.
         """
-        for number, batch in enumerate(self.batches()):
+        for number, batch in enumerate(self.batches(epochs)):
             for step in (self.eager, self.replayed):
                 step.set_lr(0.05 / (1 + number // 4))
             torch.manual_seed(number)
@@ -109,14 +58,9 @@ class Twins:
             assert not different, f"step {number}: {different[:5]}"
         return self.runner
 
-    def batches(self) -> Iterator[Batch]:
-        for epoch in EPOCHS:
+    def batches(self, epochs: tuple[int, ...] = EPOCHS) -> Iterator[Batch]:
+        for epoch in epochs:
             yield from self.stream.epoch(epoch)
-
-
-def _is_teacher(cell: Any, changes: dict[str, Any]) -> bool:
-    ((pair),) = changes["pairs"]
-    return cell.student["type"] != pair["student"]
 
 
 def _different(some: dict[str, Tensor], others: dict[str, Tensor]) -> list[str]:
@@ -132,6 +76,11 @@ def test_a_replayed_step_equals_an_eager_one(name, tiny, tmp_path):
     runner = Twins(case, tiny, tmp_path).run()
     assert runner.path == "graph", runner.path_reason
     assert runner.path_reason == "checked at 2 moments: bit for bit"
+
+
+def test_each_size_of_a_batch_has_its_own_recording(tiny, tmp_path):
+    runner = Twins(CASES["dlb"], tiny, tmp_path).run(epochs=(0, 1, 2, 5, 9))
+    assert {key: kind.replay is not None for key, kind in runner.kinds.items()} == {(False, 16): True, (False, 8): True}
 
 
 class Planted(Method):

@@ -89,7 +89,7 @@ class CudaGraphs:
 
 
 @dataclass
-class _Kind:
+class Kind:
     """Steps of one phase and batch size."""
 
     static: Batch  # what its steps read; always the same memory
@@ -105,12 +105,13 @@ class StepRunner:
     Attributes:
         graphs: what records; None on a CPU, and where steps are eager.
         reason: why steps are eager, or how the recorded ones were found to be the same; None on a CPU.
+        kinds: by whether they prepare, and the size of the batch.
     """
 
     step: Step
     graphs: Graphs | None = None
     reason: str | None = None
-    _kinds: dict[tuple[bool, int], _Kind] = field(default_factory=dict)
+    kinds: dict[tuple[bool, int], Kind] = field(default_factory=dict)
 
     def __call__(self, batch: Batch, preparing: bool = False) -> None:
         """Take a step; see `Step`.
@@ -129,7 +130,7 @@ class StepRunner:
         """'graph' or 'eager'; None on a CPU, which knows no other way than eager steps."""
         if self.reason is None and self.graphs is None:
             return None
-        return "graph" if any(kind.replay for kind in self._kinds.values()) else "eager"
+        return "graph" if any(kind.replay for kind in self.kinds.values()) else "eager"
 
     @property
     def path_reason(self) -> str | None:
@@ -138,9 +139,9 @@ class StepRunner:
 
     def _take(self, graphs: Graphs, batch: Batch, preparing: bool) -> None:
         batch = self.step.static(batch)
-        kind = self._kinds.get(key := (preparing, len(batch.target)))
+        kind = self.kinds.get(key := (preparing, len(batch.target)))
         if kind is None:
-            kind = self._kinds[key] = _Kind(_copied(batch))
+            kind = self.kinds[key] = Kind(_copied(batch))
         kind.seen += 1
         if kind.replay is None and kind.seen > WARM_UP and kind.previous is not None:
             try:
@@ -148,7 +149,7 @@ class StepRunner:
             except RefusedError as error:
                 log.info("steps are eager: %s", error)
                 self.graphs, self.reason = None, str(error)
-                self._kinds.clear()
+                self.kinds.clear()
                 self.step(batch, preparing)
                 return
         _fill(kind.static, batch)
@@ -158,7 +159,7 @@ class StepRunner:
         self.step(kind.static, preparing)
         kind.previous = _copied(kind.static) if kind.seen == WARM_UP else None
 
-    def _record(self, graphs: Graphs, kind: _Kind, batch: Batch, preparing: bool) -> None:
+    def _record(self, graphs: Graphs, kind: Kind, batch: Batch, preparing: bool) -> None:
         """Record a step, and compare its replay with eager steps at two moments: here, and with another batch, epoch and lr."""
         assert kind.previous is not None
         here = Snapshot(self.step)
@@ -178,7 +179,7 @@ class StepRunner:
         self.reason = f"checked at {len(findings)} moments: {max(findings, key=len)}"
         log.info("steps of %d images%s are replayed; %s", len(batch.target), " (preparation)" * preparing, self.reason)
 
-    def _elsewhere(self, kind: _Kind, batch: Batch) -> None:
+    def _elsewhere(self, kind: Kind, batch: Batch) -> None:
         """Another moment of the training: what was taken for constant shows."""
         assert kind.previous is not None
         _fill(kind.static, kind.previous)
