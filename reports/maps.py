@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from reports.figures import letters
+
 CELL_INCHES = 1.7
 OPACITY = 0.5  # of a map over its image
 
@@ -42,4 +44,7 @@ def draw(
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with letters.unwarned():
+        figure.draw_without_rendering()
+        letters.replace(figure, letters.find_font(figure, letters.lacking(figure)))
+        figure.savefig(path, dpi=150)

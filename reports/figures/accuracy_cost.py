@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from bench.records.naming import abbreviated
-from reports.figures import figures_of_pair
+from reports.figures import figures_of_pair, letters
 from reports.figures.style import DISTILLED, KIND, MUTED, PAPER, STYLE, Figure, canvas, finished
 from reports.pair import Pair
 
@@ -164,7 +164,8 @@ def frontier(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
 
 def _write_names(figure: Canvas, axes: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
     """Write names beside their points, each where it first finds room."""
-    figure.canvas.draw()
+    with letters.unwarned():
+        figure.canvas.draw()
     places = axes.transData.transform(np.column_stack([x, y]))
     dpi = figure.dpi / 72
     taken = [(px - 5 * dpi, py - 5 * dpi, px + 5 * dpi, py + 5 * dpi) for px, py in places]

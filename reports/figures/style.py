@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
+from reports.figures import letters
+
 # Colors that people with any color vision distinguish (Okabe and Ito), and the page's variables that take their place.
 INK, MUTED, RULE, PAPER = "#1c1c1a", "#6b6b66", "#deded8", "#fefefd"
 PLAIN, FREE, DISTILLED = "#737373", "#0072b2", "#d55e00"
@@ -97,11 +99,16 @@ def finished(figure: Canvas, name: str, title: str, alt: str) -> Figure:
         alt: what it shows, in words.
     """
     buffer = io.StringIO()
-    with mpl.rc_context(STYLE):  # fonts and ticks are settled only now
+    with mpl.rc_context(STYLE), letters.unwarned():  # fonts and ticks are settled only now
         figure.draw_without_rendering()
+        lacking = letters.lacking(figure)
+        unknown = letters.find_font(figure, lacking)
+        if lacking != unknown:
+            figure.draw_without_rendering()
         _fit(figure)
         figure.set_layout_engine("none")  # laid out once is enough for three formats
         figure.savefig(buffer, format="svg", metadata={"Date": None})
+        letters.replace(figure, unknown)  # in PNG and PDF
     return Figure(name, title, alt, buffer.getvalue(), figure)
 
 
