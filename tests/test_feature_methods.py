@@ -2,123 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from math import erf, exp, pi, sqrt
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from feature_values import (
+    CLASSES,
+    SAMPLES,
+    array,
+    batch,
+    build,
+    check,
+    convolved,
+    networks,
+    normed,
+    output,
+    pair,
+    pooled,
+    unit,
+)
 
-from methods import METHODS, Batch, Context, Method, Networks, Output
-from methods.parts import attention, pool_to, widened
-
-CLASSES, SAMPLES = 5, 4
-
-
-def output(channels: list[int], sizes: list[int], seed: int) -> Output:
-    """An Output of `SAMPLES` images; `channels` and `sizes` are those of the stem and the stages."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(SAMPLES, *shape, generator=generator, dtype=torch.float64)
-
-    stem, *preact = [draw(c, s, s) for c, s in zip(channels, sizes, strict=True)]
-    leaves = [draw(CLASSES), stem.relu(), *preact]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    stages = [feature.relu() for feature in preact]
-    return Output(leaves[0], stages[-1].mean((2, 3)), tuple(stages), tuple(preact), leaves[1])
-
-
-def pair(teacher_channels: list[int] | None = None, teacher_sizes: list[int] | None = None) -> tuple[Output, Output]:
-    """A student and a teacher: without arguments of equal sizes and different channels."""
-    return output([2, 2, 3, 4], [8, 8, 4, 2], 1), output(teacher_channels or [3, 4, 5, 6], teacher_sizes or [8, 8, 4, 2], 2)
-
-
-def gradients(out: Output) -> list[Tensor]:
-    return [leaf.grad for leaf in (out.logits, out.stem, *out.preact) if leaf.grad is not None]
-
-
-def batch(**fields: object) -> Batch:
-    return Batch(torch.zeros(SAMPLES, 3, 8, 8), torch.tensor([0, 3, 1, 4]), torch.arange(SAMPLES), **fields)  # type: ignore[arg-type]
-
-
-def build(key: str, student: Output, teacher: Output, networks: Networks | None = None, **arguments: object) -> Method:
-    torch.manual_seed(0)
-    method = METHODS.build({"type": key, "weight": 1.0, **arguments})
-    method.setup(Context(student, teacher, CLASSES, SAMPLES, SAMPLES, (3, 8, 8), networks=networks))
-    return method.double()
-
-
-def networks(student: Output, teacher: Output, **parts: object) -> Networks:
-    """Networks that return these outputs for any image; `parts` are the teacher's."""
-
-    class Answer(SimpleNamespace):
-        def __call__(self, image: Tensor) -> Output:
-            return self.output
-
-    return Networks(Answer(output=student), Answer(output=teacher, **parts))
-
-
-def array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().numpy()
-
-
-def pooled(feature: np.ndarray, size: int) -> np.ndarray:
-    b, c, h, w = feature.shape
-    return feature.reshape(b, c, size, h // size, size, w // size).mean((3, 5))
-
-
-def unit(rows: np.ndarray, axis: int = 1) -> np.ndarray:
-    """Of L2 norm 1; a row of zeros, as a dead channel gives, stays one."""
-    return rows / np.maximum(np.sqrt((rows**2).sum(axis, keepdims=True)), 1e-12)
-
-
-def convolved(layer: torch.nn.Module, feature: np.ndarray) -> np.ndarray:
-    """A convolution of stride 1, or a transposed one, that keeps the map's size."""
-    weight = array(layer.weight)
-    if isinstance(layer, torch.nn.ConvTranspose2d):
-        weight = weight.swapaxes(0, 1)[:, :, ::-1, ::-1]
-    size = weight.shape[-1]
-    pad = size // 2
-    padded = np.pad(feature, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (2, 3))
-    out = np.einsum("ocij,bchwij->bohw", weight, windows)
-    return out if layer.bias is None else out + array(layer.bias)[:, None, None]
-
-
-def normed(feature: np.ndarray) -> np.ndarray:
-    """A fresh batch norm in training."""
-    return (feature - feature.mean((0, 2, 3), keepdims=True)) / np.sqrt(feature.var((0, 2, 3), keepdims=True) + 1e-5)
-
-
-def check(
-    method: Method,
-    key: str,
-    student: Output,
-    teacher: Output,
-    expected: float,
-    trained: set[str] | None = None,
-    **fields: object,
-) -> None:
-    """The term has this value, doubles with the weight, and moves the student, the method's parts and nothing else.
-
-    `trained` names the parts that it moves, where these are not all of them.
-    """
-    terms = method.loss(student, teacher, batch(**fields))
-    assert set(terms) == {"ce", key}
-    assert terms[key].item() == pytest.approx(expected, rel=1e-9)
-    terms[key].backward(retain_graph=True)
-    moved = {name for name, p in method.named_parameters() if p.grad is not None and p.grad.isfinite().all()}
-    assert {name.split(".")[0] for name in moved} == trained if trained else len(moved) == len(list(method.parameters()))
-    assert gradients(student)
-    assert not gradients(teacher)
-    method.weight = 2.0  # type: ignore[assignment]
-    assert method.loss(student, teacher, batch(**fields))[key].item() == pytest.approx(2 * expected, rel=1e-9)
+from methods import METHODS
 
 
 def test_fitnets() -> None:
@@ -331,139 +236,3 @@ def test_simkd_refuses_a_teacher_with_layers_behind_its_last_stage() -> None:
     student, teacher = pair()
     with pytest.raises(ValueError, match="6 channels, its classifier 9 inputs"):
         build("simkd", student, teacher._replace(embedding=torch.zeros(SAMPLES, 9)))
-
-
-def leaky(feature: np.ndarray) -> np.ndarray:
-    return np.where(feature > 0, feature, 0.1 * feature)
-
-
-FORMS = {  # weight, length and learning rate of the preparation
-    "squares": ({}, (200.0, 30, 0.01)),
-    "whole": ({"preset": "authors"}, (500.0, 6, 0.1)),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_ft_prepares_the_paraphraser_and_then_lets_it_rest(form: str) -> None:
-    """RepDistiller's form and weight by default; the authors' whole factors have their own weight, loss and no batch norm."""
-    arguments, published = FORMS[form]
-    method = METHODS.build({"type": "ft", **arguments})
-    assert (method.weight, method.prepare_epochs, method.prepare_lr) == published
-    student, teacher = pair([3, 4, 5, 6], [16, 16, 8, 4])
-    method = build("ft", student, teacher, **arguments)
-
-    factor_t = array(teacher.stages[-1])
-    for layer in method.encoder[::2]:
-        factor_t = leaky(convolved(layer, factor_t))
-    assert factor_t.shape[1] == 3
-    restored = factor_t
-    for layer in method.decoder[::2]:
-        restored = leaky(convolved(layer, restored))
-    terms = method.prepare(networks(student, teacher), batch())
-    error = restored - array(teacher.stages[-1])
-    assert terms["ft"].item() == pytest.approx((error**2).mean() if form == "squares" else np.abs(error).mean(), rel=1e-9)
-    terms["ft"].backward()
-    assert {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None} == {"encoder", "decoder"}
-    assert not gradients(student) + gradients(teacher)
-
-    method.zero_grad()
-    factor_s = array(student.stages[-1])
-    for layer in (layer for layer in method.translator if isinstance(layer, torch.nn.Conv2d)):
-        factor_s = convolved(layer, factor_s)
-        factor_s = leaky(normed(factor_s) if form == "squares" else factor_s)
-    factors = (factor_s, pooled(factor_t, 2))
-    flat = [unit(((f**2).mean(1) if form == "squares" else f).reshape(SAMPLES, -1)) for f in factors]
-    check(method, "ft", student, teacher, np.abs(flat[0] - flat[1]).mean(), trained={"translator"})
-
-
-def check_preparation(method: Method, key: str, student: Output, teacher: Output, expected: float) -> None:
-    """All of the work is in the preparation, which moves student and method, but no classifier and no teacher."""
-    assert method.prepare_epochs == 30
-    assert set(method.loss(student, teacher, batch())) == {"ce"}
-    terms = method.prepare(networks(student, teacher), batch())
-    assert set(terms) == {key}
-    assert terms[key].item() == pytest.approx(expected, rel=1e-9)
-    terms[key].backward()
-    assert all(p.grad is not None for p in method.parameters())
-    assert all(feature.grad is not None for feature in student.preact)
-    assert student.logits.grad is None
-    assert not gradients(teacher)
-
-
-def test_fsp_is_a_preparation() -> None:
-    student, teacher = pair([2, 2, 3, 4], [16, 16, 8, 4])
-    matrices = []
-    for out in (student, teacher):
-        features = [array(f) for f in (out.stem, *out.stages)]
-        flows = []
-        for first, second in itertools.pairwise(features):
-            size = second.shape[-1]
-            flows.append(np.einsum("bihw,bjhw->bij", pooled(first, size), second) / size**2)
-        matrices.append(flows)
-    expected = sum(((s - t) ** 2).mean() for s, t in zip(*matrices, strict=True))
-    check_preparation(build("fsp", student, teacher), "fsp", student, teacher, expected)
-
-
-def test_fsp_refuses_networks_of_different_channels() -> None:
-    with pytest.raises(ValueError, match=r"\[2, 2, 3, 4\], the teacher \[3, 4, 5, 6\]"):
-        build("fsp", *pair())
-
-
-def test_ab_is_a_preparation() -> None:
-    student, teacher = pair([2, 2, 5, 6])  # the first stage needs no connector
-    method = build("ab", student, teacher)
-    expected = 0.0
-    for i, (connector, s, t) in enumerate(zip(method.connectors, student.preact, teacher.preact, strict=True)):
-        guess, target = array(s), array(t)
-        if i > 0:
-            guess = normed(convolved(connector.convolution, guess))
-        distance = (guess + 1) ** 2 * ((guess > -1) & (target <= 0)) + (guess - 1) ** 2 * ((guess <= 1) & (target > 0))
-        expected += distance.sum() / SAMPLES / 1000 * 3 * 2.0 ** (i - 2)
-    check_preparation(method, "ab", student, teacher, expected)
-
-
-def test_ab_refuses_maps_that_no_regressor_leads_to() -> None:
-    with pytest.raises(ValueError, match="no regressor from the student's 8x8 map to the teacher's 32x32"):
-        build("ab", *pair([3, 4, 5, 6], [32, 32, 16, 8]))
-
-
-# Gradients of our own
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_pooling_and_widening_have_torchs_gradients_in_the_features_layout(
-    dtype: torch.dtype, layout: torch.memory_format
-) -> None:
-    feature = torch.randn(2, 5, 12, 6, generator=torch.manual_seed(0)).to(dtype).to(memory_format=layout).requires_grad_()
-    upstream = torch.randn(2, 5, 4, 3, generator=torch.manual_seed(1)).to(memory_format=torch.contiguous_format)
-    ours = widened(pool_to(widened(feature), (4, 3)))
-    theirs = F.avg_pool2d(feature.double(), (3, 2))
-    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert torch.allclose(ours.double(), theirs, rtol=1e-6, atol=1e-6)
-    (gradient,) = torch.autograd.grad(ours, feature, upstream.to(ours.dtype))
-    (expected,) = torch.autograd.grad(theirs, feature, upstream.double())
-    assert gradient.dtype == dtype
-    assert gradient.is_contiguous(memory_format=layout)
-    assert torch.allclose(gradient, expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-12)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_attention_has_torchs_gradient_in_the_features_layout(dtype: torch.dtype, layout: torch.memory_format) -> None:
-    feature = torch.randn(2, 5, 4, 3, generator=torch.manual_seed(0)).to(dtype).to(memory_format=layout).requires_grad_()
-    ours, theirs = attention(feature), F.normalize(feature.double().square().mean(1).flatten(1), dim=1)
-    assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert torch.allclose(ours.double(), theirs, rtol=1e-6, atol=1e-6)
-    upstream = torch.randn(2, 12, generator=torch.manual_seed(1), dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(ours, feature, upstream.to(ours.dtype))
-    (expected,) = torch.autograd.grad(theirs, feature, upstream)
-    assert gradient.dtype == dtype
-    assert gradient.is_contiguous(memory_format=layout)
-    assert torch.allclose(gradient, expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-12)
-
-
-@pytest.mark.parametrize("function", [lambda x: pool_to(widened(x), (2, 2)).square(), attention], ids=["pooling", "attention"])
-def test_second_derivatives_pass_through(function: Callable[[Tensor], Tensor]) -> None:
-    feature = torch.randn(1, 2, 4, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(function, feature)

@@ -1,4 +1,4 @@
-"""Values of the methods on logits, embeddings and one's own stages, against numpy in float64 from the published formulas."""
+"""Values of the methods on logits and on one's own stages, against numpy in float64 from the published formulas."""
 
 from __future__ import annotations
 
@@ -8,65 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from logit_values import TARGET, B, K, array, batch, build, cross_entropy, one_hot, output, pooled, softmax, touched
 from torch import Tensor, nn
 
-from methods import METHODS, Batch, Context, Method, Networks, Output
-
-B, K, N = 6, 5, 12
-TARGET = torch.tensor([0, 3, 1, 4, 3, 0])
-TARGETS = torch.arange(N) % K
-
-
-def output(seed: int, channels: tuple[int, ...] = (4, 6, 8), sizes: tuple[int, ...] = (8, 4, 2), width: int = 7) -> Output:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
-
-    preact = tuple(draw(B, c, s, s) for c, s in zip(channels, sizes, strict=True))
-    stem = draw(B, 3, sizes[0], sizes[0])
-    return Output(draw(B, K), draw(B, width), tuple(feature.relu() for feature in preact), preact, stem)
-
-
-def batch(**fields: Any) -> Batch:
-    return Batch(torch.zeros(B, 3, 8, 8), TARGET, torch.arange(B), **fields)
-
-
-def build(spec: dict[str, Any], student: Output, teacher: Output | None = None, **setup: Any) -> Method:
-    torch.manual_seed(0)
-    method = METHODS.build(spec)
-    context = Context(student, teacher, classes=K, samples=N, batch_size=B, image=(3, 8, 8), targets=TARGETS)
-    method.setup(context._replace(**setup))
-    return method.double()
-
-
-def array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().numpy()
-
-
-def pooled(feature: np.ndarray, size: int) -> np.ndarray:
-    """Average pooling to size x size; bins overlap where it is not a factor of the height."""
-    height = feature.shape[-1]
-    bins = [slice(i * height // size, -(-(i + 1) * height // size)) for i in range(size)]
-    return np.stack([np.stack([feature[:, :, r, c].mean((2, 3)) for c in bins], -1) for r in bins], -2)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    e = np.exp(logits - logits.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
-
-
-def one_hot() -> np.ndarray:
-    return np.eye(K)[TARGET.numpy()]
-
-
-def cross_entropy(logits: Tensor) -> float:
-    return float(-(one_hot() * np.log(softmax(array(logits)))).sum(1).mean())
-
-
-def touched(loss: Tensor, tensors: tuple[Tensor, ...]) -> list[bool]:
-    gradients = torch.autograd.grad(loss, tensors, allow_unused=True, retain_graph=True)
-    return [g is not None and bool(g.abs().sum() > 0) for g in gradients]
+from methods import METHODS, Networks, Output
 
 
 def test_ls_smooths_hard_and_mixed_targets() -> None:
@@ -216,68 +161,6 @@ def test_no_gradient_reaches_the_teacher(key: str) -> None:
     assert touched(torch.stack(list(terms.values())).sum(), (teacher.logits, teacher.embedding)) == [False, False]
 
 
-def huber(difference: np.ndarray) -> float:
-    size = np.abs(difference)
-    return float(np.where(size < 1, 0.5 * size**2, size - 0.5).mean())
-
-
-def test_rkd() -> None:
-    student, teacher = output(1), output(2, width=9)
-
-    def relations(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        d = np.array([[np.linalg.norm(x - y) for y in p] for x in p])
-        e = p[None] - p[:, None]
-        e = e / np.maximum(np.linalg.norm(e, axis=2, keepdims=True), 1e-12)
-        return d / d[d > 0].mean(), np.einsum("ijd,ikd->ijk", e, e)
-
-    (d_s, a_s), (d_t, a_t) = relations(array(student.embedding)), relations(array(teacher.embedding))
-    rkd = build({"type": "rkd"}, student, teacher).loss(student, teacher, batch())["rkd"]
-    assert rkd.item() == pytest.approx(25 * huber(d_s - d_t) + 50 * huber(a_s - a_t), abs=1e-8)
-    assert touched(rkd, (student.embedding, teacher.embedding)) == [True, False]
-
-
-def test_pkt() -> None:
-    student, teacher = output(1), output(2, width=9)
-
-    def probabilities(p: np.ndarray) -> np.ndarray:
-        u = p / np.linalg.norm(p, axis=1, keepdims=True)
-        similarity = (u @ u.T + 1) / 2
-        return similarity / similarity.sum(1, keepdims=True)
-
-    q_s, q_t = probabilities(array(student.embedding)), probabilities(array(teacher.embedding))
-    expected = (q_t * np.log((q_t + 1e-7) / (q_s + 1e-7))).mean()
-    pkt = build({"type": "pkt", "weight": 1.0}, student, teacher).loss(student, teacher, batch())["pkt"]
-    assert pkt.item() == pytest.approx(expected, abs=1e-8)
-    assert touched(pkt, (student.embedding, teacher.embedding)) == [True, False]
-
-
-def test_cc_compares_neighbors_in_the_batch() -> None:
-    student, teacher = output(1), output(2, width=9)
-    method = build({"type": "cc", "weight": 1.0}, student, teacher)
-
-    def embed(side: str, p: Tensor) -> np.ndarray:
-        linear = getattr(method, f"embed_{side}")
-        return array(p) @ array(linear.weight).T + array(linear.bias)
-
-    d = np.abs(embed("student", student.embedding) - embed("teacher", teacher.embedding))
-    assert d.shape == (B, 128)
-    cc = method.loss(student, teacher, batch())["cc"]
-    assert cc.item() == pytest.approx(np.mean([d[i] @ d[i + 1] for i in range(B - 1)]), rel=1e-10)
-
-
-def test_cc_kernel_is_the_gaussian_to_second_order() -> None:
-    student, teacher = output(1), output(2, width=9)
-
-    def kernel(p: np.ndarray) -> np.ndarray:
-        u = p / np.linalg.norm(p, axis=1, keepdims=True)
-        x = 2 * 0.4 * (u @ u.T)
-        return np.exp(-2 * 0.4) * (1 + x + x**2 / 2)
-
-    spec = {"type": "cc", "weight": 1.0, "form": "kernel"}
-    cc = build(spec, student, teacher).loss(student, teacher, batch())["cc"].item()
-    assert cc == pytest.approx(((kernel(array(student.embedding)) - kernel(array(teacher.embedding))) ** 2).mean(), rel=1e-10)
-
-
 def others(logits: np.ndarray) -> np.ndarray:
     return np.array([np.delete(row, label) for row, label in zip(logits, TARGET.numpy(), strict=True)])
 
@@ -365,54 +248,3 @@ def test_eskd_stops() -> None:
             found = summed.loss(student, teacher, batch(epoch=clock(epoch), epochs=10))
             assert found["ce"].item() == terms["ce"].item()
     assert METHODS.build({"type": "eskd", "preset": "early_teacher"}).teacher_epochs_fraction < 1
-
-
-def test_crd_draws_other_classes_only() -> None:
-    targets = torch.tensor([2, 0, 2, 1, 0, 2, 2, 1, 0, 2, 0, 2])
-    method = build({"type": "crd", "dim": 4}, output(1), output(2), targets=targets, classes=3)
-    drawn = method.draw(torch.arange(B))
-    assert drawn.shape == (B, 1 + N - 6)  # the largest class has 6 images
-    assert drawn[:, 0].tolist() == list(range(B))
-    assert not (targets[drawn[:, 1:]] == targets[:B, None]).any()
-    seen = {i: set() for i in range(B)}
-    for _ in range(40):
-        for row in method.draw(torch.arange(B)).tolist():
-            seen[row[0]] |= set(row[1:])
-    assert all(seen[i] == {j for j in range(N) if targets[j] != targets[i]} for i in range(B))
-    with pytest.raises(ValueError, match="one class"):
-        build({"type": "crd"}, output(1), output(2), targets=torch.zeros(N, dtype=torch.int64))
-
-
-def test_crd_scores_two_memories_and_updates_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    student, teacher = output(1), output(2, width=9)
-    method = build({"type": "crd", "weight": 1.0, "dim": 4}, student, teacher)
-    drawn = method.draw(torch.arange(B))
-    monkeypatch.setattr(method, "draw", lambda index: drawn)
-    memory = {side: array(getattr(method, f"memory_{side}")).copy() for side in ("student", "teacher")}
-
-    def unit(rows: np.ndarray) -> np.ndarray:
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def embed(side: str, p: Tensor) -> np.ndarray:
-        linear = getattr(method, f"embed_{side}")
-        return unit(array(p) @ array(linear.weight).T + array(linear.bias))
-
-    def nce(v: np.ndarray, bank: np.ndarray, z: float | None) -> tuple[float, float]:
-        score = np.exp(np.einsum("bd,bmd->bm", v, bank[drawn.numpy()]) / 0.07)
-        z = score.mean() * N if z is None else z
-        p, noise = score / z, (drawn.shape[1] - 1) / N
-        log_d1 = np.log(p[:, 0] / (p[:, 0] + noise + 1e-7))
-        log_d0 = np.log(noise / (p[:, 1:] + noise + 1e-7))
-        return float(-(log_d1.sum() + log_d0.sum()) / B), z
-
-    v_s, v_t = embed("student", student.embedding), embed("teacher", teacher.embedding)
-    z_s = z_t = None
-    for _ in range(2):
-        loss_s, z_s = nce(v_s, memory["teacher"], z_s)
-        loss_t, z_t = nce(v_t, memory["student"], z_t)
-        crd = method.loss(student, teacher, batch())["crd"]
-        assert crd.item() == pytest.approx(loss_s + loss_t, rel=1e-6)
-        crd.backward()  # the memories' update must not disturb it
-        for side, v in (("student", v_s), ("teacher", v_t)):
-            memory[side][:B] = unit(0.5 * memory[side][:B] + 0.5 * v)
-            assert np.allclose(array(getattr(method, f"memory_{side}")), memory[side])
