@@ -62,6 +62,7 @@ TRAINING = together(
     flag("--eager", "on a GPU: take every step one by one, even where a recorded graph gives the same"),
     flag("--retry", "train failed cells again"),
     flag("--force", "train finished cells again; their old records are set aside"),
+    flag("--keep", "keep results that other code of your own made; else they are trained again"),
     flag("--no-cost", "leave out the probe of costs and the report"),
     argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
     several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),
@@ -174,7 +175,7 @@ def run(given: Given) -> int:
 
     stop_on_sigterm()
     grid = given.grid, given.results, given.overrides, options(given), backend(given)
-    wishes = {"wait": given.wait, "retry": given.retry, "force": given.force, "costs": not given.no_cost}
+    wishes = {"wait": given.wait, "retry": given.retry, "force": given.force, "keep": given.keep, "costs": not given.no_cost}
     outcome = run.run(*grid, **wishes, console=(screen := console()))
     if outcome.done and not given.no_cost:
         from reports import terminal
@@ -284,6 +285,9 @@ def verify(given: Given) -> int:
 
     folders = [results(given).grid(name) for name in results(given).grids()] if given.all else [finished(given)]
     problems = [problem for folder in folders for problem in upkeep.verify(folder)]
+    for folder in folders:
+        for note in upkeep.notes(folder):
+            print(f"note: {folder.name}: {note}")
     for problem in problems:
         print(f"{problem.path}: {problem.reason}")
     print(f"{len(folders)} grids, {len(problems)} problems" if given.all else f"{len(problems)} problems")

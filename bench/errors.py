@@ -16,3 +16,7 @@ def unknown(what: str, name: object, known: Iterable[str], where: str = "") -> U
     close = get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     return UserError(f"{where + ': ' if where else ''}unknown {what} '{name}'{hint} Known: {', '.join(known) or 'none'}")
+
+
+class OtherCodeError(UserError):
+    """A user's file differs from the one that the run was planned with."""

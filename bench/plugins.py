@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from bench import sources
 from bench.errors import UserError
 
 
@@ -15,14 +16,16 @@ def import_plugin(name: str) -> None:
     """Import a user's module by dotted name or by path, so that what it registers is known.
 
     Raises:
-        UserError: there is no such module, or it fails.
+        UserError: there is no such module, it fails, or this process has imported it and it was edited since.
     """
     path = Path(name)
     try:
         if path.suffix == ".py":
             module_name = _module_name(path)
             if getattr(sys.modules.get(module_name), "__file__", None) == str(path.resolve()):
+                _check_unedited(name, path)
                 return
+            sources.loaded(path)  # before it runs, so that an edit in between is not taken for what runs
             spec = importlib.util.spec_from_file_location(module_name, path.resolve())
             assert spec is not None
             assert spec.loader is not None
@@ -30,10 +33,21 @@ def import_plugin(name: str) -> None:
             sys.modules[module_name] = module
             spec.loader.exec_module(module)
         else:
-            importlib.import_module(name)
+            known = name in sys.modules
+            file = getattr(importlib.import_module(name), "__file__", None)
+            if known and file:
+                _check_unedited(name, Path(file))
+    except UserError:
+        raise
     except Exception as error:
+        sources.forget(path)
         sys.modules.pop(path.stem, None)
         raise UserError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
+def _check_unedited(name: str, path: Path) -> None:
+    if sources.edited(path):
+        raise UserError(f"--import {name}: it was edited since this process imported it; start Python anew")
 
 
 def _module_name(path: Path) -> str:

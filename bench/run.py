@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from bench.data import load
+from bench.engine.code import own_code
 from bench.engine.device import machine, resolve_device
 from bench.engine.hooks import user_hook
 from bench.engine.lockstep import alone_because
@@ -97,6 +98,7 @@ def run(
     wait: bool = False,
     retry: bool = False,
     force: bool = False,
+    keep: bool = False,
     costs: bool = True,
     console: Console = SILENT,
 ) -> Outcome:
@@ -108,6 +110,7 @@ def run(
         wait: on a cluster, stay until all is done.
         retry: train failed cells again.
         force: train finished cells again; their old records are set aside.
+        keep: keep results that other code of the user's own made; else they are trained again.
         costs: measure what was not measured on this hardware.
 
     Raises:
@@ -128,7 +131,7 @@ def run(
         for name in options.hooks:  # before anything is trained
             user_hook(name)
         begin(planned, folder)
-        outcome = _run(planned, folder, options, backend, wait, retry, force, console)
+        outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console)
     if costs and outcome.done:
         if backend.measures_here:
             measure([cell for cell in planned.cells if cell.id in outcome.done], folder, options, console=console)
@@ -172,7 +175,9 @@ def fit(
     folder = ResultsFolder(results).grid(name)
     folder.check_writable()
     folder.add_to_manifest(planned.manifest())
-    _run(planned, folder, options, Debug(threads=options.threads), wait=True, retry=True, force=False, console=SILENT)
+    _run(
+        planned, folder, options, Debug(threads=options.threads), wait=True, retry=True, force=False, keep=False, console=SILENT
+    )
     cell = folder.cell(students[0].id)
     if why := cell.unreadable():
         raise UserError(f"{cell.id}: {why}")
@@ -206,12 +211,15 @@ def _run(
     wait: bool,
     retry: bool,
     force: bool,
+    keep: bool,
     console: Console,
 ) -> Outcome:
     started, trained = time.monotonic(), 0
     for skip in grid.skipped:
         console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
-    for line in upkeep.prepare(grid.cells, folder, retry, force):
+    code = own_code(grid.cells)
+    options = replace(options, code=tuple(code.items()))
+    for line in upkeep.prepare(grid.cells, folder, retry, force, code, keep):
         console.print(line, highlight=False, markup=False)
     for cells in rounds(grid, folder):
         _check_data(cells[0], options)

@@ -19,6 +19,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from bench.records.folders import GridFolder
+from bench.records.source import code_of, mixed_code
 from reports import overall, verdicts
 from reports.behind import Facts, facts, pairs_in
 from reports.design import Missing
@@ -212,6 +213,7 @@ def _page(
     of_costs = report.places, behind.busy_percent, behind.processes
     caveats = overall.caveats(report.summary, report.design, len(report.problems), *of_costs) if report.pairs else []
     caveats += [f"{warning[0].upper()}{warning[1:]}." for found in report.teachers.values() if (warning := found.warning)]
+    caveats += mixed_code(report.records, code_of(report.manifest))
     return Page(
         grid=report.grid,
         about=str(report.manifest.get("about") or ""),

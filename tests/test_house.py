@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = readme.README
 FLOORS = ("methods", "bench", "reports")
 ROOMS = (  # of bench, from the ground up
-    ("errors", "cores"),
+    ("errors", "cores", "sources"),
     ("stats", "records", "plugins", "command_line"),
     ("data", "models"),
     ("engine",),
@@ -33,9 +33,17 @@ ROOMS = (  # of bench, from the ground up
     ("run",),
 )
 WITHOUT_TORCH = (
-    *("bench.errors", "bench.cores", "bench.plugins", "bench.stats", "bench.plan.recipes", "bench.plan.grid_file"),
+    *(
+        "bench.errors",
+        "bench.cores",
+        "bench.sources",
+        "bench.plugins",
+        "bench.stats",
+        "bench.plan.recipes",
+        "bench.plan.grid_file",
+    ),
     *("bench.records.cell", "bench.records.files", "bench.records.folders", "bench.records.options", "bench.records.progress"),
-    *("bench.records.naming", "bench.records.record", "bench.records.upkeep"),
+    *("bench.records.naming", "bench.records.record", "bench.records.source", "bench.records.upkeep"),
     *("bench.jobs.cluster_file", "bench.jobs.base", "bench.jobs.slurm", "bench.jobs.worker", "reports", "reports.readme"),
 )
 REFERENCE = readme.REFERENCE

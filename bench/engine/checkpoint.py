@@ -22,6 +22,7 @@ class Saved(BaseModel):
     history: list[dict[str, float]]
     clocks: dict[str, float]
     threads: int = Field(ge=1, le=1024)
+    source: str | None = None  # whose code it is of, see `bench.records.source`
 
 
 def state(loop: Loop, cell_id: str) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def state(loop: Loop, cell_id: str) -> dict[str, Any]:
         "history": loop.history[cell_id],
         "clocks": dict(loop.seconds),
         "threads": torch.get_num_threads(),
+        "source": loop.sources.get(cell_id),
     }
 
 

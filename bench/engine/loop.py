@@ -37,6 +37,7 @@ class Loop:
         terms: mean of each loss term over the last epoch, by cell id.
         history: rows of the curves, by cell id.
         seconds: wall seconds, by the fields of `Clocks`.
+        sources: whose code trains, by cell id; for checkpoints.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Loop:
         self.terms: dict[str, dict[str, float]] = {}
         self.history: dict[str, list[Row]] = {cell_id: [] for cell_id in self.step.members}
         self.seconds: dict[str, float] = dict.fromkeys(Clocks.model_fields, 0.0)
+        self.sources: dict[str, str] = {}
         self.clock = Clock(self.step.device, self.seconds)
         self.hooks: list[Hook] = []
 

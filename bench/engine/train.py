@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from bench.engine import checkpoint
 from bench.engine.assemble import Assembly, assemble
 from bench.engine.capture import runner
+from bench.engine.code import check_same, own_code
 from bench.engine.device import hand_back_freed_memory, keep_freed_memory, machine
 from bench.engine.distributed import ALONE, Team
 from bench.engine.flops import count_flops
@@ -30,6 +31,7 @@ from bench.records.files import DamagedError
 from bench.records.folders import GridFolder
 from bench.records.options import Options
 from bench.records.record import Accuracies, Accuracy, Clocks, Flops, Machine, Parameters, Record
+from bench.records.source import own_part, source
 
 
 def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = ALONE) -> list[Record]:
@@ -40,10 +42,15 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
 
     Raises:
         DivergedError, UserError, ValueError, torch.OutOfMemoryError: nothing but a checkpoint is left then.
+        OtherCodeError: the user's code is not the one that the run was planned with.
         DamagedError: a checkpoint does not fit; it was set aside, so that the next attempt starts anew.
     """
     started = _now()
-    saved = {cell.id: state for cell in cells if (state := _read_checkpoint(folder.cell(cell.id)))}
+    if options.code is not None:
+        check_same(dict(options.code), cells)
+    code = own_code(cells)
+    made_by = {cell.id: source(cell, code) for cell in cells}
+    saved = {cell.id: state for cell in cells if (state := _read_checkpoint(folder.cell(cell.id), made_by[cell.id]))}
     _set_threads(cells, saved, options.threads)
     _free_memory()
     assembly = assemble(cells, folder, options)
@@ -53,6 +60,7 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
     flops = {cell_id: count_flops(assembly, trainee) for cell_id, trainee in assembly.trainees.items()}
     parameters = {cell_id: trainee.parameter_counts() for cell_id, trainee in assembly.trainees.items()}
     loop = _loop(assembly, team, _eager_reason(cells, folder, options))
+    loop.sources = made_by
     for cell_id, state in saved.items():
         _restore(loop, folder.cell(cell_id), state)
     loop.run(_hooks(assembly, folder, options, team))
@@ -168,6 +176,7 @@ def _record(
         finished=_now(),
         weights_sha256=place.write_weights(safetensors.torch.save(weights)),
         curves_sha256=place.write_curves(as_csv(rows)),
+        source=loop.sources[cell.id],
         path=loop.runner.path,
         path_reason=loop.runner.path_reason,
     )
@@ -206,13 +215,18 @@ def commit() -> str | None:
     return found[0] + ("+" if found[1] else "")
 
 
-def _read_checkpoint(place: CellFolder) -> dict[str, Any] | None:
+def _read_checkpoint(place: CellFolder, made_by: str) -> dict[str, Any] | None:
+    """What a checkpoint holds; None without one that can be used. One of other code of the user's is dropped."""
     raw = place.read_checkpoint()
     if raw is None:
         return None
     state = checkpoint.unpack(raw)
     if state is None:
         place.set_aside_checkpoint()
+        return None
+    if own_part(state.get("source")) not in (None, own_part(made_by)):
+        place.drop_checkpoint()
+        return None
     return state
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
+from bench.errors import OtherCodeError
 from bench.records.cell import Cell
 from bench.records.files import DamagedError
 from bench.records.folders import GridFolder, ResultsFolder
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3  # workers that a cell may lose before it has saved anything new
 POLL_S = 0.5
-EXTERNAL_CAUSES = (OSError, MemoryError, DamagedError)  # not the cell's own fault: `run` tries again without being asked
+# Not the cell's own fault: `run` tries again without being asked
+EXTERNAL_CAUSES = (OSError, MemoryError, DamagedError, OtherCodeError)
 # The same of want of memory where it has no type of its own, or one of torch's, which is not imported here
 NO_MEMORY = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED", "can't allocate memory")
 PROJECT = Path(__file__).resolve().parents[2]

@@ -24,6 +24,7 @@ from torch import Tensor
 from bench.data import Stream
 from bench.engine.assemble import Assembly, assemble, untrained_teacher
 from bench.engine.clock import SILENT, Clock
+from bench.engine.code import own_code
 from bench.engine.device import autocast, keep_freed_memory, machine
 from bench.engine.step import Step
 from bench.measure.meters import LiveTensors, OtherWork, host_peak_mib, joules
@@ -32,6 +33,7 @@ from bench.records.folders import GridFolder
 from bench.records.naming import describe
 from bench.records.options import Options
 from bench.records.record import PARTS_ON_DISK, Cost, Machine, Timing
+from bench.records.source import own_source
 from methods.base import Batch, Networks, Output
 
 TURNS = 25  # measurements of each quantity
@@ -204,6 +206,7 @@ class Probe:
             busy_percent=busy_percent,
             threads=torch.get_num_threads(),
             machine=facts,
+            own_source=own_source(cell, own_code([cell])) or None,
             measured=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
@@ -273,9 +276,14 @@ def take_turns(probes: list[Probe]) -> float:
 def missing(cells: list[Cell], costs: list[Cost], facts: Machine, threads: int = 0) -> list[Cell]:
     """Cells whose cost has not been measured on this hardware, and those that are timed in turn with them.
 
+    A cost that other code of the user's own had counts as not measured.
+
     Args:
         threads: of the CPU that the measurement must have had; 0: any number.
     """
-    known = {cost.key for cost in costs if cost.machine.hardware == facts.hardware and threads in (0, cost.threads)}
-    lacking = {cell.cost_key for group in groups(cells) if any(c.cost_key not in known for c in group) for cell in group}
+    code = own_code(cells)
+    here = [cost for cost in costs if cost.machine.hardware == facts.hardware and threads in (0, cost.threads)]
+    known = {(cost.key, cost.own_source or "") for cost in here}
+    known_of = {cell.cost_key: (cell.cost_key, own_source(cell, code)) in known for cell in cells}
+    lacking = {cell.cost_key for group in groups(cells) if not all(known_of[each.cost_key] for each in group) for cell in group}
     return [cell for cell in cells if cell.cost_key in lacking]

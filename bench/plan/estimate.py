@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from bench.data import Shape
+from bench.engine.code import own_code
 from bench.plan.compatibility import ShapesOnly, forward_shapes
 from bench.plan.expand import Grid
 from bench.records.cell import Cell, Spec, digest
@@ -20,6 +21,7 @@ from bench.records.folders import GridFolder
 from bench.records.naming import describe
 from bench.records.progress import RARE_STATES, STATES
 from bench.records.record import Cost
+from bench.records.source import stale
 from bench.records.teacher import accuracy_lines, source_of
 from methods import METHODS
 
@@ -52,6 +54,9 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
         console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
     for line in accuracy_lines(grid.cells, folder.results.teacher_accuracy):
         console.print(line, highlight=False, markup=False)
+    if other := stale(grid.cells, folder, own_code(grid.cells)):
+        count = f"{len(other)} result was" if len(other) == 1 else f"{len(other)} results were"
+        console.print(f"{count} made by other code: `run` trains again what it made", highlight=False)
     unreadable = [name for name, state in states.items() if state == "unreadable"]
     for name in unreadable:
         console.print(f"unreadable {name}: {folder.cell(name).unreadable()}", highlight=False, markup=False)

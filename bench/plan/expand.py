@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.data import DATASETS, Normalization, Shape, digest, normalization_of, shape_of
+from bench.engine.code import own_code
 from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError
 from bench.models import MODELS, weights
@@ -76,7 +77,7 @@ class Grid:
             "skipped": [{"what": skip.what, "reason": skip.reason} for skip in self.skipped],
             "methods": {key: asdict(METHODS.get(key).card) for key in sorted(keys)},
             "plugins": {key: found._asdict() for key, found in signatures(specs).items()},
-        }
+        } | ({"code": code} if (code := own_code(self.cells)) else {})
 
     def _entry(self, cell: Cell, teaches: bool) -> dict[str, Any]:
         """A cell in the manifest; "group" is shared by all seeds of a method on a pair."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from datetime import UTC, datetime
@@ -200,6 +201,15 @@ class CellFolder:
         for path in found:
             files.set_aside(path)
         return [self.place(path.name) for path in found]
+
+    def supersede(self) -> None:
+        """Move record and curves out of the way of the training that replaces them; the record first, since it means done."""
+        folder = self.grid.superseded_folder(self.id)
+        for name in (RECORD, CURVES.name):
+            with contextlib.suppress(FileNotFoundError):
+                (self._path / name).rename(folder / name)
+        (self._path / WEIGHTS.name).unlink(missing_ok=True)
+        self.drop_checkpoint()
 
     def finished_weights(self) -> tuple[Record, bytes]:
         """The record and the weights of the finished cell.

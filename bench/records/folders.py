@@ -9,6 +9,7 @@
     <root>/<grid>/<cell>/visual/            what mmengine's visualizer backends write
     <root>/<grid>/cost/<key>-<hardware>.json
     <root>/<grid>/launches/<launch>.json    what was handed to a cluster, and beside it what submitit writes; hints only
+    <root>/<grid>/superseded/<cell>-<n>/    records and curves that other code of the user made, before the present ones
     <root>/<grid>/report/
     <root>/teachers/<key>.json              the accuracy of a teacher that was not trained here
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from bench.records.files import Problem
 from bench.records.record import Cost, Record
 from bench.records.teacher import TeacherAccuracy
 
-OTHER_FOLDERS = ("report", "cost", "launches")  # of a grid, beside its cells'
+OTHER_FOLDERS = ("report", "cost", "launches", "superseded")  # of a grid, beside its cells'
 
 
 Arrays = list[list[list[str]]]  # of a launch: its arrays, their jobs, the ids of the cells of each
@@ -123,14 +124,18 @@ class ResultsFolder:
     def write_teacher_accuracy(self, accuracy: TeacherAccuracy) -> None:
         files.write_json(self.root / "teachers" / f"{safe(accuracy.key)}.json", accuracy)
 
-    def adopt(self, cell: CellFolder, with_weights: bool) -> bool:
-        """Copy a finished cell from another grid of this folder, so that it is not trained twice."""
+    def adopt(self, cell: CellFolder, with_weights: bool, fits: Callable[[Record], bool] = lambda record: True) -> bool:
+        """Copy a finished cell from another grid of this folder, so that it is not trained twice.
+
+        Args:
+            fits: whether a record may be used.
+        """
         for path in sorted(self.root.glob(f"*/{cell.id}/{RECORD}")):
             name = path.parent.parent.name
             if name == cell.grid.name or name != safe(name):
                 continue
             other = self.grid(name).cell(cell.id)
-            if other.done() and not other.unusable(with_weights):
+            if other.done() and not other.unusable(with_weights) and (record := other.record()) and fits(record):
                 cell.copy_from(other)
                 return True
         return False
@@ -208,9 +213,11 @@ class GridFolder:
             ours = self.manifest()
             known = {cell["id"] for cell in ours["cells"]}
             new = [cell for cell in manifest["cells"] if cell["id"] not in known]
-            cards = manifest.get("methods", {}) | ours.get("methods", {})
+            cards, code = ({**manifest.get(key, {}), **ours.get(key, {})} for key in ("methods", "code"))
             both = requests.merged(ours.get("requests", []), manifest.get("requests", []))
-            manifest = ours | {"cells": ours["cells"] + new} | ({"methods": cards} if cards else {})
+            manifest = (
+                ours | {"cells": ours["cells"] + new} | ({"methods": cards} if cards else {}) | ({"code": code} if code else {})
+            )
             manifest |= {"requests": both} if both else {}
         self.write_manifest(manifest)
 
@@ -275,6 +282,13 @@ class GridFolder:
                 body = files.read_json(path)
                 found[path.stem] = Launch(str(body.get("backend", "slurm")), ARRAYS.validate_python(body.get("arrays")))
         return found
+
+    def superseded_folder(self, cell_id: str) -> Path:
+        """A new folder for what a training of this cell has left and another replaces."""
+        folders = (self._path / "superseded" / f"{safe(cell_id)}-{number}" for number in itertools.count(1))
+        folder = next(path for path in folders if not path.exists())
+        folder.mkdir(parents=True)
+        return folder
 
     def report_folder(self) -> Path:
         return self._path / "report"

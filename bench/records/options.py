@@ -19,6 +19,7 @@ class Options:
     hooks: tuple[str, ...] = ()  # the user's own mmengine hooks, as module.Class
     neighbours: int = 0
     imports: tuple[str, ...] = ()  # the user's own plug-ins
+    code: tuple[tuple[str, str], ...] | None = None  # the run's `bench.records.source.Code`; None: whatever is imported
     together: bool = False  # train cells in lock-step where that is the same: see `bench.engine.lockstep`
     eager: bool = False  # on a GPU, take steps one by one even where they could be replayed: see `bench.engine.capture`
 

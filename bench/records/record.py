@@ -184,6 +184,7 @@ class Cost(Extensible):
     measured: str  # ISO 8601, UTC
     method: Spec | None = Field(None, json_schema_extra=LATER)  # whose step it is, every argument
     path: str | None = Field(None, json_schema_extra=LATER)  # how the steps were run; as of a record
+    own_source: str | None = Field(None, json_schema_extra=LATER)  # digest of the user's own code, where the step has any
 
 
 def seal(body: dict[str, Any]) -> dict[str, Any]:

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from bench.errors import UserError
+from bench.records import source
 from bench.records.cell import Cell, digest
 from bench.records.cell_folder import CURVES, KEPT, RECORD, CellFolder
 from bench.records.files import Problem
 from bench.records.folders import OTHER_FOLDERS, GridFolder, ResultsFolder
 from bench.records.record import Record
+from bench.records.source import Code, own_part, own_source, stale
 
 
-def prepare(cells: Sequence[Cell], folder: GridFolder, retry: bool, force: bool) -> list[str]:
+def prepare(
+    cells: Sequence[Cell], folder: GridFolder, retry: bool, force: bool, code: Code | None = None, keep: bool = False
+) -> list[str]:
     """Before a run: set aside what is damaged or to be redone, forget failures that may be tried again, and copy what other
-    grids have. Returns what was set aside and why, and what this version cannot read.
+    grids have.
+
+    Args:
+        cells: teachers first.
+        code: the user's own, as it is now; results of other code are replaced, unless `keep`.
+
+    Returns:
+        What was set aside and why, what other code made, and what this version cannot read.
     """
     lines = []
+    code = code or {}
+    if other := stale(cells, folder, code):
+        made = f"{len(other)} result was" if len(other) == 1 else f"{len(other)} results were"
+        if keep:
+            lines.append(f"{made} made by other code: kept, and marked in the report")
+        else:
+            lines.append(
+                f"{made} made by other code: trained again; the old records go to {folder.name}/superseded (--keep keeps them)"
+            )
+            for cell_id in other:
+                folder.cell(cell_id).supersede()
     needed = {cell.teacher.cell for cell in cells if cell.teacher and (force or not folder.cell(cell.id).done())}
     for cell in cells:
         place = folder.cell(cell.id)
@@ -28,11 +51,15 @@ def prepare(cells: Sequence[Cell], folder: GridFolder, retry: bool, force: bool)
         if why := place.unreadable():
             lines.append(f"{place.place(RECORD)}: {why}")
         elif not force and not place.done():
-            folder.results.adopt(place, with_weights=cell.id in needed)
+            folder.results.adopt(place, cell.id in needed, partial(_made_by, own_source(cell, code)))
         failure = place.failure()
         if failure and (retry or force or failure.get("again")):
             place.clear_failure()
     return lines
+
+
+def _made_by(own: str, record: Record) -> bool:
+    return not own or own_part(record.source) == own
 
 
 def verify(folder: GridFolder) -> list[Problem]:
@@ -82,6 +109,15 @@ def _verify_kept(cell: CellFolder, record: Record) -> list[Problem]:
         except ValueError as error:
             problems.append(Problem(cell.place(kept.name), str(error)))
     return problems
+
+
+def notes(folder: GridFolder) -> list[str]:
+    """What is no problem and worth knowing: whose code made the results."""
+    try:
+        code = source.code_of(folder.manifest())
+    except UserError:
+        return []
+    return source.notes(folder.records()[0], code)
 
 
 def merge(ours: ResultsFolder, theirs: ResultsFolder) -> tuple[int, list[Problem]]:
