@@ -9,6 +9,7 @@ import itertools
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 
 import numpy as np
@@ -185,6 +186,20 @@ def test_files_of_libraries_load(library, name, tmp_path):
     network = loaded(tmp_path / "t.pth", library, name=name)
     assert set(published({"type": library}, network).values()) == set(source.state_dict())
     assert_same_logits(network, source)
+
+
+def test_a_densenet_as_torchvision_published_it_loads(tmp_path):
+    from torchvision import models
+
+    source = models.densenet121(num_classes=10).eval()
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", name): tensor
+        for name, tensor in source.state_dict().items()
+        if "num_batches" not in name
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "t.pth")
+    assert_same_logits(loaded(tmp_path / "t.pth", "torchvision", name="densenet121"), source)
 
 
 def test_of_several_networks_that_fit_one_must_be_chosen(tmp_path):

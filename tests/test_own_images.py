@@ -9,12 +9,15 @@ import io
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from field_networks import field_network
 
 from bench import run
-from bench.data import Stream, load
+from bench.data import Stream, evaluation_batches, load
+from bench.engine.assemble import build_network
+from bench.engine.train import train
 from bench.engine.trainee import Teacher
 from bench.errors import UserError
 from bench.models import MODELS
@@ -156,6 +159,38 @@ def test_defaults_are_the_librarys_for_its_weights_and_the_datas_otherwise(tiny,
     [untrained] = teachers({"type": "torchvision", "name": "resnet18"})
     assert untrained.cell
     assert "normalize" not in untrained.model
+
+
+def test_students_with_published_weights_see_the_librarys_images_too(tiny):
+    def student(**keys):
+        spec = {"type": "torchvision", "name": "resnet18", "pretrained": True, **keys}
+        return tiny(data="cifar100", pairs=[{"student": spec}]).cells[0].student
+
+    assert (student()["normalize"], student()["image_size"]) == ("imagenet", 224)
+    assert set(student()) - set(student(normalize="data", image_size=0)) == {"normalize", "image_size"}
+    with pytest.raises(UserError, match=r"student\.image_size: belongs to a network with weights"):
+        tiny(pairs=[{"student": {"type": "resnet8", "image_size": 12}}])
+
+
+def test_a_student_with_own_images_is_trained_evaluated_and_loaded_with_them(data, tmp_path, tiny):
+    recipe = {"epochs": 2, "batch_size": 16, "lr": 0.05, "crop_padding": 2, "ema": 0.5}
+    [cell] = tiny(data=data, recipe=recipe, precision="fp32").cells
+    plain = cell.student
+    cell = cell.model_copy(update={"student": {**plain, "normalize": "half", "image_size": 12}})
+    folder = ResultsFolder(tmp_path).grid("g")
+    [record] = train([cell], folder, CPU)
+    weights = safetensors.torch.load(folder.cell(cell.id).weights(record))
+    assert not any("images" in name for name in weights)
+    dataset = load(cell.data)
+    network = build_network(cell.student, dataset).eval()
+    network.load_state_dict(weights)
+    bare = build_network(plain, dataset).eval()
+    bare.load_state_dict(weights)
+    [(image, target)] = evaluation_batches(dataset.test, dataset, torch.device("cpu"))
+    logits = network(image).logits
+    expected = F.interpolate(normalized(pixels(image, dataset), *NAMED["half"]), (12, 12), mode="bilinear", antialias=True)
+    torch.testing.assert_close(logits, bare(expected).logits, rtol=1e-3, atol=1e-4)
+    assert record.accuracies.last.top1 == pytest.approx(100 * (logits.argmax(1) == target).float().mean().item())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from bench.models.base import MODELS, Network
 from bench.models.field_names import layouts
 
 IGNORED = ("total_ops", "total_params")  # what thop leaves behind in a model that it counted
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 Shape = tuple[int, ...]
 COUNTER = "num_batches_tracked"  # older files lack it; only training without momentum reads it
 
@@ -55,7 +57,7 @@ def fit(found: Mapping[str, Tensor], network: Network, model: Mapping[str, Any],
     Raises:
         ValueError: none or several fit; the message names what is missing and the nearest names.
     """
-    found = {name: tensor for name, tensor in found.items() if not name.endswith(IGNORED)}
+    found = {_today(name): tensor for name, tensor in found.items() if not name.endswith(IGNORED)}
     if not found:
         raise ValueError("it holds no weights")
     matches = [_best(readings) for readings in _by_prefix(found, network, model).values()]
@@ -71,6 +73,11 @@ def fit(found: Mapping[str, Tensor], network: Network, model: Mapping[str, Any],
         return fitting[0].tensors
     nearest = max(matches, key=lambda match: (match.agreement, -len(match.tensors)))
     raise ValueError(_explained(nearest, network, found))
+
+
+def _today(name: str) -> str:
+    """The name itself; of DenseNets that torchvision published in 2017 the name that it gives today, without its inner dot."""
+    return OLD_DENSENET.sub(r"\1\2", name)
 
 
 def _by_prefix(found: Mapping[str, Tensor], network: Network, model: Mapping[str, Any]) -> dict[str, list[_Match]]:
