@@ -261,10 +261,11 @@ class _Expansion:
                 self.skipped[Skip(f"{name} on {sides}", reason)] = None
                 continue
             later = added_later(METHODS, spec) | sides.student.added_later
-            teacher_seeds = file.seeds if file.teacher_seeds == "each" else file.seeds[:1]
-            suppliers = {seed: self._supplier(method, sides, seed) for seed in teacher_seeds}
-            for seed in file.seeds:
-                teacher = suppliers.get(seed, suppliers[file.seeds[0]])
+            counts = {"first": 1, "each": len(file.seeds)}
+            teachers = file.seeds[: counts.get(str(file.teacher_seeds)) or int(file.teacher_seeds)]
+            suppliers = [self._supplier(method, sides, seed) for seed in teachers]
+            for place, seed in enumerate(file.seeds):
+                teacher = suppliers[place % len(suppliers)]
                 cell = Cell(
                     data=sides.student.data,
                     student=sides.student.model,

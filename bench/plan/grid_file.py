@@ -44,7 +44,8 @@ class GridFile(BaseModel):
     teacher_recipe: str | dict[str, Any] | None = None  # None: the students' recipe, with the teacher's own learning rate
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seeds: list[Seed] = Field(min_length=1)
-    teacher_seeds: Literal["first", "each"] = "first"  # one teacher for all students, or one for each seed
+    teacher_seeds: Literal["first", "each"] | Annotated[int, Field(strict=True, ge=1)] = "first"
+    # one teacher for all seeds, one for each, or so many, which take turns
     pairs: list[Pair] = Field(min_length=1)
     methods: list[str | dict[str, Any]] = Field(min_length=1)
     primary: list[str | dict[str, Any]] = []  # the methods in question, as written in `methods`; the others are exploratory

@@ -43,7 +43,7 @@ def beside_published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
 
     A number that was published for a method with a technique, "tfd (cutout)", meets trainings whose recipe has it.
     """
-    groups = _by_published_name(frame)
+    groups = by_published_name(frame)
     plain = numbers[numbers["method"] == "none"].drop_duplicates(["table", "student"])
     bases = {(row["table"], row["student"]): row for row in plain.to_dict("records")}
     found = []
@@ -64,7 +64,7 @@ def same_rule(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     return all(ours[name] == theirs[name] for name in names)
 
 
-def _by_published_name(frame: pd.DataFrame) -> dict[tuple[str, ...], list[pd.DataFrame]]:
+def by_published_name(frame: pd.DataFrame) -> dict[tuple[str, ...], list[pd.DataFrame]]:
     """Runs of methods at published values by (data, student, teacher, method as published tables name it)."""
     frame = frame[frame["as_published"].astype(bool)]
     teacher = frame["teacher"].where(frame["needs"] == "teacher", "")
