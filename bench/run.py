@@ -188,7 +188,7 @@ def fit(
 
 
 def begin(grid: Grid, folder: GridFolder) -> None:
-    """Say in the results folder what the grid consists of.
+    """Write into the results folder what the grid consists of.
 
     Raises:
         UserError: nothing can be written there.
