@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -53,6 +54,7 @@ class Grid:
     source: dict[str, Any] = field(default_factory=dict)  # the file's contents after --set
     shapes: dict[str, Shape] = field(default_factory=dict)  # by the digest of a cell's `data`
     declared: Declared = field(default_factory=Declared)
+    file: Path | None = None  # where the grid was read from
 
     @property
     def comparisons(self) -> list[Comparison]:

@@ -59,13 +59,22 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
 
 
+def path_of(name: str) -> Path:
+    """The file of a shipped grid, or the file of this path."""
+    return shipped().get(name, Path(name))
+
+
+def is_shipped(path: Path) -> bool:
+    return path.resolve().parent == SHIPPED.resolve()
+
+
 def read(name: str, overrides: Iterable[str] = ()) -> tuple[str, dict[str, Any]]:
     """(name, contents) of a shipped grid or of a file, after the `key.key=value` overrides.
 
     Raises:
         UserError: no such grid, not YAML (with line and column), or not a mapping.
     """
-    path = shipped().get(name, Path(name))
+    path = path_of(name)
     if not path.is_file():
         raise unknown("grid", name, shipped(), "no such file")
     try:
