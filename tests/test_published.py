@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import synthetic
 
+from bench.records import naming
 from reports.published import COLUMNS, read_costs
 from reports.published import read as read_published
 from reports.tables.claims import check, costs
@@ -125,3 +126,19 @@ def test_published_costs_stand_beside_our_ratios():
     [torchdistill, sdd] = costs(synthetic.report(records)).frame.sort_values("published", ascending=False).to_dict("records")
     assert (round(torchdistill["published"], 2), round(sdd["published"], 2)) == (7.98, 3.73)
     assert torchdistill["ratio_kd"] == pytest.approx(1.0)
+
+
+def test_what_a_method_wraps_tells_its_published_numbers_apart():
+    wrapped = {
+        key: {"type": "logit_std", "method": {"type": key, "temperature": 2.0, **more}, "weight": 9.0}
+        for key, more in (("kd", {"weight": 1.0, "ce_weight": 0.1}), ("dkd", {}))
+    }
+
+    def cell(key):
+        cell = synthetic.cell("kd", 0)
+        return cell.model_copy(update={"method": naming.full_form(wrapped[key]), "label": "logit_std"})
+
+    frame = synthetic.frame([synthetic.record(cell(key), 70, id=f"a-{key}") for key in wrapped])
+    numbers = read_published().query("student == 'resnet20' and teacher == 'resnet110'").assign(teacher="")
+    found = beside_published(frame, numbers).frame.groupby("method")["published"].first()
+    assert found.to_dict() == {"logit_std(kd)": 71.48, "logit_std(dkd)": 71.85}
