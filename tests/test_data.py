@@ -26,7 +26,7 @@ from bench.data.sets import (
     digest,
     hold_out,
     load,
-    shape_of,
+    look,
     statistics,
     stratified,
 )
@@ -246,7 +246,7 @@ def test_the_shape_of_digits_is_that_of_the_data():
     assert load({"type": "digits"}).shape == SHAPES["digits"]
     assert set(SHAPES) == set(DATASETS.module_dict) - set(DIGESTS)
     subset = {"type": "digits", "train_images": 300, "test_images": 0}
-    assert shape_of(subset) == load(subset).shape == SHAPES["digits"]._replace(samples=300)
+    assert look(subset).shape == load(subset).shape == SHAPES["digits"]._replace(samples=300)
 
 
 def check_facts(data: Dataset, shape: Shape) -> None:

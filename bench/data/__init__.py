@@ -1,23 +1,14 @@
 """Data sets, and the streams of batches that training and evaluation read."""
 
 from bench.data import own, standard  # noqa: F401  (they register their data sets)
-from bench.data.sets import (
-    DATASETS,
-    Dataset,
-    Normalization,
-    Shape,
-    Split,
-    digest,
-    hold_out,
-    load,
-    normalization_of,
-    shape_of,
-)
+from bench.data.dataset import Dataset, Normalization, Shape, Split
+from bench.data.sets import DATASETS, Look, digest, hold_out, load, look
 from bench.data.stream import Stream, evaluation_batches
 
 __all__ = [
     "DATASETS",
     "Dataset",
+    "Look",
     "Normalization",
     "Shape",
     "Split",
@@ -26,6 +17,5 @@ __all__ = [
     "evaluation_batches",
     "hold_out",
     "load",
-    "normalization_of",
-    "shape_of",
+    "look",
 ]

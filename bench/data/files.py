@@ -41,21 +41,39 @@ class Files:
         return Path(os.fsdecode(self.paths[position]))
 
     def open(self, position: int) -> Image.Image:
-        """The decoded RGB image.
+        """The decoded RGB image, 8 bits a channel; of 16-bit gray files the upper 8.
 
         Raises:
-            ValueError: the file is no image, or damaged.
+            ValueError: the file is no image, is damaged or too large, or its values have no known range.
         """
         path = self.path(position)
         try:
             with Image.open(path) as image:
-                return image.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
+                return _rgb(image)
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as an image ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Pillow itself brings 16-bit colors to 8 bits; of 16-bit gray images its `convert` clips at 255."""
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if sixteen:
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
+        raise ValueError(f"its pixels are {kind}, whose range is not known; save it with 8 or 16 bits a channel")
+    return image.convert("RGB")
+
+
+def _hidden(name: str) -> bool:
+    """Whether a name is a tool's or a system's, as .ipynb_checkpoints, ._0.png and __MACOSX are."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def scan(folder: Path, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Files, Tensor]:
-    """Class names, files and labels of folder/CLASS/*, sorted.
+    """Class names, files and labels of folder/CLASS/**, sorted; without hidden files and folders.
 
     Args:
         names: the classes that labels count; empty: those that are found.
@@ -63,19 +81,29 @@ def scan(folder: Path, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Fi
     Raises:
         FileNotFoundError, ValueError: no images, or a class that is not in `names`.
     """
-    found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
+    found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name)))
     names = names or found
     if unknown := sorted(set(found) - set(names)):
         raise ValueError(f"{folder} has classes that the training folder lacks: {', '.join(unknown)}")
     paths: list[str] = []
     labels: list[int] = []
     for name in found:
-        images = sorted(entry.path for entry in os.scandir(folder / name) if Path(entry.name).suffix.lower() in SUFFIXES)
+        images = _images_below(folder / name)
         paths += images
         labels += [names.index(name)] * len(images)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no images; expected CLASS/*, with one of {', '.join(sorted(SUFFIXES))}")
     return names, Files(paths), torch.tensor(labels)
+
+
+def _images_below(folder: Path) -> list[str]:
+    """Paths of a class's images, those in folders within it after its own, as torchvision lists them."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        names = sorted(name for name in files if not _hidden(name) and Path(name).suffix.lower() in SUFFIXES)
+        found += [str(Path(place) / name) for name in names]
+    return found
 
 
 def center_crop(image: Image.Image, shorter: int, size: int) -> Image.Image:

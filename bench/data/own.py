@@ -9,8 +9,11 @@ from zipfile import BadZipFile
 import numpy as np
 from torch import Tensor
 
+from bench.data import digests
+from bench.data.checks import looks_channels_first
+from bench.data.dataset import Dataset, Split
 from bench.data.files import Files, decode, scan
-from bench.data.sets import Dataset, Split, location, own_format, split_of, statistics
+from bench.data.sets import location, own_format, split_of, statistics
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -54,7 +57,10 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
     for part in ("train", "test"):
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-            raise refuse(f"{part}_images", "uint8 of shape (N, H, W, C) or (N, H, W), not empty")
+            floats = "; images in [0, 1] times 255, rounded" if images.dtype.kind == "f" else ""
+            raise refuse(f"{part}_images", f"uint8 of shape (N, H, W, C) or (N, H, W), not empty{floats}")
+        if images.ndim == 4 and looks_channels_first(images.shape):
+            raise refuse(f"{part}_images", "(N, H, W, C); this looks like (N, C, H, W): use images.transpose(0, 2, 3, 1)")
         if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
             raise refuse(f"{part}_labels", f"integers of shape ({len(images)},), one for each image")
         if labels.min() < 0:
@@ -85,17 +91,16 @@ def _open_npz(file: Path) -> dict[str, np.ndarray]:
 
 
 def _imagefolder_digest(folder: Path) -> str:
-    hashed = hashlib.sha256()
     _, *splits = _scan_folders(folder)
-    for files, _ in splits:
-        for file in files:
-            hashed.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
-    return hashed.hexdigest()
+    return digests.of_files(folder, [file for files, _ in splits for file in files])
 
 
 @own_format("imagefolder", _imagefolder_digest)
 def imagefolder(root: str | None = None, path: str | None = None, size: int = 0) -> Dataset:
     """Image files in class folders: train/CLASS/*, and val/CLASS/* (or test/CLASS/*). Gray ones become RGB.
+
+    Folders within a class's folder belong to the class; names that begin with a dot are left out. Of 16-bit files the upper 8
+    bits count. Files of 32-bit integers or floating-point numbers are refused.
 
     Args:
         size: 0 streams the files from disk, batch by batch, for sets that are too large for memory; the recipe's crop must

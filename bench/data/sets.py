@@ -7,67 +7,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.registry import Registry
 from torch import Tensor
 
-from bench.data.files import STREAMED_SIZE, Files
+from bench.data import checks, digests
+from bench.data.dataset import Dataset, Normalization, Shape, Split
+from bench.data.files import Files
 
 COMMON_KEYS = ("train_images", "test_images", "digest", "name")  # of a cell's `data`; the rest are the builder's arguments
-
-
-class Split(NamedTuple):
-    """The training or the test images of a data set."""
-
-    images: Tensor | Files  # (N, C, H, W) uint8 in main memory; or N image files, decoded while they stream
-    targets: Tensor  # (N,) int64
-
-
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std per channel, of images in [0, 1]
-
-
-class Shape(NamedTuple):
-    """What matters of a data set to networks and methods before its images are read."""
-
-    channels: int
-    height: int
-    width: int
-    classes: int
-    samples: int  # training images
-
-    def resized(self, image_size: int) -> Shape:
-        """With images of `image_size` pixels on each side; itself where that is 0."""
-        return self._replace(height=image_size, width=image_size) if image_size else self
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set as a builder returns it."""
-
-    train: Split
-    test: Split
-    classes: int
-    mean: tuple[float, ...]  # per channel, of images in [0, 1]
-    std: tuple[float, ...]
-    class_names: tuple[str, ...]
-    auto_augment: Literal["cifar10", "imagenet", "svhn"] = "cifar10"  # AutoAugment's policy for such images
-
-    @property
-    def channels(self) -> int:
-        return len(self.mean)
-
-    @property
-    def shape(self) -> Shape:
-        """Of image files, which have any size, that at which they stream where no recipe sets another."""
-        images = self.train.images
-        height, width = (STREAMED_SIZE, STREAMED_SIZE) if isinstance(images, Files) else images.shape[2:]
-        return Shape(self.channels, height, width, self.classes, len(self.train.targets))
 
 
 def build_dataset(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> Dataset:
@@ -101,7 +55,8 @@ def _listed(known: Mapping[str, Any]) -> str:
 DATASETS = Registry("dataset", build_func=build_dataset, locations=["bench.data"])
 SHAPES: dict[str, Shape] = {}  # of standard sets
 NORMALIZATIONS: dict[str, Normalization] = {}  # of standard sets, where their images need not be read for it
-DIGESTS: dict[str, Callable[[Path], str]] = {}  # for the user's own data: SHA-256 of what lies at a path
+DIGESTS: dict[str, Callable[[Path], str]] = {}  # of formats for the user's own data: SHA-256 of what lies at a path
+UNDECODED = ("imagefolder",)  # formats whose images need not be decoded to know their shape: at size 0 they are files
 
 Builder = Callable[..., Dataset]
 
@@ -131,7 +86,7 @@ def own_format(key: str, digest_of_path: Callable[[Path], str]) -> Callable[[Bui
 
 
 def load(spec: Mapping[str, Any], root: str | None = None) -> Dataset:
-    """The data of a cell.
+    """The data of a cell, checked.
 
     Args:
         spec: `{"type": key, **arguments}`. It may also hold "train_images" and "test_images", the sizes of fixed stratified
@@ -139,11 +94,27 @@ def load(spec: Mapping[str, Any], root: str | None = None) -> Dataset:
         root: the folder that holds the data.
 
     Raises:
-        FileNotFoundError, ValueError: the data are missing, malformed, or do not have the digest.
+        FileNotFoundError, ValueError: the data are missing or malformed, or do not have the digest.
     """
-    data = DATASETS.build({"root": root} | {name: value for name, value in spec.items() if name not in COMMON_KEYS})
-    if spec.get("digest") and digest(spec, root) != spec["digest"]:
+    data = _build(spec, root)
+    if spec.get("digest") and _digest(spec, root, data) != spec["digest"]:
         raise ValueError(f"the data of '{spec['type']}' are not those that the cell was planned with")
+    return _with_subsets(data, spec)
+
+
+def _build(spec: Mapping[str, Any], root: str | None) -> Dataset:
+    arguments = {name: value for name, value in spec.items() if name not in COMMON_KEYS}
+    data = DATASETS.build({"root": root} | arguments)
+    if not isinstance(data, Dataset):
+        raise ValueError(f"data set '{spec['type']}' returns a {type(data).__name__}; a data set's function returns a Dataset")
+    try:
+        checks.check(data)
+    except ValueError as error:
+        raise ValueError(f"data set '{spec['type']}': {error}") from None
+    return data
+
+
+def _with_subsets(data: Dataset, spec: Mapping[str, Any]) -> Dataset:
     return replace(
         data,
         train=_subset(data.train, int(spec.get("train_images") or 0), "train_images"),
@@ -151,41 +122,56 @@ def load(spec: Mapping[str, Any], root: str | None = None) -> Dataset:
     )
 
 
-def shape_of(spec: Mapping[str, Any], root: str | None = None) -> Shape:
-    """The shape of a cell's data. Those of a standard set need not be there; of image folders no file is decoded.
+class Look(NamedTuple):
+    """What a plan knows of data before they are trained on."""
+
+    shape: Shape
+    digest: str | None = None  # SHA-256 of the user's own data; None of a standard set, which is the same everywhere
+    notes: tuple[str, ...] = ()  # what is suspicious about them, a line each
+    normalization: Normalization | None = None  # None where images of a standard set would have to be read for it
+
+
+def look(spec: Mapping[str, Any], root: str | None = None) -> Look:
+    """Shape, digest and doubts. Data of a standard set need not be there; of streamed image files none is decoded.
 
     Raises:
         OSError, ValueError, KeyError: data of another kind that are missing or malformed.
     """
-    if spec["type"] in SHAPES:
+    if is_standard(spec["type"]):
         shape = SHAPES[spec["type"]]
-        return shape._replace(samples=spec["train_images"] or shape.samples)
-    found = load({**spec, "digest": None} | ({"size": 0} if spec["type"] == "imagefolder" else {}), root)
-    streams = isinstance(found.train.images, Files)
-    return found.shape.resized(spec.get("size", 0) if streams else 0)
+        shape = shape._replace(samples=spec.get("train_images") or shape.samples)
+        return Look(shape, normalization=NORMALIZATIONS.get(spec["type"]))
+    undecoded = {"size": 0} if spec["type"] in UNDECODED else {}
+    whole = _build({**spec, **undecoded}, root)
+    data = _with_subsets(whole, spec)
+    shape = data.shape.resized(spec.get("size", 0) if undecoded else 0)
+    return Look(shape, _digest(spec, root, whole), tuple(checks.notes(data)), (data.mean, data.std))
 
 
-def normalization_of(spec: Mapping[str, Any], root: str | None = None) -> Normalization:
-    """Mean and std of a cell's data, as networks get them. The data of most standard sets need not be there.
-
-    Raises:
-        OSError, ValueError, KeyError: data of another kind that are missing or malformed.
-    """
-    if spec["type"] in NORMALIZATIONS:
-        return NORMALIZATIONS[spec["type"]]
-    found = load({**spec, "digest": None} | ({"size": 0} if spec["type"] == "imagefolder" else {}), root)
-    return found.mean, found.std
+def is_standard(key: str) -> bool:
+    """Whether it is a set that ships with the bench, and whose data are the same everywhere."""
+    return key in SHAPES and DATASETS.get(key).__module__.partition(".")[0] == "bench"
 
 
 def digest(spec: Mapping[str, Any], root: str | None = None) -> str | None:
-    """SHA-256 of the user's own data: of arrays the bytes, of image folders names and sizes. None for other sets.
+    """SHA-256 of the user's own data: of arrays the bytes, of image files names and contents. None for standard sets.
 
     Raises:
-        OSError, ValueError: the data are missing or malformed.
+        OSError, ValueError, KeyError: the data are missing or malformed.
     """
-    if spec["type"] not in DIGESTS:
+    if is_standard(spec["type"]):
         return None
-    return DIGESTS[spec["type"]](location(root, spec.get("path")))
+    return _digest(spec, root, None if spec["type"] in DIGESTS else _build(spec, root))
+
+
+def _digest(spec: Mapping[str, Any], root: str | None, data: Dataset | None) -> str | None:
+    """`data`: as the builder returned them; needed for a format without a digest of its own."""
+    if is_standard(spec["type"]):
+        return None
+    if spec["type"] in DIGESTS:
+        return DIGESTS[spec["type"]](location(root, spec.get("path")))
+    assert data is not None
+    return digests.of_dataset(data)
 
 
 def location(root: str | None, path: str | None) -> Path:

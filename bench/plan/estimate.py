@@ -50,6 +50,10 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
         shown = [*(key if several else key[1:]), _ranges(cells[name].seed for name in names)]
         table.add_row(*map(escape, shown), _counted(counts, [state for state in (*STATES, *RARE_STATES) if counts[state]]))
     console.print(table)
+    for name, found in grid.data:
+        console.print(f"data {name}: {found.shape}", highlight=False, markup=False)
+    for line in grid.warnings:
+        console.print(line, highlight=False, markup=False, style="yellow")
     for skip in grid.skipped:
         console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
     for line in accuracy_lines(grid.cells, folder.results.teacher_accuracy):

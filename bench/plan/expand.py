@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from bench.data import DATASETS, Normalization, Shape, digest, normalization_of, shape_of
+from bench.data import DATASETS, Look, Normalization, Shape
 from bench.engine.code import own_code
 from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError
@@ -18,19 +17,17 @@ from bench.models import MODELS, weights
 from bench.models.checkpoints import fit
 from bench.plan import images
 from bench.plan.compatibility import UnbuildableError, forward_shapes, pretrained, refusal
+from bench.plan.data import Data
 from bench.plan.declared import Declarations, Declared
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
 from bench.plan.recipes import recipe_for
-from bench.plan.specs import added_later, complete, expand_methods, pair_presets, signatures, value_of
-from bench.records.cell import Cell, Spec, Teacher
-from bench.records.cell import digest as hashed
+from bench.plan.specs import added_later, complete, expand_methods, pair_presets, signatures
+from bench.records.cell import Cell, Spec, Teacher, digest
 from bench.records.comparisons import Comparison, comparisons, count
-from bench.records.naming import describe, method_family, method_label, model_name, nested, pair_name
+from bench.records.naming import data_name, describe, method_family, method_label, model_name, nested, pair_name
 from bench.records.recipe import Recipe
 from methods import METHODS
 from methods.base import Method
-
-SUBSETS = ("train_images", "test_images")  # keys of `data`: sizes of fixed, stratified subsets; 0, their default: all images
 
 TWIN = 1000  # the seed of a teacher of the student's own spec, less the student's
 
@@ -52,15 +49,30 @@ class Grid:
     cells: list[Cell]  # teachers first
     skipped: list[Skip] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)  # the file's contents after --set
-    shapes: dict[str, Shape] = field(default_factory=dict)  # by the digest of a cell's `data`
+    looks: dict[str, Look] = field(default_factory=dict)  # what was found of the data, by the digest of a cell's `data`
     declared: Declared = field(default_factory=Declared)
-    file: Path | None = None  # where the grid was read from
 
     @property
     def comparisons(self) -> list[Comparison]:
         """Every method with `none` and with `kd`; the primary ones are marked."""
         students = (cell for cell in self.cells if cell.id in self.declared.students)
         return comparisons(students, self.declared.primary)
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Of the data sets, by the digest of a cell's `data`."""
+        return {key: found.shape for key, found in self.looks.items()}
+
+    @property
+    def data(self) -> list[tuple[str, Look]]:
+        """Each data set by the name that people know, with what was found of it."""
+        specs = {digest(cell.data): cell.data for cell in self.cells}
+        return [(data_name(spec), self.looks[key]) for key, spec in specs.items()]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is suspicious about the data, a line each."""
+        return [f"warning: data {name}: {note}" for name, found in self.data for note in found.notes]
 
     @property
     def by_id(self) -> dict[str, Cell]:
@@ -112,7 +124,7 @@ def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, devi
         raise UserError(f"{name}: the grid expands to nothing. {reasons}")
     about = found[0][1].about
     declared = expansion.declarations.declared(expansion.students)
-    return Grid(name, about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.shapes, declared)
+    return Grid(name, about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.data.looks, declared)
 
 
 @dataclass(frozen=True)
@@ -166,18 +178,17 @@ class _Expansion:
     """Collects the cells of a grid and of its variations."""
 
     def __init__(self, data_root: str | None, device: str) -> None:
-        self.data_root, self.device = data_root, device
+        self.data, self.device = Data(data_root), device
         self.teachers: dict[str, Cell] = {}
         self.students: dict[str, Cell] = {}
         self.skipped: dict[Skip, None] = {}
-        self.shapes: dict[str, Shape] = {}
         self.declarations = Declarations()
         self.weights: dict[str, tuple[dict[str, Tensor], str]] = {}  # by file: tensors, SHA-256
 
     def add(self, where: str, file: GridFile) -> None:
         precision = resolve_precision(file.precision, resolve_device(self.device))
-        data = _data(file.data, f"{where}, data", self.data_root)
-        shape = self._shape(data, f"{where}, data")
+        data = self.data.spec(file.data, f"{where}, data")
+        shape = self.data.look(data).shape
         entries = expand_methods(file.methods, f"{where}, methods")
         for index, pair in enumerate(file.pairs):
             at = f"{where}, pairs[{index}]"
@@ -191,15 +202,6 @@ class _Expansion:
             teacher, ready = self._teacher(file, pair, student, where, at)
             sides = _Sides(student, teacher, ready)
             self.declarations.add(file, sides.key, self._add_methods(file, sides, entries), where)
-
-    def _shape(self, data: Spec, where: str) -> Shape:
-        key = hashed(data)
-        if key not in self.shapes:
-            try:
-                self.shapes[key] = shape_of(data, self.data_root)
-            except (OSError, ValueError, KeyError) as error:
-                raise UserError(f"{where}: {error}") from None
-        return self.shapes[key]
 
     def _teacher(self, file: GridFile, pair: Pair, student: _Side, where: str, at: str) -> tuple[_Side | None, Teacher | None]:
         """The pair's teacher as a network, and as a `Teacher` where it needs no training here."""
@@ -226,7 +228,7 @@ class _Expansion:
         """The network with its own normalization and image size in its spec, where they are not the data's."""
 
         def of_data() -> Normalization:
-            return normalization_of(side.data, self.data_root)
+            return self.data.normalization(side.data)
 
         own = images.own_images(asked, side.model, has_weights, side.shape, of_data, where)
         return replace(side, model={**side.model, **own})
@@ -263,11 +265,10 @@ class _Expansion:
                 self.skipped[Skip(f"{name} on {sides}", reason)] = None
                 continue
             later = added_later(METHODS, spec) | sides.student.added_later
-            counts = {"first": 1, "each": len(file.seeds)}
-            teachers = file.seeds[: counts.get(str(file.teacher_seeds)) or int(file.teacher_seeds)]
-            suppliers = [self._supplier(method, sides, seed) for seed in teachers]
-            for place, seed in enumerate(file.seeds):
-                teacher = suppliers[place % len(suppliers)]
+            teacher_seeds = file.seeds if file.teacher_seeds == "each" else file.seeds[:1]
+            suppliers = {seed: self._supplier(method, sides, seed) for seed in teacher_seeds}
+            for seed in file.seeds:
+                teacher = suppliers.get(seed, suppliers[file.seeds[0]])
                 cell = Cell(
                     data=sides.student.data,
                     student=sides.student.model,
@@ -356,28 +357,6 @@ def _misfit(method: Method, sides: _Sides) -> str | None:
 
 def _model(spec: Spec, where: str) -> Spec:
     return complete(MODELS, "model", spec, where, elsewhere=("classes", "channels"))
-
-
-def _data(value: str | Mapping[str, Any], where: str, data_root: str | None) -> Spec:
-    """The full spec of the data, with the digest of the user's own."""
-    spec = long_form("data", value)
-    common: dict[str, Any] = {}
-    for key in SUBSETS:
-        common[key] = value_of(spec.pop(key, 0), int, f"{where}.{key}")
-        if common[key] < 0:
-            raise UserError(f"{where}.{key}: a number of images, 0 for all, not {common[key]}")
-    if "name" in spec:
-        common["name"] = value_of(spec.pop("name"), str, f"{where}.name")
-    spec.pop("digest", None)
-    filled = complete(DATASETS, "data set", spec, where, elsewhere=("root",))
-    try:
-        found = digest(filled, data_root)
-    except (OSError, ValueError, KeyError) as error:
-        hint = "; name their folder by --data-root or data.path" if "path" in filled else ""
-        raise UserError(f"{where}: {error}{hint}") from None
-    if "name" in common and found is None:
-        raise UserError(f"{where}.name: only data of your own can be given a name; these are {filled['type']}")
-    return {**filled, **common, "digest": found}
 
 
 def _number(value: object, where: str) -> float | None:
