@@ -49,7 +49,7 @@ JOBS = group(
     "how jobs run",
     number("--jobs", "cells at a time (default: one a GPU, or one a core)"),
     number("--threads", "CPU threads of a process (default: cores / jobs; slurm: 4)"),
-    number("--per-gpu", "local: cells that share a GPU (default: 1)"),
+    number("--per-gpu", "local: processes that share a GPU (default: 1); unless its MPS daemon runs, they only take turns"),
     argument("--partition", help="slurm, as all below"),
     argument("--account"),
     number("--minutes", "time limit of a job (default: 240)"),
@@ -58,7 +58,8 @@ JOBS = group(
 KIND = argument("what", nargs="?", choices=LISTS, help="one kind only")
 TRAINING = together(
     flag("--wait", "on a cluster: stay until all is done"),
-    flag("--together", "train methods of one seed in lock-step: one teacher forward for all"),
+    flag("--together", "train methods of one seed in lock-step: one teacher forward for all; on a GPU the default"),
+    flag("--apart", "train every cell by itself on a GPU too"),
     flag("--eager", "on a GPU: take every step one by one, even where a recorded graph gives the same"),
     flag("--retry", "train failed cells again"),
     flag("--force", "train finished cells again; their old records are set aside"),

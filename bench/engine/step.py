@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import torch
 from torch import Tensor, nn
 
+from bench.engine.branches import IN_TURN, branches
 from bench.engine.clock import SILENT, Clock, SilentClock
 from bench.engine.device import autocast
 from bench.engine.distributed import ALONE, Team
@@ -50,7 +51,8 @@ class Step:
     `prepare` replaces its `step`; `gradients`, `after_step` and the average belong to the main phase alone.
 
     Args:
-        trainees: by cell id; they see the same batches, and a teacher that they share is asked once a step.
+        trainees: by cell id; they see the same batches, and a teacher that they share is asked once a step. On a GPU each
+            has a stream of its own, so that their kernels overlap.
         precision: "fp32" or "bf16".
         team: the processes that share each batch.
 
@@ -72,6 +74,9 @@ class Step:
             teacher = trainee.networks.teacher
             if teacher is not None and not any(teacher is known for known in self._teachers):
                 self._teachers.append(teacher)
+        self._branches = branches(device, len(trainees))
+        for teacher in self._teachers:
+            teacher.keeps_all = self._branches is not IN_TURN
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.progress = torch.zeros((), dtype=torch.float64, device=device)
         self._filled: object = 0  # the epoch that `epoch` holds, so that it is written only when it changes
@@ -86,8 +91,7 @@ class Step:
         batch, weight = self.team.share(self.static(batch))
         for teacher in self._teachers:
             teacher.forget()
-        for member in self.members.values():
-            self._one(member, batch, weight, preparing)
+        self._branches.run([partial(self._one, member, batch, weight, preparing) for member in self.members.values()])
 
     def _one(self, member: Member, batch: Batch, weight: float, preparing: bool) -> None:
         trainee, optimizer, measure = member.trainee, member.optimizer, self.clock.measure

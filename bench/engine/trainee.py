@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ class Teacher(NetworkView):
     Args:
         network: on the device.
         image: (B, C, H, W) sample in fp32, to check the folded copy by, which is what answers; None: `network` itself answers.
+
+    Attributes:
+        keeps_all: for trainees on streams of their own: an answer stays in memory until all of them have read it.
     """
 
     def __init__(self, network: Network, image: Tensor | None, precision: str) -> None:
@@ -51,19 +54,37 @@ class Teacher(NetworkView):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.inference = network if image is None else folded(network, image, dtype)
         self._dtype = torch.float32 if image is None else dtype
-        self._image: Tensor | None = None
-        self._output: Output | None = None
+        self.keeps_all = False  # until it forgets; else the last answer alone
+        self._answers: list[_Answer] = []
 
     def forget(self) -> None:
-        self._image = self._output = None
+        self._answers.clear()
 
     def __call__(self, image: Tensor) -> Output:
-        if image is not self._image or self._output is None:
-            with torch.no_grad():
-                output = self.inference(image.to(self._dtype))
-            output = output._replace(logits=output.logits.float(), embedding=output.embedding.float())
-            self._image, self._output = image, output
-        return self._output
+        for answer in self._answers:
+            if answer.image is image:
+                if answer.ready is not None:
+                    torch.cuda.current_stream(image.device).wait_event(answer.ready)
+                return answer.output
+        with torch.no_grad():
+            output = self.inference(image.to(self._dtype))
+        output = output._replace(logits=output.logits.float(), embedding=output.embedding.float())
+        ready = None
+        if self.keeps_all and image.device.type == "cuda":
+            ready = torch.cuda.Event()
+            ready.record(torch.cuda.current_stream(image.device))
+        if not self.keeps_all:
+            self._answers.clear()
+        self._answers.append(_Answer(image, output, ready))
+        return output
+
+
+class _Answer(NamedTuple):
+    """What a teacher has computed in this step."""
+
+    image: Tensor
+    output: Output
+    ready: torch.cuda.Event | None  # for other streams than the one that computes it
 
 
 class Trainee(nn.Module):

@@ -171,7 +171,7 @@ def _lead(left: list[Cell], folder: GridFolder, options: Options, team: Team, ex
 def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options, team: Team) -> Outcome:
     """Train a cell if it is free now.
 
-    With `options.together` it takes along what may train in lock-step with it out of `left`.
+    With `options.together`, and on a GPU, it takes along what may train in lock-step with it out of `left`.
 
     Returns:
         'tried'; 'waiting' for its teacher; 'locked' by another; or 'passed': settled, or its folder cannot be used.
@@ -190,8 +190,8 @@ def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options
             locks.enter_context(place.lock())
             if place.settled():
                 return "passed"
-            together = options.together and team.size == 1
-            group = [cell, *(_companions(cell, left, folder, locks) if together else [])]
+            most = _most_together(left, options) if team.size == 1 else 1
+            group = [cell, *(_companions(cell, left, folder, locks, most - 1) if most > 1 else [])]
             _try(group, folder, options, team)
             return "tried"
     except TimeoutError:
@@ -201,8 +201,18 @@ def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options
         return "passed"
 
 
-def _companions(cell: Cell, left: Sequence[Cell], folder: GridFolder, locks: contextlib.ExitStack) -> list[Cell]:
-    """Cells of `left` that may train in lock-step with this one now; their locks are taken.
+def _most_together(left: Sequence[Cell], options: Options) -> int:
+    """How many cells may train in lock-step: on a GPU, where it is the default, so many that every worker gets its share."""
+    from bench.engine.branches import MOST
+    from bench.engine.device import resolve_device
+
+    if options.apart or resolve_device(options.device).type == "cpu":
+        return len(left) if options.together and not options.apart else 1
+    return MOST if options.together else min(MOST, -(-len(left) // (options.neighbours + 1)))
+
+
+def _companions(cell: Cell, left: Sequence[Cell], folder: GridFolder, locks: contextlib.ExitStack, most: int) -> list[Cell]:
+    """At most so many cells of `left` that may train in lock-step with this one now; their locks are taken.
 
     A teacher for which others wait is not slowed down by company.
     """
@@ -215,7 +225,7 @@ def _companions(cell: Cell, left: Sequence[Cell], folder: GridFolder, locks: con
     for other in companions(cell, [other for other in left if other.id not in awaited]):
         place = folder.cell(other.id)
         ready = not other.teacher or not other.teacher.cell or folder.cell(other.teacher.cell).done()
-        if not ready or place.settled():
+        if not ready or place.settled() or len(found) == most:
             continue
         with contextlib.suppress(TimeoutError, OSError):
             locks.enter_context(place.lock())
@@ -225,22 +235,23 @@ def _companions(cell: Cell, left: Sequence[Cell], folder: GridFolder, locks: con
 
 
 def _try(group: list[Cell], folder: GridFolder, options: Options, team: Team) -> None:
-    """Train cells in lock-step, or the only one; where a group fails, each of its cells alone."""
+    """Train cells in lock-step, or the only one; where a group fails, fewer of its cells, or each alone."""
     for cell in group:
         if folder.cell(cell.id).begin_attempt() > ATTEMPTS:
             error = f"{ATTEMPTS} workers died on it before it could save anything: killed, out of memory, or out of time"
             folder.cell(cell.id).write_failure(error, again=True)
     group = [cell for cell in group if not folder.cell(cell.id).settled()]
-    if not group or _train(group, folder, options, team):
+    if not group:
         return
-    for cell in group:
-        if not folder.cell(cell.id).settled():
-            folder.cell(cell.id).end_attempts()
-            _try([cell], folder, options, team)
+    for part in _train(group, folder, options, team):
+        if left := [cell for cell in part if not folder.cell(cell.id).settled()]:
+            for cell in left:
+                folder.cell(cell.id).end_attempts()
+            _try(left, folder, options, team)
 
 
-def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) -> bool:
-    """Whether the group is behind us: trained, or its only cell failed. Else each of its cells is to be tried alone."""
+def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) -> list[list[Cell]]:
+    """Train the group; returns the groups in which its cells are to be tried instead: none, or halves, or each cell alone."""
     from bench.engine.train import train
 
     with _log_to([folder.cell(cell.id).log_handler() for cell in group]) as log:
@@ -249,7 +260,7 @@ def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) 
                 team.send(cell.model_dump(mode="json"))
             train(group, folder, options, team)
             log.info("finished")
-            return True
+            return []
         except Exception as error:  # whatever a cell does wrong, its siblings go on
             uncaptured = type(error).__name__ == "CaptureError"  # of `bench.engine.capture`, which imports torch
             ruined = uncaptured or type(error).__name__ == "AcceleratorError"  # nothing on a GPU works any more in this process
@@ -264,11 +275,15 @@ def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) 
                 _record_failure(group[0], folder, error, team)
                 if team.size > 1 or ruined:  # of a team, the others may be anywhere in a step: a new worker goes on
                     raise
-                return True
+                return []
             if ruined:  # no cell is named as failed; attempts are counted
                 raise
-            log.warning("%d cells in lock-step failed (%s: %s); now one by one", len(group), type(error).__name__, error)
-            return False
+            full = any(word in f"{type(error).__name__}: {error}" for word in NO_MEMORY)
+            size = -(-len(group) // 2) if full else 1
+            log.warning(
+                "%d cells in lock-step failed (%s: %s); now %d at a time", len(group), type(error).__name__, error, size
+            )
+            return [group[start : start + size] for start in range(0, len(group), size)]
         except BaseException:
             log.info("stopped")
             if not _at_time_limit.is_set():  # the cell is not at fault when a worker is stopped; a time limit may be too short

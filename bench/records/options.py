@@ -20,7 +20,8 @@ class Options:
     neighbours: int = 0
     imports: tuple[str, ...] = ()  # the user's own plug-ins
     code: tuple[tuple[str, str], ...] | None = None  # the run's `bench.records.source.Code`; None: whatever is imported
-    together: bool = False  # train cells in lock-step where that is the same: see `bench.engine.lockstep`
+    together: bool = False  # train cells in lock-step where that is the same, on a CPU too: see `bench.engine.lockstep`
+    apart: bool = False  # and never so, not even on a GPU
     eager: bool = False  # on a GPU, take steps one by one even where they could be replayed: see `bench.engine.capture`
 
     @classmethod
