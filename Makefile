@@ -45,5 +45,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[dev,timm,tensorboard,gradcam]'
+	$(INSTALL) -e '.[dev,timm,tensorboard,gradcam,completion]'
 	@touch $@

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# PYTHON_ARGCOMPLETE_OK
 """What accuracy does each way of distilling a network buy, and what does it cost to train?
 
 run_bench.py run quick        train the default grid, measure costs, write the report
@@ -7,7 +8,13 @@ run_bench.py list methods     what there is to compare
 
 from __future__ import annotations
 
+import bench.environment
+
+if __name__ == "__main__":
+    bench.environment.use_own()  # before an import that needs a package or a newer Python
+
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,16 +34,32 @@ if TYPE_CHECKING:
 LISTS = ("methods", "models", "data", "grids", "recipes")
 CLUSTER_OPTIONS = ("jobs", "threads", "per_gpu", "partition", "account", "minutes", "gpus", "memory_gib")
 
+
+def grid_names(**_: object) -> list[str]:
+    """For a shell: what `GRID` could be."""
+    from bench.plan import grid_file
+
+    return [*grid_file.shipped(), *(str(path) for path in Path().glob("*.yaml"))]
+
+
+def finished_names(parsed_args: Given, **_: object) -> list[str]:
+    """For a shell: what `FINISHED` could be."""
+    from bench.records.folders import ResultsFolder
+
+    return ResultsFolder(getattr(parsed_args, "results", None) or "results").grids()
+
+
 RESULTS = argument("--results", default="results", metavar="DIR", help="the results folder (default: results)")
 PLUGINS = several("--import", "your own method, model or data set", "FILE.py|MODULE", dest="imports")
 DATA_ROOT = argument("--data-root", metavar="DIR", help="where data sets lie or are downloaded to (default: data)")
 GRID = together(
-    argument("grid", nargs="?", default="quick", help="a shipped grid or a grid file (default: quick)"),
+    argument("grid", nargs="?", default="quick", help="a shipped grid or a grid file (default: quick)", complete=grid_names),
     several("--set", "override a key", "KEY=VALUE", dest="overrides"),
     DATA_ROOT,
     argument("--device", default="auto", help="auto, cpu, cuda or cuda:N"),
 )
-FINISHED = argument("grid", nargs="?", default="quick", help="a grid's name in the results folder, or a folder of results")
+FOLDER = "a grid's name in the results folder, or a folder of results"
+FINISHED = argument("grid", nargs="?", default="quick", help=FOLDER, complete=finished_names)
 CELL = argument("cell", help="a cell's id, or enough of it")
 THREADS = number("--threads", "CPU threads (default: all cores)", default=0)
 JSON = flag("--json", "for programs")
@@ -308,7 +331,13 @@ def merge(given: Given) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return run_verb(parser("run_bench.py", __doc__).parse_args(arguments))
+    called = Path(sys.argv[0]).name
+    top = parser("distillation-bench" if called == "distillation-bench" else "run_bench.py", __doc__)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could be typed next
+        import argcomplete
+
+        argcomplete.autocomplete(top)
+    return run_verb(top.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -34,9 +34,16 @@ def verb(about: str, *arguments: Argument) -> Callable[[Action], Action]:
     return declare
 
 
-def argument(*names: str, **settings: Any) -> Argument:
-    """See `argparse.ArgumentParser.add_argument`."""
-    return lambda parser: parser.add_argument(*names, **settings)
+def argument(*names: str, complete: Callable[..., list[str]] | None = None, **settings: Any) -> Argument:
+    """See `argparse.ArgumentParser.add_argument`. `complete`: values that a shell may offer, see argcomplete's completers."""
+
+    def add(parser: argparse._ActionsContainer) -> argparse.Action:
+        action = parser.add_argument(*names, **settings)
+        if complete:
+            action.completer = complete  # type: ignore[attr-defined]
+        return action
+
+    return add
 
 
 def number(name: str, about: str, default: int | None = None) -> Argument:

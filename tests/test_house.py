@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = readme.README
 FLOORS = ("methods", "bench", "reports")
 ROOMS = (  # of bench, from the ground up
-    ("errors", "cores", "sources"),
+    ("errors", "cores", "sources", "environment"),
     ("stats", "records", "plugins", "command_line"),
     ("data", "models"),
     ("engine",),

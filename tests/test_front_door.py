@@ -1,0 +1,94 @@
+"""The commands of the README work as they are written, whatever Python is called and whatever lies in the user's folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from small import write_grid
+
+from bench.jobs.worker import environment
+
+
+@pytest.fixture
+def clone(tmp_path: Path, repository: Path) -> Path:
+    """A fresh clone without an environment."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    (folder / "run_bench.py").write_bytes((repository / "run_bench.py").read_bytes())
+    for name in ("bench", "methods", "reports"):
+        (folder / name).symlink_to(repository / name)
+    return folder
+
+
+def call(clone: Path, *arguments: str, bare: bool, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the script; by a Python without any package, if `bare`."""
+    command = [sys.executable, *["-S"] * bare, str(clone / "run_bench.py"), *arguments]
+    return subprocess.run(command, cwd=cwd or clone, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_python_without_packages_hands_over_to_the_projects_own(clone: Path) -> None:
+    own = clone / ".venv/bin/python"
+    own.parent.mkdir(parents=True)
+    own.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    own.chmod(0o755)
+    done = call(clone, "list", "grids", bare=True, cwd=clone.parent)
+    assert (done.returncode, "quick" in done.stdout) == (0, True), done.stderr
+    own.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # broken: it lacks them as well
+    assert call(clone, "list", "grids", bare=True).returncode == 2
+
+
+def test_without_an_environment_one_line_says_what_to_type(clone: Path) -> None:
+    done = call(clone, "run", "quick", bare=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: the packages of this project are not installed; type: make -C '{clone}' bench\n"
+
+
+@pytest.mark.slow
+def test_folders_of_the_users_shadow_nothing(clone: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for name in ("bench", "methods", "reports"):
+        (home / name).mkdir(parents=True)
+        (home / name / "__init__.py").write_text("raise SystemExit('this is not the package')\n")
+    grid = write_grid(home, methods=["none"], recipe={"name": "digits", "epochs": 1})
+    done = call(clone, "run", grid, "--device", "cpu", "--jobs", "1", "--threads", "1", "--no-cost", bare=False, cwd=home)
+    assert "1 of 1 done" in done.stdout, done.stdout + done.stderr
+
+
+def test_workers_do_not_look_into_the_folder_they_start_in(tmp_path: Path) -> None:
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/__init__.py").write_text("raise SystemExit('this is not the package')\n")
+    command = [sys.executable, "-c", "import methods.parts, sys; assert '' not in sys.path"]
+    with environment(1):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_pip_installs_a_command(repository: Path) -> None:
+    import run_bench
+
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    module, _, name = project["scripts"]["distillation-bench"].partition(":")
+    assert getattr(run_bench, name) is run_bench.main
+    assert module == run_bench.__name__
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("run_bench.py ver", {"verify"}), ("run_bench.py plan paper_", {"paper_table1", "paper_table2"})]
+)
+def test_a_shell_completes_verbs_and_grids(tmp_path: Path, repository: Path, typed: str, offered: set[str]) -> None:
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "COMP_LINE": typed,
+        "COMP_POINT": str(len(typed)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
+    }
+    command = [sys.executable, str(repository / "run_bench.py")]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, **asked, "_ARGCOMPLETE_IFS": "\n"}, timeout=60, check=False)
+    assert offered <= {word.strip() for word in answer.read_text().split("\n")}
