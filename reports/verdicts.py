@@ -19,8 +19,6 @@ two = number(2)
 Row = dict[Any, Any]  # of the summary
 Kind = Literal["better", "worse", "open", "fact"]
 
-SUGGESTED = "p is below .05 before correction alone, as some method's is in many reports without any difference"
-
 
 class Sentence(NamedTuple):
     """One statement, and how the page marks it."""
@@ -56,7 +54,7 @@ def _not_shown(part: pd.DataFrame, baseline: str, suffix: str) -> list[Sentence]
     """Suggested, equivalent, open, and what has no word."""
     found = []
     if suggested := _with_gains(_rows(part, Word.SUGGESTED, suffix=suffix), suffix):
-        found.append(Sentence("open", f"Suggested, not shown, against {baseline}: {suggested}; {SUGGESTED}."))
+        found.append(Sentence("open", f"Suggested, not shown, against {baseline}: {suggested}; by p before correction alone."))
     if equivalent := _with_gains(_rows(part, Word.EQUIVALENT, suffix=suffix), suffix):
         found.append(Sentence("fact", f"Equivalent to {baseline} within the grid's margin: {equivalent}."))
     rows = _rows(part, Word.OPEN, suffix=suffix)

@@ -284,7 +284,7 @@ def test_a_gain_that_no_pair_shows_alone_is_shown_over_the_pairs():
     assert at["like_word"] == Word.NOT_TESTED  # one teacher joins all pairs
     assert (report.summary.set_index("label").loc["at", "word"].isin(SHOWN)).sum() <= 2
     [text] = [sentence.text for sentence in overall.of_methods(report.over) if sentence.text.startswith("at gains")]
-    assert "on average over these 7 pairs" in text
+    assert "on average over these 7 pairs, with these teachers," in text
 
 
 # Figures and files
