@@ -61,7 +61,7 @@ class ActivationBoundaries(TeacherMethod):
         )
 
     def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        pairs = common_stages(networks.student(batch.image).preact, networks.teacher(batch.image).preact)
+        pairs = common_stages(networks.student(batch.image).preact, networks.require_teacher()(batch.image).preact)
         terms = [
             boundary_distance(connector(feature_s), feature_t.detach(), self.margin) / 2 ** (len(pairs) - i - 1)
             for i, (connector, (feature_s, feature_t)) in enumerate(zip(self.connectors, pairs, strict=True))

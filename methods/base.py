@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch.nn.functional as F
 from mmengine.registry import Registry
@@ -49,16 +49,39 @@ class Batch(NamedTuple):
     kept: Tensor | None = None  # 0-dim, with mixed partners: partner = kept image + (1 - kept) image[other]
 
 
+class NetworkLike(Protocol):
+    """A network as methods see it. Few methods need its parts."""
+
+    def __call__(self, image: Tensor, /) -> Output: ...
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The stages."""
+
+    @property
+    def classifier(self) -> nn.Linear: ...
+
+    @property
+    def norms(self) -> list[nn.Module | None]:
+        """The last batch norm before each stage's `preact`, or None where there is none."""
+
+
 @dataclass(frozen=True)
 class Networks:
-    """The networks of one training step.
+    """The networks of one training step."""
 
-    Both map images to an `Output`. Few methods need a part of a network: both have `blocks` (the stages, an `nn.ModuleList`),
-    `classifier` (`nn.Linear`) and `norms` (the last batch norm before each stage's `preact`, or None where there is none).
-    """
+    student: NetworkLike
+    teacher: NetworkLike | None = None  # frozen, in eval mode, without gradient; an output is computed once a step
 
-    student: Any
-    teacher: Any = None  # frozen, in eval mode, without gradient; its output for an image tensor is computed once and kept
+    def require_teacher(self) -> NetworkLike:
+        """The teacher.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.teacher is None:
+            raise ValueError("this method needs a teacher, and there is none")
+        return self.teacher
 
 
 class Context(NamedTuple):
@@ -185,7 +208,7 @@ class Method(nn.Module):
 
     def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
         """One training step's terms: `loss` on the networks' outputs, unless the method needs more of them."""
-        teacher = None if self.needs == "none" else networks.teacher(batch.image)
+        teacher = None if self.needs == "none" else networks.require_teacher()(batch.image)
         return self.loss(networks.student(batch.image), teacher, batch)
 
     def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:

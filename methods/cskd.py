@@ -36,6 +36,7 @@ class ClassWiseSelfDistillation(TeacherMethod):
         self.weight, self.temperature = weight, temperature
 
     def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
+        assert batch.partner is not None
         student = networks.student(batch.image)
         with torch.no_grad():
             partner = networks.student(batch.partner)

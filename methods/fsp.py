@@ -59,5 +59,6 @@ class FlowOfSolutionProcedure(TeacherMethod):
             )
 
     def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        matrices = zip(flow_matrices(networks.student(batch.image)), flow_matrices(networks.teacher(batch.image)), strict=True)
+        student, teacher = networks.student(batch.image), networks.require_teacher()(batch.image)
+        matrices = zip(flow_matrices(student), flow_matrices(teacher), strict=True)
         return {"fsp": self.weight * torch.stack([F.mse_loss(s, t.detach()) for s, t in matrices]).sum()}

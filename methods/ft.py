@@ -111,7 +111,7 @@ class FactorTransfer(TeacherMethod):
         self.translator = encoder(channels_s, factors, norm=self.norm)
 
     def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        feature = networks.teacher(batch.image).stages[-1].detach()
+        feature = networks.require_teacher()(batch.image).stages[-1].detach()
         restored, wanted = widened(self.decoder(self.encoder(feature))), widened(feature)
         distance = squared_error(restored, wanted) if self.prepare_loss == "squared" else F.l1_loss(restored, wanted)
         return {"ft": distance}

@@ -72,7 +72,7 @@ class MultiLevelLogitDistillation(TeacherMethod):
 
     def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
         assert batch.partner is not None
-        weak_t, strong_t = networks.teacher(batch.image), networks.teacher(batch.partner)
+        weak_t, strong_t = networks.require_teacher()(batch.image), networks.require_teacher()(batch.partner)
         weak, strong = networks.student(batch.image), networks.student(batch.partner)
         terms = self.loss(weak, weak_t, batch)
         z_s, z_t = strong.logits, strong_t.logits.detach()

@@ -65,9 +65,9 @@ class OverhaulOfFeatureDistillation(TeacherMethod):
         student, teacher = context.student, context.require_teacher()
         pairs = common_stages(student.preact, teacher.preact)
         if context.networks is None:
-            norms = [nn.BatchNorm2d(t.shape[1]) for _, t in pairs]
+            norms: list[nn.Module | None] = [nn.BatchNorm2d(t.shape[1]) for _, t in pairs]
         else:
-            norms = context.networks.teacher.norms[-len(pairs) :]
+            norms = context.networks.require_teacher().norms[-len(pairs) :]
         self.connectors = nn.ModuleList()
         for i, ((feature_s, feature_t), norm) in enumerate(zip(pairs, norms, strict=True)):
             channels = feature_t.shape[1]
@@ -79,6 +79,7 @@ class OverhaulOfFeatureDistillation(TeacherMethod):
             convolution = nn.Conv2d(feature_s.shape[1], channels, 1, bias=False)
             nn.init.normal_(convolution.weight, std=math.sqrt(2 / channels))
             self.connectors.append(nn.Sequential(convolution, nn.BatchNorm2d(channels)))
+            assert isinstance(norm, nn.BatchNorm2d)
             margins = margin(norm.bias.detach(), norm.weight.detach())
             self.register_buffer(f"margins_{i}", margins.to(widened(feature_t).dtype))
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Batch, Output
+from methods.base import Batch, NetworkLike, Output
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -178,6 +178,28 @@ def gram(first: Tensor, second: Tensor) -> Tensor:
     """Inner products of rows: (..., N, D) and (..., M, D) to (..., N, M); never in half precision, not even under autocast."""
     with torch.autocast(first.device.type, enabled=False):
         return widened(first) @ widened(second).mT
+
+
+class Wrapped:
+    """A network of `Networks` around another one, whose parts are its own. A subclass does something around the call."""
+
+    def __init__(self, network: NetworkLike) -> None:
+        self.network = network
+
+    def __call__(self, image: Tensor) -> Output:
+        return self.network(image)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.network.blocks
+
+    @property
+    def classifier(self) -> nn.Linear:
+        return self.network.classifier
+
+    @property
+    def norms(self) -> list[nn.Module | None]:
+        return self.network.norms
 
 
 def unwrapped(network: Any) -> nn.Module:

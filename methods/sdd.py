@@ -85,10 +85,10 @@ class ScaleDecoupledDistillation(Composition):
 
     def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(self.method, ByRow)
-        student, teacher = networks.student(batch.image), networks.teacher(batch.image)
+        student, teacher = networks.student(batch.image), networks.require_teacher()(batch.image)
         rows_s = cell_logits(student, networks.student.classifier, self.sides)
         with torch.no_grad():
-            rows_t = cell_logits(teacher, networks.teacher.classifier, self.sides)
+            rows_t = cell_logits(teacher, networks.require_teacher().classifier, self.sides)
         target = batch.target.repeat(len(rows_t) // len(batch.target))
         right = rows_t.argmax(1) == target
         differs = right != right[: len(batch.target)].repeat(len(rows_t) // len(batch.target))

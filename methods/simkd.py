@@ -71,7 +71,7 @@ class SimKD(TeacherMethod):
         self.projector = projector(feature_s.shape[1], feature_t.shape[1], self.reduction)
         self.size = (feature_t.shape[2], feature_t.shape[3])
         if context.networks is not None:
-            self.classifier = copy.deepcopy(context.networks.teacher.classifier).requires_grad_(False)
+            self.classifier = copy.deepcopy(context.networks.require_teacher().classifier).requires_grad_(False)
 
     def distill(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         feature_s, feature_t = pool_to_smaller(student.activated[-1], teacher.activated[-1])

@@ -9,18 +9,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.base import METHODS, Batch, Card, Method, NetworkLike, Networks, Output
 from methods.composition import Composition
+from methods.parts import Wrapped
 
 
-class RunsOnce:
+class RunsOnce(Wrapped):
     """A network that runs once for all parts of a step.
 
     Outputs are kept for each image tensor, with and without gradients.
     """
 
-    def __init__(self, network: Any) -> None:
-        self.network = network
+    def __init__(self, network: NetworkLike) -> None:
+        super().__init__(network)
         self.outputs: list[tuple[Tensor, bool, Output]] = []
 
     def __call__(self, image: Tensor) -> Output:
@@ -28,12 +29,9 @@ class RunsOnce:
         for known, with_grad, output in self.outputs:
             if known is image and with_grad == grad:
                 return output
-        output = self.network(image)
+        output = super().__call__(image)
         self.outputs.append((image, grad, output))
         return output
-
-    def __getattr__(self, name: str) -> Any:  # blocks, classifier, norms
-        return getattr(self.network, name)
 
 
 @METHODS.register_module("sum")

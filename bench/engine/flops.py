@@ -16,7 +16,7 @@ from bench.records.record import Flops
 def count_flops(assembly: Assembly, trainee: Trainee) -> Flops:
     """Count on a copy: matrix products and convolutions, a multiply-add as two."""
     copy, batch = trainee.duplicate(), next(iter(assembly.stream(trainee).epoch(0)))
-    teacher = copy.networks.teacher
+    teacher = copy.teacher
     step = Step({"copy": copy}, assembly.device, assembly.first.precision)
     prepares = copy.method.prepare_epochs > 0
     counts = {

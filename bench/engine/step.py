@@ -71,7 +71,7 @@ class Step:
         self.clock: Clock | SilentClock = SILENT
         self._teachers: list[Teacher] = []
         for trainee in trainees.values():
-            teacher = trainee.networks.teacher
+            teacher = trainee.teacher
             if teacher is not None and not any(teacher is known for known in self._teachers):
                 self._teachers.append(teacher)
         self._branches = branches(device, len(trainees))

@@ -48,8 +48,8 @@ def measure_missing(cells: Sequence[Cell], folder: GridFolder, options: Options)
 def measure_assembled(assembly: Assembly, folder: GridFolder) -> None:
     """The same for the teachers of cells that are about to be trained."""
     for cell in assembly.cells:
-        teacher = assembly.trainees[cell.id].networks.teacher
-        if isinstance(teacher, Teacher) and _is_missing(cell, folder):
+        teacher = assembly.trainees[cell.id].teacher
+        if teacher and _is_missing(cell, folder):
             _measure(cell, teacher, assembly.dataset, assembly.device, folder)
 
 

@@ -100,6 +100,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.core = nn.ModuleDict({"student": student, "method": method})
         self.recipe = recipe
+        self.teacher = teacher
         self.networks = Networks(NetworkView(student), teacher)
         self.average = AveragedModel(self.core).requires_grad_(False) if recipe.ema else None
         self._averaging = False  # whether the average has begun
@@ -151,7 +152,7 @@ class Trainee(nn.Module):
 
     def duplicate(self) -> Trainee:
         """A copy for counting and timing: its steps leave no trace in this one. The teacher is shared."""
-        memo = {id(self.networks.teacher): self.networks.teacher}
+        memo = {id(self.teacher): self.teacher}
         return copy.deepcopy(self, memo)
 
     def parameter_counts(self) -> tuple[int, int]:

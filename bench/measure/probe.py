@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +33,8 @@ from bench.records.naming import describe
 from bench.records.options import Options
 from bench.records.record import PARTS_ON_DISK, Cost, Machine, Timing
 from bench.records.source import own_source
-from methods.base import Batch, Networks, Output
+from methods.base import Batch, NetworkLike, Networks, Output
+from methods.parts import Wrapped
 
 TURNS = 25  # measurements of each quantity
 WARM_UP_STEPS = 3
@@ -43,18 +43,16 @@ SPAN_S = 0.04  # a measurement of full steps takes at least this long
 PARTS = ("data", "student", "teacher", "method", "backward", "optimizer")
 
 
-class TimedNetwork:
+class TimedNetwork(Wrapped):
     """A network that adds up how long its answers take."""
 
-    def __init__(self, network: Any, clock: Clock, name: str) -> None:
-        self._network, self._clock, self._name = network, clock, name
+    def __init__(self, network: NetworkLike, clock: Clock, name: str) -> None:
+        super().__init__(network)
+        self._clock, self._name = clock, name
 
     def __call__(self, image: Tensor) -> Output:
         with self._clock.measure(self._name):
-            return self._network(image)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
+            return super().__call__(image)
 
 
 class Probe:
@@ -112,7 +110,7 @@ class Probe:
         seconds["method"] = max(0.0, seconds.pop("forward") - seconds["student"] - seconds["teacher"])
         for name, value in seconds.items():
             self.spans[name].append(1000 * value)
-        if teacher := self.trainee.networks.teacher:
+        if teacher := self.trainee.teacher:
             teacher.forget()
             with autocast(self.assembly.device, self.cell.precision):
                 self.spans["teacher_alone"].append(self._timed(partial(teacher, batch.image)))
@@ -151,7 +149,7 @@ class Probe:
         """Most device memory that tensors hold during a step: parameters, momenta, activations, the batch."""
         device = self.assembly.device
         if device.type == "cuda":
-            if teacher := self.trainee.networks.teacher:
+            if teacher := self.trainee.teacher:
                 teacher.forget()  # its last answer would pass for something that others hold
             torch.cuda.reset_peak_memory_stats(device)
             others = torch.cuda.memory_allocated(device) - self._held_bytes()
@@ -164,7 +162,7 @@ class Probe:
     def _held_bytes(self) -> int:
         """Bytes that stay between steps: networks, method and momenta."""
         tensors = [*self.trainee.parameters(), *self.trainee.buffers()]
-        if teacher := self.trainee.networks.teacher:
+        if teacher := self.trainee.teacher:
             tensors += [*teacher.inference.parameters(), *teacher.inference.buffers()]
         tensors += [momentum for member in self.step.members.values() for momentum in member.optimizer.momenta()]
         return sum(tensor.nbytes for tensor in tensors)

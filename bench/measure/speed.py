@@ -150,7 +150,7 @@ def usual_loop(cell: Cell, assembly: Assembly) -> UsualLoop:
     gc.collect()  # loaders of before end here, lest the new one's processes inherit them
     trainee = assembly.trainees[cell.id].duplicate()
     student = build_network(cell.student, assembly.dataset).to(assembly.device)
-    teacher = trainee.networks.teacher
+    teacher = trainee.teacher
     plain = None
     if teacher and cell.teacher:
         plain = build_network(cell.teacher.model, assembly.dataset).to(assembly.device).eval().requires_grad_(False)
@@ -203,7 +203,7 @@ def switch_off(cell: Cell, assembly: Assembly) -> dict[str, Spread]:
     loaded = _variant(cell, assembly)
     loaded.batches = map(partial(_from_loader, assembly.device), loader.batches)
     variants["data on the device"] = loaded.take_step
-    if assembly.trainees[cell.id].networks.teacher:
+    if assembly.trainees[cell.id].teacher:
         variants["folded teacher"] = _variant(cell, assembly, fold=False).take_step
     turns = in_turn(variants, assembly.device)
     everything = turns.pop("everything")
@@ -214,7 +214,7 @@ def _variant(cell: Cell, assembly: Assembly, precision: str | None = None, fold:
     """A probe that may be altered. Unless `fold`, its teacher is not folded."""
     trainee = assembly.trainees[cell.id]
     altered = cell.model_copy(update={"precision": precision or cell.precision})
-    teacher = trainee.networks.teacher
+    teacher = trainee.teacher
     if teacher and (not fold or altered.precision != cell.precision):
         teacher = Teacher(teacher.network, assembly.sample() if fold else None, altered.precision)
     variant = Trainee(trainee.student, trainee.method, teacher, cell.recipe)

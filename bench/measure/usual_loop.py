@@ -10,14 +10,16 @@ from collections.abc import Iterator
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from bench.data import Dataset, Split
+from bench.models import Network
 from bench.records.recipe import Recipe
 from methods.base import Batch, Method, Networks, Output
+from methods.parts import Wrapped
 
 
 class PilImages(TorchDataset):
@@ -40,6 +42,23 @@ class PilImages(TorchDataset):
         return self.transform(self.images[index]), self.targets[index], index
 
 
+class Student(Wrapped):
+    """Keeps the logits of its last call, for the accuracy of a step."""
+
+    logits: Tensor
+
+    def __call__(self, image: Tensor) -> Output:
+        output = super().__call__(image)
+        self.logits = output.logits
+        return output
+
+
+class Teacher(Wrapped):
+    def __call__(self, image: Tensor) -> Output:
+        with torch.no_grad():
+            return super().__call__(image)
+
+
 class UsualLoop:
     """One student under the usual loop, ready to take steps.
 
@@ -51,8 +70,8 @@ class UsualLoop:
 
     def __init__(
         self,
-        student: nn.Module,
-        teacher: nn.Module | None,
+        student: Network,
+        teacher: Network | None,
         method: Method,
         split: Split,
         data: Dataset,
@@ -60,8 +79,9 @@ class UsualLoop:
         device: torch.device,
         workers: int,
     ) -> None:
-        self.student, self.teacher, self.method, self.recipe, self.device = student.train(), teacher, method, recipe, device
-        self.networks = Networks(self._run_student, self._run_teacher if teacher else None)
+        self.method, self.recipe, self.device = method, recipe, device
+        self.student = Student(student.train())
+        self.networks = Networks(self.student, Teacher(teacher) if teacher else None)
         parameters = [*student.parameters(), *(p for p in method.parameters() if p.requires_grad)]
         self.optimizer = torch.optim.SGD(
             parameters, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
@@ -78,16 +98,6 @@ class UsualLoop:
         self.batches = self._endless()
         self.loss = self.correct = 0.0
 
-    def _run_student(self, image: Tensor) -> Output:
-        output = self.student(image)
-        self.logits = output.logits
-        return output
-
-    def _run_teacher(self, image: Tensor) -> Output:
-        assert self.teacher is not None
-        with torch.no_grad():
-            return self.teacher(image)
-
     def _endless(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         while True:
             yield from self.loader
@@ -100,4 +110,4 @@ class UsualLoop:
         loss.backward()
         self.optimizer.step()
         self.loss = loss.item()
-        self.correct = (self.logits.detach().argmax(1)[: len(target)] == target).float().mean().item()
+        self.correct = (self.student.logits.detach().argmax(1)[: len(target)] == target).float().mean().item()
