@@ -10,6 +10,7 @@ Both write to a results folder, and train nothing that is done there. Nothing is
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -85,7 +86,8 @@ def plan(
         import_plugin(plugin)
     name, raw = grid_file.read(grid, overrides)
     device = backend.plans_for(options.device) if backend else options.device
-    return expand(name, raw, options.data_root, device), ResultsFolder(results).grid(name)
+    planned = replace(expand(name, raw, options.data_root, device), file=grid_file.path_of(grid))
+    return planned, ResultsFolder(results).grid(name)
 
 
 def run(
@@ -174,7 +176,7 @@ def fit(
         raise UserError(f"fit trains one student: {reason}")
     folder = ResultsFolder(results).grid(name)
     folder.check_writable()
-    folder.add_to_manifest(planned.manifest())
+    folder.request(planned.manifest(), commit=commit())
     _run(
         planned, folder, options, Debug(threads=options.threads), wait=True, retry=True, force=False, keep=False, console=SILENT
     )
@@ -188,13 +190,34 @@ def fit(
 
 
 def begin(grid: Grid, folder: GridFolder) -> None:
-    """Say in the results folder what the grid consists of.
+    """Add to the manifest in the results folder what the grid consists of.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: nothing can be written there, or the results there are those of another grid file.
     """
     folder.check_writable()
-    folder.write_manifest(grid.manifest(), commit())
+    folder.request(grid.manifest(), _file_of_this_name(grid, folder), commit())
+
+
+def _file_of_this_name(grid: Grid, folder: GridFolder) -> str | None:
+    """The grid file's path for the manifest, relative to the results folder; of a shipped grid "shipped:<name>".
+
+    Raises:
+        UserError: another file of this name was run here before, and is still there.
+    """
+    if grid.file is None:
+        return None
+    former, here = folder.grid_file(), folder.results.root.resolve()
+    if former:
+        name = former.removeprefix("shipped:")
+        path = grid_file.path_of(name) if name != former else here / former
+        if path.is_file() and not path.samefile(grid.file) and path.read_bytes() != grid.file.read_bytes():
+            shown = f"{former}, seen from the results folder" if name == former else f"the shipped grid {name}"
+            raise UserError(
+                f"{folder.results.root / folder.name} holds results of another grid file of this name ({shown}): "
+                f"rename {grid.file}, or choose another folder with --results"
+            )
+    return f"shipped:{grid.name}" if grid_file.is_shipped(grid.file) else os.path.relpath(grid.file.resolve(), here)
 
 
 def rounds(grid: Grid, folder: GridFolder) -> Iterator[list[Cell]]:

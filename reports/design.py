@@ -125,7 +125,11 @@ def _missing(
         elif failure := cell.failure():
             reason = "failed: " + str(failure.get("error", ""))[:300]
             failed = not failure.get("again")
+        elif cell.locked():
+            reason = "in training"
+        elif entry.get("earlier"):  # the last request does not ask for it
+            continue
         else:
-            reason = "in training" if cell.locked() else "not trained yet"
+            reason = "not trained yet"
         found.append(Missing(entry["id"], str(entry.get("label", "")), reason, str(entry.get("group", "")), failed))
     return found

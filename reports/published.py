@@ -12,6 +12,7 @@ from bench.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "results" / "published"
 COLUMNS = ["source", "table", "data", "student", "teacher", "method", "top1", "rule", "runs", "select", "note"]
+COST_COLUMNS = ["source", "data", "student", "teacher", "method", "cost", "unit", "batch_size", "hardware", "note"]
 CHOICES = {"rule": ("last", "best"), "select": ("mean", "best_of")}
 
 
@@ -21,23 +22,40 @@ def read(folder: Path = FOLDER) -> pd.DataFrame:
     Raises:
         UserError: a file that is no such table; names file, line and column.
     """
-    rows = [row for path in sorted(folder.glob("*.csv")) for row in _rows(path)]
+    paths = [path for path in sorted(folder.glob("*.csv")) if not path.name.startswith("cost_")]
+    rows = [_row(line, where) for path in paths for line, where in _lines(path, COLUMNS)]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"top1": float, "runs": float})
 
 
-def _rows(path: Path) -> list[dict[str, object]]:
+def read_costs(folder: Path = FOLDER) -> pd.DataFrame:
+    """Published costs, from its files cost_*.csv, with the columns `COST_COLUMNS`; "cost" in the unit of its row.
+
+    Raises:
+        UserError: a file that is no such table; names file, line and column.
+    """
+    rows = []
+    for path in sorted(folder.glob("cost_*.csv")):
+        for line, where in _lines(path, COST_COLUMNS):
+            cost = _number(line[COST_COLUMNS.index("cost")], 0, 1e9, f"{where}, cost")
+            rows.append(dict(zip(COST_COLUMNS, line, strict=True)) | {"cost": cost})
+    return pd.DataFrame(rows, columns=COST_COLUMNS)
+
+
+def _lines(path: Path, columns: list[str]) -> list[tuple[list[str], str]]:
+    """The lines of a table, each with its place for errors."""
     try:
         lines = list(csv.reader(path.read_text("utf-8").splitlines(), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8: {error}") from None
-    if not lines or lines[0] != COLUMNS:
-        raise UserError(f"{path}: its first line must be {','.join(COLUMNS)}")
-    return [_row(line, f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2)]
+    if not lines or lines[0] != columns:
+        raise UserError(f"{path}: its first line must be {','.join(columns)}")
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(columns):
+            raise UserError(f"{path}, line {number}: {len(line)} values for {len(columns)} columns")
+    return [(line, f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2)]
 
 
 def _row(line: list[str], where: str) -> dict[str, object]:
-    if len(line) != len(COLUMNS):
-        raise UserError(f"{where}: {len(line)} values for {len(COLUMNS)} columns")
     row: dict[str, object] = dict(zip(COLUMNS, line, strict=True))
     for name, choices in CHOICES.items():
         if row[name] not in choices:

@@ -10,9 +10,9 @@ Report = dict[str, Any]  # `bench.measure.speed.Report` as JSON
 Spread = dict[str, float]  # "median", "low" and "high": median and quartiles
 
 
-def tables(report: Report) -> list[Any]:
+def tables(report: Report) -> list[Table | str]:
     """For the terminal: what its console prints, in order."""
-    shown: list[Any] = [_rows(report)]
+    shown: list[Table | str] = [_rows(report)]
     for case, pieces in report["ablations"].items():
         table = Table("without", "step takes", title=f"\n{case}", title_justify="left", box=None, pad_edge=False)
         for name, spread in pieces.items():

@@ -57,12 +57,12 @@ CASES |= {
 }
 
 
-def assembled(case: Case, tiny: Any, folder: Any) -> Assembly:
-    """The students of a case, on the CPU; equal at each call."""
+def assembled(case: Case, tiny: Any, folder: Any, device: str = "cpu") -> Assembly:
+    """The students of a case; equal at each call."""
     changes = {"pairs": [{"student": "resnet8", "teacher": "resnet14"}], "precision": "fp32", **case.changes}
     recipe = {"name": "digits", "epochs": 10, "batch_size": 16, **case.recipe}
     ((pair),) = changes["pairs"]
     grid = tiny(methods=[*case.methods], recipe=recipe, **changes)
     cells = [cell for cell in grid.cells if cell.student["type"] == pair["student"]]
     torch.manual_seed(0)  # of the untrained teacher
-    return assemble(cells, ResultsFolder(folder).grid("tiny"), Options(device="cpu", threads=1), untrained_teacher)
+    return assemble(cells, ResultsFolder(folder).grid("tiny"), Options(device=device, threads=1), untrained_teacher)

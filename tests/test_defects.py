@@ -24,6 +24,7 @@ from reports.design import Design, Missing
 from reports.figures.accuracy_cost import accuracy_cost
 from reports.figures.gains import forest
 from reports.figures.learning_curves import learning_curves
+from reports.figures.profiles import profiles
 from reports.figures.published import published
 from reports.reading import Curve
 from reports.tables import tables_of_pair
@@ -378,3 +379,11 @@ def test_two_folders_are_compared_once_for_all_teachers(tmp_path):
 )
 def test_p_shows_on_which_side_of_five_percent_it_lies(p, shown):
     assert p_value(p) == shown
+
+
+def test_profiles_count_the_pairs_that_gain_so_much():
+    pairs = [(f"resnet{depth}", "resnet110") for depth in (8, 14, 20)]
+    [figure] = profiles(synthetic.report(synthetic.draw({"none": 0, "kd": 5, "at": -5}, 3, RNG(0), pairs=pairs)))
+    assert "kd gains on 100 % of 3 pairs; at gains on 0 % of 3 pairs" in figure.alt
+    two = synthetic.report(synthetic.draw({"none": 0, "kd": 5}, 3, RNG(0), pairs=pairs[:2]))
+    assert profiles(two) == []

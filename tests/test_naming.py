@@ -14,10 +14,11 @@ from methods import METHODS
 PLUGIN = naming.Signature(("weight", "stages"), {"weight": 0.1}, {"strong": {"weight": 0.5}})
 
 
-@pytest.mark.parametrize("key", sorted(METHODS.module_dict))
+SHIPPED = sorted(key for key, method in METHODS.module_dict.items() if method.__module__.startswith("methods."))  # not by tests
+
+
+@pytest.mark.parametrize("key", SHIPPED)
 def test_a_shipped_signature_is_that_of_its_class(key):
-    if not METHODS.module_dict[key].__module__.startswith("methods."):
-        pytest.skip("registered by another test")
     parameters = arguments_of(METHODS.get(key)).values()
     found = naming.shipped_signature(key)
     assert found is not None
@@ -104,3 +105,10 @@ def test_shipped_grids_name_their_methods_as_they_write_them(name, expected):
         raw |= {"pairs": [{"student": "resnet8", "teacher": "resnet14"}], "recipe": {"name": "digits", "epochs": 4}}
         raw |= {"methods": raw["methods"][:2], "primary": []}
     assert expected <= {cell.label for cell in expand.expand(name, raw).cells}
+
+
+def test_our_own_networks_of_a_librarys_name_are_another_pair():
+    library = [{"type": "torchvision", "name": name} for name in ("resnet34", "resnet18")]
+    assert naming.pair_name(*library) == "resnet34/resnet18"
+    assert naming.pair_name(*({"type": spec["name"]} for spec in library)) == "resnet34 (small)/resnet18 (small)"
+    assert naming.pair_name({"type": "resnet56"}, {"type": "resnet20"}) == "resnet56/resnet20"

@@ -6,14 +6,18 @@ import json
 
 import pytest
 import synthetic
-from small import GRID
+from small import GRID, write_grid
 
+import reports
+from bench import run
 from bench.errors import UserError
 from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.records.comparisons import Baseline, Family, comparisons, count
 from bench.records.folders import ResultsFolder
+from bench.records.options import Options
 from bench.records.requests import merged, rebuilt
+from run_bench import main
 
 
 def expanded(**changes):
@@ -99,3 +103,67 @@ def test_comparisons_take_the_only_kd_or_the_one_at_its_defaults():
     free = [synthetic.cell("none", 0), synthetic.cell("tfd", 0)]
     assert [each.against for each in comparisons([*free, kd])].count(Baseline.KD) == 1
     assert [each.against for each in comparisons([*free, kd, other])].count(Baseline.KD) == 0
+
+
+# What was ever asked of a name
+
+
+def trained(folder, cells, seeds):
+    """Records of the cells of these seeds, as a run would leave them."""
+    for cell in cells:
+        if cell.seed in seeds:
+            place = folder.cell(cell.id)
+            place.write_curves(synthetic.curves(cell.recipe.epochs, 60.0))
+            place.write_record(synthetic.record(cell, 60.0, synthetic.curves(cell.recipe.epochs, 60.0)))
+
+
+def test_set_hides_nothing(tmp_path, capsys):
+    """`run mine`, then `run mine --set "seeds=[5]"`: what is finished stays in `status` and in the report."""
+    file, root = write_grid(tmp_path, "mine", seeds=[0, 1, 2, 3]), ["--results", str(tmp_path / "results")]
+    options = Options(device="cpu")
+    for overrides, seeds in (([], {0, 1, 2, 3}), (["seeds=[5]"], {5})):
+        grid, folder = run.plan(file, tmp_path / "results", overrides, options)
+        run.begin(grid, folder)
+        trained(folder, grid.cells, seeds)
+    assert main(["status", "mine", *root]) == 0
+    printed = capsys.readouterr().out
+    assert "17 done, 0 running, 0 failed, 0 missing" in printed  # three methods on five seeds, and a teacher of each request
+    assert main(["report", "mine", *root]) == 0
+    rows = reports.load(tmp_path / "results", "mine")
+    assert sorted(rows[rows["label"] == "tfd"]["seed"]) == [0, 1, 2, 3, 5]
+    first, second = folder.manifest()["requests"]
+    assert {tuple(seeds) for seeds in second["seeds"].values()} >= {(0, 1, 2, 3, 5)}
+    assert first["seeds"] == second["done"]
+
+
+def test_what_is_unfinished_of_earlier_requests_is_not_missing(tmp_path, capsys):
+    file, root = write_grid(tmp_path, "mine", seeds=[0, 1]), ["--results", str(tmp_path / "results")]
+    for overrides, seeds in (([], {0}), (["seeds=[0]"], set())):
+        grid, folder = run.plan(file, tmp_path / "results", overrides, Options(device="cpu"))
+        run.begin(grid, folder)
+        trained(folder, grid.cells, seeds)
+    main(["status", "mine", *root])
+    assert "4 done, 0 running, 0 failed, 0 missing" in capsys.readouterr().out
+    run.begin(*run.plan(file, tmp_path / "results", [], Options(device="cpu")))
+    main(["status", "mine", *root])
+    assert "4 done, 0 running, 0 failed, 3 missing" in capsys.readouterr().out
+
+
+def test_another_grid_file_of_the_same_name_is_refused(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    one, other = write_grid(tmp_path / "a", "mine"), write_grid(tmp_path / "b", "mine", methods=["none"])
+    same = write_grid(tmp_path / "c", "mine")
+    results, options = tmp_path / "results", Options(device="cpu")
+    run.begin(*run.plan(one, results, options=options))
+    before = (results / "mine/manifest.json").read_bytes()
+    with pytest.raises(UserError, match=r"of another grid file of this name \(\.\./a/mine\.yaml.*rename .*b/mine\.yaml"):
+        run.begin(*run.plan(other, results, options=options))
+    assert (results / "mine/manifest.json").read_bytes() == before
+    run.begin(*run.plan(same, results, options=options))
+    write_grid(tmp_path / "c", "mine", methods=["none", "kd"])  # edited: the same file, another request
+    grid, folder = run.plan(same, results, options=options)
+    run.begin(grid, folder)
+    assert len(folder.manifest()["cells"]) == 4
+    (tmp_path / "c/mine.yaml").unlink()  # moved
+    run.begin(*run.plan(other, results, options=options))

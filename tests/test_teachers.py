@@ -24,6 +24,12 @@ def test_each_seed_may_have_a_teacher_of_its_own(tiny):
     assert [(cell.seed, by_id[cell.teacher.cell].seed) for cell in grid.cells if cell.teacher] == [(3, 3), (4, 4)]
 
 
+def test_so_many_teachers_take_turns(tiny):
+    grid = tiny(methods=["kd"], seeds=[3, 4, 7, 8, 9], teacher_seeds=2, pairs=[{"student": "resnet8", "teacher": "resnet14"}])
+    found = [(cell.seed, grid.by_id[cell.teacher.cell].seed) for cell in grid.cells if cell.teacher]
+    assert found == [(3, 3), (4, 4), (7, 3), (8, 4), (9, 3)]
+
+
 @pytest.mark.parametrize(("method", "teacher"), [("tfkd_self", None), ("tfkd_self", "resnet14"), ("kd", "resnet8")])
 def test_a_teacher_of_the_students_own_spec_has_another_seed(tiny, method, teacher):
     """With the same seed it would be the student itself, without the method: same initialization, same batches."""

@@ -128,6 +128,18 @@ def resnet32x4(classes: int, channels: int = 3) -> Network:
 
 
 @MODELS.register_module()
+def resnet18(classes: int, channels: int = 3) -> Network:
+    """ResNet-18 for CIFAR: ImageNet's four stages of basic units behind a 3x3 stem without pooling."""
+    return residual_network(basic, [2, 2, 2, 2], (64, 64, 128, 256, 512), classes, channels)
+
+
+@MODELS.register_module()
+def resnet34(classes: int, channels: int = 3) -> Network:
+    """ResNet-34 for CIFAR: ImageNet's four stages of basic units behind a 3x3 stem without pooling."""
+    return residual_network(basic, [3, 4, 6, 3], (64, 64, 128, 256, 512), classes, channels)
+
+
+@MODELS.register_module()
 def resnet50(classes: int, channels: int = 3) -> Network:
     """ResNet-50 for CIFAR: ImageNet's four stages of bottlenecks behind a 3x3 stem without pooling."""
     return residual_network(bottleneck, [3, 4, 6, 3], (64, 256, 512, 1024, 2048), classes, channels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -51,6 +52,7 @@ class Grid:
     source: dict[str, Any] = field(default_factory=dict)  # the file's contents after --set
     looks: dict[str, Look] = field(default_factory=dict)  # what was found of the data, by the digest of a cell's `data`
     declared: Declared = field(default_factory=Declared)
+    file: Path | None = None  # where the grid was read from
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -265,10 +267,11 @@ class _Expansion:
                 self.skipped[Skip(f"{name} on {sides}", reason)] = None
                 continue
             later = added_later(METHODS, spec) | sides.student.added_later
-            teacher_seeds = file.seeds if file.teacher_seeds == "each" else file.seeds[:1]
-            suppliers = {seed: self._supplier(method, sides, seed) for seed in teacher_seeds}
-            for seed in file.seeds:
-                teacher = suppliers.get(seed, suppliers[file.seeds[0]])
+            counts = {"first": 1, "each": len(file.seeds)}
+            teachers = file.seeds[: counts.get(str(file.teacher_seeds)) or int(file.teacher_seeds)]
+            suppliers = [self._supplier(method, sides, seed) for seed in teachers]
+            for place, seed in enumerate(file.seeds):
+                teacher = suppliers[place % len(suppliers)]
                 cell = Cell(
                     data=sides.student.data,
                     student=sides.student.model,

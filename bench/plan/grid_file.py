@@ -44,7 +44,8 @@ class GridFile(BaseModel):
     teacher_recipe: str | dict[str, Any] | None = None  # None: the students' recipe, with the teacher's own learning rate
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seeds: list[Seed] = Field(min_length=1)
-    teacher_seeds: Literal["first", "each"] = "first"  # one teacher for all students, or one for each seed
+    teacher_seeds: Literal["first", "each"] | Annotated[int, Field(strict=True, ge=1)] = "first"
+    # one teacher for all seeds, one for each, or so many, which take turns
     pairs: list[Pair] = Field(min_length=1)
     methods: list[str | dict[str, Any]] = Field(min_length=1)
     primary: list[str | dict[str, Any]] = []  # the methods in question, as written in `methods`; the others are exploratory
@@ -58,13 +59,22 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
 
 
+def path_of(name: str) -> Path:
+    """The file of a shipped grid, or the file of this path."""
+    return shipped().get(name, Path(name))
+
+
+def is_shipped(path: Path) -> bool:
+    return path.resolve().parent == SHIPPED.resolve()
+
+
 def read(name: str, overrides: Iterable[str] = ()) -> tuple[str, dict[str, Any]]:
     """(name, contents) of a shipped grid or of a file, after the `key.key=value` overrides.
 
     Raises:
         UserError: no such grid, not YAML (with line and column), or not a mapping.
     """
-    path = shipped().get(name, Path(name))
+    path = path_of(name)
     if not path.is_file():
         raise unknown("grid", name, shipped(), "no such file")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.records.cell import Cell, digest
 from bench.records.naming import is_default, method_family, pair_name, short_form
@@ -89,7 +89,7 @@ def _by_method(cells: Iterable[Cell]) -> list[dict[int, Cell]]:
     return list(found.values())
 
 
-def _standing_for(baseline: Baseline, methods: Sequence[Runs]) -> Any:
+def _standing_for(baseline: Baseline, methods: Sequence[Runs]) -> Runs | None:
     """The runs that are this baseline: those of the only method of its family, else of the only one at today's defaults."""
     found = [runs for runs in methods if method_family(next(iter(runs.values())).method) == baseline]
     if len(found) > 1:

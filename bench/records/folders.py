@@ -207,6 +207,31 @@ class GridFolder:
         history = requests.appended(history, body["cells"], lambda name: self.cell(name).done(), commit)
         files.write_json(path, body | ({"requests": history} if history else {}))
 
+    def request(self, manifest: dict[str, Any], file: str | None = None, commit: str | None = None) -> None:
+        """Add what is asked for now to the manifest, which stays the union of all that was ever asked of this grid.
+
+        Cells of former requests that are not asked for now are marked "earlier"; what is not trained of them is not missing.
+
+        Args:
+            manifest: of the present request.
+            file: the grid file's path, relative to the results folder; None: the request is of none.
+        """
+        former = files.read_hint(self._path / "manifest.json") or {}
+        present = {cell["id"] for cell in manifest["cells"]}
+        earlier = [cell | {"earlier": True} for cell in former.get("cells", []) if cell["id"] not in present]
+        body = manifest | {"cells": [*manifest["cells"], *earlier]} | ({"file": file} if file else {})
+        for key in ("methods", "plugins", "code"):
+            both = former.get(key, {}) | manifest.get(key, {})
+            body |= {key: both} if both else {}
+        counts, now = former.get("comparisons", {}), manifest.get("comparisons", {})
+        body |= {"comparisons": {key: max(now[key], counts.get(key, 0)) for key in now}} if now else {}
+        self.write_manifest(body, commit)
+
+    def grid_file(self) -> str | None:
+        """The path of the grid file that was run here last, as `request` got it; None where none is known."""
+        found = (files.read_hint(self._path / "manifest.json") or {}).get("file")
+        return found if isinstance(found, str) else None
+
     def add_to_manifest(self, manifest: dict[str, Any]) -> None:
         """Add what the manifest here does not know: cells, cards of methods, and requests."""
         if self.name in self.results.grids():

@@ -105,9 +105,18 @@ def model_name(spec: Spec) -> str:
     return str(spec.get("name") or str(spec["type"]).rpartition(".")[2])
 
 
+OWN_OF_LIBRARIES_NAMES = ("resnet18", "resnet34")  # for small images; in presets these names are torchvision's networks
+
+
 def pair_name(teacher: Spec | None, student: Spec) -> str | None:
-    """'resnet110/resnet20', as presets name the pair that they were published for; None without a teacher."""
-    return f"{model_name(teacher)}/{model_name(student)}" if teacher else None
+    """'resnet110/resnet20', as presets name the pair that they were published for; None without a teacher.
+
+    None was published for our own networks that are called like a library's: 'resnet34 (small)/resnet18 (small)'.
+    """
+    if not teacher:
+        return None
+    names = (f"{model_name(spec)}{' (small)' * (spec['type'] in OWN_OF_LIBRARIES_NAMES)}" for spec in (teacher, student))
+    return "/".join(names)
 
 
 def data_name(spec: Spec) -> str:

@@ -129,7 +129,7 @@ class Status(NamedTuple):
 
 
 def status(folder: GridFolder, queued: Mapping[str, str], silent: str = "") -> Status:
-    """The state of every cell of the manifest.
+    """The state of every cell of the manifest. What is unfinished of earlier requests is not missing, and left out.
 
     Args:
         queued: by cell that a backend holds, where it stands in its queue.
@@ -139,7 +139,9 @@ def status(folder: GridFolder, queued: Mapping[str, str], silent: str = "") -> S
         UserError: there is no manifest, or it is damaged.
     """
     manifest = folder.manifest()
+    earlier = {cell["id"] for cell in manifest["cells"] if cell.get("earlier")}  # not asked for by the last request
     states: dict[str, str] = {cell["id"]: folder.cell(cell["id"]).state() for cell in manifest["cells"]}
+    states = {cell_id: state for cell_id, state in states.items() if state != "missing" or cell_id not in earlier}
     waiting = {cell_id: where for cell_id, where in queued.items() if states.get(cell_id) == "missing"}
     return Status(folder, states | dict.fromkeys(waiting, "queued"), manifest["skipped"], waiting, silent)
 

@@ -159,7 +159,7 @@ def spread_between_teachers(report: Report) -> Table | None:
         Column("within", "Within", number(2), "of students with one teacher"),
         Column("p", "p", p_value, "of no spread between teachers"),
     )
-    note = "Where each seed has a teacher of its own, teachers and students cannot be separated."
+    note = "Where each seed has its own teacher, the two cannot be separated; `teacher_seeds: 3` makes it possible."
     frame = pd.DataFrame(found, columns=["separable", *(column.key for column in columns)])
     return Table("teacher-spread", "Spread between teachers", columns, frame, note)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -43,7 +44,7 @@ def beside_published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:
 
     A number that was published for a method with a technique, "tfd (cutout)", meets trainings whose recipe has it.
     """
-    groups = _by_published_name(frame)
+    groups = by_published_name(frame)
     plain = numbers[numbers["method"] == "none"].drop_duplicates(["table", "student"])
     bases = {(row["table"], row["student"]): row for row in plain.to_dict("records")}
     found = []
@@ -64,15 +65,26 @@ def same_rule(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
     return all(ours[name] == theirs[name] for name in names)
 
 
-def _by_published_name(frame: pd.DataFrame) -> dict[tuple[str, ...], list[pd.DataFrame]]:
+def by_published_name(frame: pd.DataFrame) -> dict[tuple[str, ...], list[pd.DataFrame]]:
     """Runs of methods at published values by (data, student, teacher, method as published tables name it)."""
     frame = frame[frame["as_published"].astype(bool)]
     teacher = frame["teacher"].where(frame["needs"] == "teacher", "")
-    method = frame["family"] + (" (" + frame["techniques"] + ")").where(frame["techniques"] != "", "")
+    method = _published_names(frame) + (" (" + frame["techniques"] + ")").where(frame["techniques"] != "", "")
     groups: dict[tuple[str, ...], list[pd.DataFrame]] = {}
     for (_, *key), part in frame.groupby(["setting", "data", "student", teacher, method, "method_id"], sort=False):
         groups.setdefault(tuple(key[:-1]), []).append(part)
     return groups
+
+
+def _published_names(frame: pd.DataFrame) -> pd.Series:
+    """The family, and within it what it wraps: "kd", "tfd+kd", "logit_std(dkd)"."""
+
+    def name(family: str, arguments: str) -> str:
+        keys = {key.partition(".")[0] for key in json.loads(arguments)} - {family}
+        return f"{family}({keys.pop()})" if len(keys) == 1 and "+" not in family else family
+
+    names = [name(*row) for row in zip(frame["family"], frame["arguments"], strict=True)]
+    return pd.Series(names, index=frame.index, dtype=object)
 
 
 def _ours(row: dict, published_gain: float, part: pd.DataFrame) -> dict[str, object]:
