@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from small import write_grid
 
 from bench.jobs.worker import environment
@@ -92,3 +94,21 @@ def test_a_shell_completes_verbs_and_grids(tmp_path: Path, repository: Path, typ
     command = [sys.executable, str(repository / "run_bench.py")]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, **asked, "_ARGCOMPLETE_IFS": "\n"}, timeout=60, check=False)
     assert offered <= {word.strip() for word in answer.read_text().split("\n")}
+
+
+def test_the_hosted_workflow_runs_what_ci_runs(repository: Path) -> None:
+    workflow = yaml.safe_load((repository / ".github/workflows/check.yml").read_text())
+    hosted = [step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step]
+    ours = re.findall(r"^make .* (\w+)$", (repository / ".ci/run").read_text(), re.MULTILINE)
+    assert hosted == [f"make {target}" for target in ours]
+
+
+def test_standing_files_agree_with_the_project(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    forms = [yaml.safe_load(path.read_text()) for path in (repository / ".github/ISSUE_TEMPLATE").glob("*.yml")]
+    assert all({"name", "description", "body"} <= form.keys() for form in forms)
+    made = re.search(r"^RUN make (\S+)$", (repository / "Dockerfile").read_text(), re.MULTILINE)
+    assert made
+    assert made[1].replace(".venv", "$(VENV)") + ":" in (repository / "Makefile").read_text()
