@@ -187,8 +187,10 @@ def show(given: Given) -> None:
 def plan(given: Given) -> int:
     from bench.plan import estimate
 
-    grid, folder = planned(given, backend(given))
+    grid, folder = planned(given, jobs := backend(given))
     unreadable = estimate.show(grid, folder, console())
+    for line in jobs.outline([cell for cell in grid.cells if not folder.cell(cell.id).settled()]):
+        console().print(line, highlight=False, markup=False)
     return 1 if unreadable else 0
 
 

@@ -14,6 +14,7 @@ import yaml
 from small import write_grid
 
 from bench.jobs.worker import environment
+from run_bench import main
 
 
 @pytest.fixture
@@ -68,6 +69,16 @@ def test_workers_do_not_look_into_the_folder_they_start_in(tmp_path: Path) -> No
     with environment(1):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_plan_lists_the_jobs_of_a_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid, cluster = write_grid(tmp_path, seeds=[0, 1]), tmp_path / "cluster.yaml"
+    cluster.write_text("{kind: slurm, minutes: 30, gpus: 1, cells_per_job: 2}")
+    assert main(["plan", grid, "--cluster", str(cluster), "--results", str(tmp_path / "results")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "4 jobs in 3 arrays; at their time limit of 30 minutes they take 2 GPU-hours" in printed
+    assert re.search(r"array 3: 1 jobs, 2 cells, 1 GPUs, 4 cores a job, after digits-resnet8x4-none-s0-\w{12}", printed)
+    assert not (tmp_path / "results").exists()
 
 
 def test_pip_installs_a_command(repository: Path) -> None:

@@ -96,6 +96,10 @@ class Backend(BaseModel):
         """
         raise NotImplementedError
 
+    def outline(self, cells: Sequence[Cell]) -> list[str]:
+        """The jobs that these cells would become, a line each; nothing is handed over. Empty where none waits in a queue."""
+        return []
+
     def assist(self, folder: GridFolder, options: Options, team: Team) -> None:
         """Train in a follower of the team what its leader sends."""
         from bench.jobs.worker import assist

@@ -8,6 +8,7 @@ out again after a controller lost its state, and so are pickles' names. The resu
 from __future__ import annotations
 
 import contextlib
+import operator
 import re
 import secrets
 import subprocess
@@ -70,6 +71,20 @@ class Slurm(Backend):
         if wait:
             self.follow(cells, folder, options, watch)
         return Handed(count, ended=wait)
+
+    def outline(self, cells: Sequence[Cell]) -> list[str]:
+        """Jobs, arrays and dependencies, as if the queue were empty and took arrays of Slurm's default size."""
+        arrays = list(plan(cells, set(), self.cells_per_job, ARRAY_SIZE))
+        processes = [array[0][0].recipe.processes for array, _ in arrays]
+        jobs = [len(array) for array, _ in arrays]
+        hours = sum(map(operator.mul, jobs, processes)) * self.minutes / 60
+        bound = f"{hours * self.gpus:.0f} GPU-hours" if self.gpus else f"{hours * (self.threads or THREADS):.0f} core-hours"
+        lines = [f"{sum(jobs)} jobs in {len(arrays)} arrays; at their time limit of {self.minutes} minutes they take {bound}"]
+        for number, (array, teacher) in enumerate(arrays, 1):
+            each = f"{processes[number - 1] * self.gpus} GPUs, {processes[number - 1] * (self.threads or THREADS)} cores a job"
+            after = f", after {teacher}" if teacher else ""
+            lines.append(f"array {number}: {len(array)} jobs, {sum(map(len, array))} cells, {each}{after}")
+        return lines
 
     def submit(self, cells: Sequence[Cell], folder: GridFolder, options: Options) -> int:
         """Hand over the cells that are neither settled nor in the queue; returns how many those are.
