@@ -6,6 +6,7 @@ Speaks the WebDriver protocol to chromedriver directly, so that no package is ne
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import urllib.request
@@ -20,7 +21,10 @@ from reports import page
 
 TOOLS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 MISSING = [name for name, path in TOOLS.items() if path is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not on PATH: {', '.join(MISSING)}")
+REASON = f"not on PATH: {', '.join(MISSING)}"
+if MISSING and os.environ.get("REQUIRE_BROWSER") == "1":
+    raise RuntimeError(f"REQUIRE_BROWSER=1, but {REASON}")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=REASON)
 
 HOSTILE = '<img src="https://example.org/x.png" onerror=alert(1)> ' + "long" * 40
 FLAGS = [
