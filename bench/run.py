@@ -21,7 +21,6 @@ from rich.console import Console
 
 from bench.data import load
 from bench.engine.code import own_code
-from bench.engine.device import machine, resolve_device
 from bench.engine.hooks import user_hook
 from bench.engine.lockstep import alone_because
 from bench.engine.teacher_accuracy import measure_missing
@@ -31,7 +30,7 @@ from bench.errors import UserError
 from bench.jobs.base import Backend
 from bench.jobs.debug import Debug
 from bench.jobs.local import Local
-from bench.measure import meters, probe
+from bench.measure.costs import measure
 from bench.plan import grid_file
 from bench.plan.expand import Grid, expand
 from bench.plugins import import_plugin
@@ -40,7 +39,7 @@ from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
 from bench.records.progress import Progress
-from bench.records.record import BUSY_PERCENT, Record
+from bench.records.record import Record
 from bench.records.teacher import accuracy_lines
 
 SILENT = Console(quiet=True)
@@ -299,32 +298,3 @@ def _for_workers(options: Options) -> Options:
         visualize=tuple(visualizer_backend(name) for name in options.visualize),
         imports=tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in options.imports),
     )
-
-
-def measure(
-    cells: Sequence[Cell], folder: GridFolder, options: Options | None = None, force: bool = False, console: Console = SILENT
-) -> int:
-    """Measure what a step of these cells costs, where it was not measured on this hardware; untrained networks take as long.
-
-    Args:
-        force: measure again what was measured.
-
-    Returns:
-        How many cells there were to measure; those with one `cost_key` are measured once.
-    """
-    options = options or Options()
-    known, _ = folder.costs()
-    wanted = (
-        list(cells) if force else probe.missing(list(cells), known, machine(resolve_device(options.device)), options.threads)
-    )
-    if not wanted:
-        return 0
-    busy = meters.neighbours_percent()
-    console.print("measuring costs; leave the machine alone meanwhile", highlight=False)
-    if busy > BUSY_PERCENT:
-        console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")
-    for cost in probe.measure(wanted, folder, options):
-        step = cost.step
-        line = f"  {cost.label:<24} {step.median_ms:8.2f} ms a step ({step.low_ms:.2f} to {step.high_ms:.2f})"
-        console.print(line, highlight=False)
-    return len(wanted)
