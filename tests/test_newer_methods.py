@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bench.models import MODELS
 from methods import METHODS, Batch, Context, Method, Networks, Output
+from methods.wkd_l import class_similarity
 
 B, K, N = 6, 5, 12
 TARGET = torch.tensor([0, 3, 1, 4, 3, 0])
@@ -425,3 +426,57 @@ def test_mixskd() -> None:
     agrees(terms["adversary"], 4.0 * adversary)
     assert not any(p.requires_grad for p in method.discriminators.parameters())
     assert [e.numel() for e in (exits[0][0][0], exits[1][0][0])] == [64 * 2 * 2] * 2
+
+
+# --- Transport: wkd_l ---
+
+
+def transport_by_hand(p: np.ndarray, q: np.ndarray, cost: np.ndarray) -> float:
+    kernel = np.exp(-cost / 0.05)
+    u = np.full(len(p), 1 / len(p))
+    for _ in range(10):
+        v = q / (kernel.T @ u + 1e-8)
+        u = p / (kernel @ v + 1e-8)
+    return float((u[:, None] * kernel * v * cost).sum())
+
+
+def cka(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x.mean(0), y - y.mean(0)
+    norms = [np.linalg.norm(a.T @ b) for a, b in ((x, y), (x, x), (y, y))]
+    return norms[0] ** 2 / (norms[1] * norms[2])
+
+
+@pytest.mark.parametrize(("epoch", "decay"), [(30, 1.0), (61, 1.0), (79, (1 + math.cos(math.pi * 17.5 / 37.5)) / 2), (99, 0.0)])
+def test_wkd_l(epoch: int, decay: float) -> None:
+    student, teacher = output(0), output(1)
+    samples = 24
+    targets = (torch.arange(samples) * 7 % 11) % K  # four to six images a class
+    known = draw(5, samples, K)
+    method = build({"type": "wkd_l", "weight": 3.0, "target_weight": 0.5}, student, teacher, targets=targets, samples=samples)
+    nets = Networks(None, lambda image: teacher._replace(logits=known[image]))
+    for index in torch.randperm(samples).split(10):
+        method.prepare(nets, Batch(index, targets[index], index))
+    terms = method.loss(student, teacher, batch(epoch=epoch, epochs=100))
+
+    fewest = int(torch.bincount(targets).min())
+    assert fewest == 4
+    rows = {k: [i for i in range(samples) if targets[i] == k][:fewest] for k in range(K)}
+    features = [array(known)[rows[k]] for k in range(K)]
+    cost = np.array([[1 - math.exp(-(1 - cka(x, y))) for y in features] for x in features]) + 1e-8
+    z_s, z_t = array(student.logits), array(teacher.logits)
+    distance = 0.0
+    for row, label in enumerate(LABELS):
+        others = [k for k in range(K) if k != label]
+        p, q = (softmax(z[row, others] / 8) for z in (z_s, z_t))
+        distance += transport_by_hand(p, q, cost[np.ix_(others, others)]) / B
+    assert terms["wkd_l"].item() == pytest.approx(3.0 * decay * distance, rel=1e-5, abs=1e-12)
+    expected = -(softmax(z_t, 1)[ROWS, LABELS] * log_softmax(z_s, 1)[ROWS, LABELS]).mean()
+    agrees(terms["target"], 0.5 * expected)
+
+
+def test_class_similarity_of_many_rows_is_the_sum_over_parts() -> None:
+    features = draw(0, 3, 40, 4)
+    found = class_similarity(features)
+    for i in range(3):
+        for j in range(3):
+            assert found[i, j].item() == pytest.approx(cka(array(features[i]), array(features[j])), rel=1e-6)
