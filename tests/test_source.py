@@ -8,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import synthetic
 from small import write_grid
 
 from bench import run, sources
 from bench.errors import UserError
 from bench.jobs.debug import Debug
 from bench.models import MODELS
+from bench.records.cell import Teacher
 from bench.records.cell_folder import CellFolder
 from bench.records.folders import ResultsFolder
 from bench.records.options import Options
+from bench.records.source import source, stale_among, unknown_among
 from methods import METHODS
 from run_bench import main
 
@@ -195,3 +198,17 @@ def test_an_edit_is_not_overlooked_within_one_process(tmp_path: Path, write: Cal
     Path(plugin).write_text(EDITED)
     with pytest.raises(UserError, match=r"penalty\.py: it was edited .* start Python anew"):
         run.plan(grid, tmp_path / "results", options=options)
+
+
+def test_students_of_a_stale_teacher_are_stale() -> None:
+    cells = [synthetic.teacher_cell("own_net"), synthetic.cell("kd", 0, teacher="own_net"), synthetic.cell("none", 0)]
+    teacher, student, plain = (synthetic.record(cell, 60.0) for cell in cells)
+    code = {"model:own_net": "1" * 64}
+    student = student.model_copy(update={"source": source(student.cell, code)})
+    student = student.model_copy(
+        update={"cell": student.cell.model_copy(update={"teacher": Teacher(cell=teacher.id, model={"type": "own_net"})})}
+    )
+    for made_with, expected in ((code, []), ({"model:own_net": "2" * 64}, [teacher.id, student.id])):
+        made = teacher.model_copy(update={"source": source(teacher.cell, made_with)})
+        assert stale_among([made, student, plain], code) == expected
+    assert unknown_among([teacher, student, plain], code) == [teacher.id]  # kept, since nobody knows
