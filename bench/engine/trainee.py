@@ -13,6 +13,15 @@ from bench.engine.folding import folded
 from bench.models import Network
 from bench.records.recipe import Recipe
 from methods.base import Batch, Method, Networks, Output
+from methods.parts import HALF
+
+
+def _widened(output: Output) -> Output:
+    """With logits and embedding in fp32 where they come in half precision."""
+    logits, embedding = output.logits, output.embedding
+    if logits.dtype in HALF or embedding.dtype in HALF:
+        return output._replace(logits=logits.float(), embedding=embedding.float())
+    return output
 
 
 class NetworkView:
@@ -22,8 +31,7 @@ class NetworkView:
         self.network = network
 
     def __call__(self, image: Tensor) -> Output:
-        output = self.network(image)
-        return output._replace(logits=output.logits.float(), embedding=output.embedding.float())
+        return _widened(self.network(image))
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -51,9 +59,10 @@ class Teacher(NetworkView):
 
     def __init__(self, network: Network, image: Tensor | None, precision: str) -> None:
         super().__init__(network.eval().requires_grad_(False))
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        own = network.classifier.weight.dtype  # fp32, but where a test compares in float64
+        dtype = torch.bfloat16 if precision == "bf16" else own
         self.inference = network if image is None else folded(network, image, dtype)
-        self._dtype = torch.float32 if image is None else dtype
+        self._dtype = own if image is None else dtype
         self.keeps_all = False  # until it forgets; else the last answer alone
         self._answers: list[_Answer] = []
 
@@ -67,8 +76,7 @@ class Teacher(NetworkView):
                     torch.cuda.current_stream(image.device).wait_event(answer.ready)
                 return answer.output
         with torch.no_grad():
-            output = self.inference(image.to(self._dtype))
-        output = output._replace(logits=output.logits.float(), embedding=output.embedding.float())
+            output = _widened(self.inference(image.to(self._dtype)))
         ready = None
         if self.keeps_all and image.device.type == "cuda":
             ready = torch.cuda.Event()
