@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 import run_bench
-from bench.data import load
-from bench.engine.assemble import assemble, build_network
 from bench.engine.device import has_bf16
-from bench.engine.optimizer import Optimizer
 from bench.measure import speed
-from bench.measure.usual_loop import UsualLoop
-from bench.records.folders import ResultsFolder
-from bench.records.options import Options
 from reports import speed as speed_tables
 
 
@@ -60,26 +53,3 @@ def test_limits_are_measured():
     limits = speed.measure_limits(torch.device("cpu"))
     assert set(limits.matrix_gflops_per_s) == {"fp32", "bf16"}
     assert limits.memory_gb_per_s > 0
-
-
-def test_the_usual_loop_learns_what_the_engine_learns(tiny, tmp_path):
-    """The reference is a real training loop: from the engine's start, on its batches, it takes the engine's steps."""
-    grid = tiny(methods=["tfd"], precision="fp32", recipe={"name": "digits", "epochs": 2, "batch_size": 16, "crop": "none"})
-    [cell] = grid.cells
-    bench = assemble([cell], ResultsFolder(tmp_path).grid(grid.name), Options(device="cpu", threads=1))
-    [trainee] = bench.trainees.values()
-    student = build_network(cell.student, bench.dataset)
-    student.load_state_dict(trainee.student.state_dict())
-    loop = UsualLoop(student, None, trainee.method, bench.train, load(cell.data), cell.recipe, bench.device, workers=0)
-    loop.optimizer.param_groups[0]["lr"] = 0.05
-    optimizer = Optimizer(trainee, bench.device)
-    optimizer.set_lr(0.05)
-    batches = list(bench.stream(trainee).epoch(0))[:2]
-    loop.batches = iter([(batch.image, batch.target, batch.index) for batch in batches])
-    trainee.train()
-    for batch in batches:
-        loop.step()
-        sum(trainee(batch).values()).backward()
-        optimizer.step()
-    for name, value in trainee.student.state_dict().items():
-        np.testing.assert_allclose(student.state_dict()[name].numpy(), value.numpy(), rtol=1e-3, atol=1e-5, err_msg=name)

@@ -25,7 +25,7 @@ from bench.engine.lockstep import companions
 from bench.engine.step import Step
 from bench.engine.trainee import Teacher, Trainee
 from bench.measure.probe import Probe
-from bench.measure.usual_loop import UsualLoop
+from bench.measure.usual_loop import UsualLoop, training_loader
 from bench.models import Network, Stage
 from bench.plan.expand import Grid
 from bench.records.cell import Cell
@@ -146,7 +146,10 @@ def compare(cell: Cell, assembly: Assembly, limits: Limits) -> Row:
 
 
 def usual_loop(cell: Cell, assembly: Assembly) -> UsualLoop:
-    """The same student, teacher and method in single precision and contiguous layout."""
+    """The same student, teacher and method in single precision and contiguous layout.
+
+    Its learning rate is 0, as the probe's is: weights that stay where they are cannot diverge.
+    """
     gc.collect()  # loaders of before end here, lest the new one's processes inherit them
     trainee = assembly.trainees[cell.id].duplicate()
     student = build_network(cell.student, assembly.dataset).to(assembly.device)
@@ -156,7 +159,8 @@ def usual_loop(cell: Cell, assembly: Assembly) -> UsualLoop:
         plain = build_network(cell.teacher.model, assembly.dataset).to(assembly.device).eval().requires_grad_(False)
     workers = torch.get_num_threads() if assembly.device.type == "cpu" else 8
     method = trainee.method.to(memory_format=torch.contiguous_format)
-    return UsualLoop(student, plain, method, assembly.train, assembly.dataset, cell.recipe, assembly.device, workers)
+    loader = training_loader(assembly.train, assembly.dataset, cell.recipe, assembly.device, workers)
+    return UsualLoop(student, plain, method, loader, cell.recipe.model_copy(update={"lr": 0.0}), assembly.device)
 
 
 def in_turn(loops: dict[str, Callable[[], None]], device: torch.device) -> dict[str, list[float]]:

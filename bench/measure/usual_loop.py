@@ -1,7 +1,9 @@
-"""The field's usual training loop, written once, honestly, to measure this engine against. Nothing else uses it.
+"""The field's usual training loop, written once, honestly, and without any part of this engine.
 
 As public distillation code has it: PIL transforms in a DataLoader with worker processes, single precision, contiguous layout,
-torch's default SGD, the teacher's forward in full precision, and loss and accuracy read back after every step.
+torch's default SGD with numbers for learning rates, the teacher's forward in full precision, the short last batch kept, and
+loss and accuracy read back after every step. `speed` times the engine against it; `tests/test_parity.py` compares the weights
+that both arrive at.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
@@ -19,20 +21,28 @@ from bench.data import Dataset, Split
 from bench.models import Network
 from bench.records.recipe import Recipe
 from methods.base import Batch, Method, Networks, Output
-from methods.parts import Wrapped
 
 
 class PilImages(TorchDataset):
-    """(augmented image (C, H, W), label, position) one at a time, out of PIL images."""
+    """(image (C, H, W), label, position) one at a time, out of PIL images.
 
-    def __init__(self, split: Split, data: Dataset, recipe: Recipe) -> None:
+    Args:
+        augment: crop and flip as the recipe has it; False for images to evaluate on.
+    """
+
+    def __init__(self, split: Split, data: Dataset, recipe: Recipe, augment: bool = True) -> None:
         assert isinstance(split.images, Tensor)
         array = split.images.permute(0, 2, 3, 1).numpy()
         self.images = [Image.fromarray(image.squeeze()) for image in array]
         self.targets = split.targets.tolist()
-        mode = "reflect" if recipe.padding == "reflect" else "constant"
-        steps = [transforms.RandomCrop(array.shape[1], padding=recipe.crop_padding, padding_mode=mode)]
-        steps += [transforms.RandomHorizontalFlip()] if recipe.flip else []
+        steps: list[object] = []
+        if augment and recipe.crop == "pad":
+            mode = "reflect" if recipe.padding == "reflect" else "constant"
+            steps.append(transforms.RandomCrop(array.shape[1], padding=recipe.crop_padding, padding_mode=mode))
+        if augment and recipe.crop == "resized":
+            steps.append(transforms.RandomResizedCrop(recipe.image_size or array.shape[1]))
+        if augment and recipe.flip:
+            steps.append(transforms.RandomHorizontalFlip())
         self.transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(data.mean, data.std)])
 
     def __len__(self) -> int:
@@ -42,30 +52,34 @@ class PilImages(TorchDataset):
         return self.transform(self.images[index]), self.targets[index], index
 
 
-class Student(Wrapped):
-    """Keeps the logits of its last call, for the accuracy of a step."""
+def training_loader(split: Split, data: Dataset, recipe: Recipe, device: torch.device, workers: int) -> DataLoader:
+    """Shuffled, augmented batches of (images, labels, positions), the short last one included.
 
-    logits: Tensor
-
-    def __call__(self, image: Tensor) -> Output:
-        output = super().__call__(image)
-        self.logits = output.logits
-        return output
-
-
-class Teacher(Wrapped):
-    def __call__(self, image: Tensor) -> Output:
-        with torch.no_grad():
-            return super().__call__(image)
+    Args:
+        workers: processes that load data.
+    """
+    return DataLoader(
+        PilImages(split, data, recipe),
+        batch_size=recipe.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
 
 
 class UsualLoop:
-    """One student under the usual loop, ready to take steps.
+    """One student under the usual loop: `train` trains it, `step` takes single steps to be timed.
 
     Args:
-        student, teacher: on the device, in single precision.
-        method: after its `setup`.
-        workers: processes that load data.
+        student, teacher: on the device, as they compute; the teacher is frozen and in eval mode.
+        method: after its `setup`, without a preparation and without partner images.
+        loader: batches of (images, labels, positions in the training set).
+        recipe: its optimizer and its `step` schedule; moving average, clipping and mixed labels are not in this loop.
+
+    Attributes:
+        batches: of the same size, without end, for `step`; a short last one is left out, so that all steps cost the same.
+        loss, correct: of the last step, as numbers; the second is a share.
     """
 
     def __init__(
@@ -73,41 +87,85 @@ class UsualLoop:
         student: Network,
         teacher: Network | None,
         method: Method,
-        split: Split,
-        data: Dataset,
+        loader: DataLoader,
         recipe: Recipe,
         device: torch.device,
-        workers: int,
     ) -> None:
-        self.method, self.recipe, self.device = method, recipe, device
-        self.student = Student(student.train())
-        self.networks = Networks(self.student, Teacher(teacher) if teacher else None)
+        self.student, self.teacher, self.method = student.train(), teacher, method
+        self.loader, self.recipe, self.device = loader, recipe, device
+        self.networks = Networks(student, teacher)
+        student.register_forward_hook(self._keep_logits)
         parameters = [*student.parameters(), *(p for p in method.parameters() if p.requires_grad)]
         self.optimizer = torch.optim.SGD(
-            parameters, lr=0.0, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
-        )
-        self.loader = DataLoader(
-            PilImages(split, data, recipe),
-            batch_size=recipe.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
+            parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, weight_decay=recipe.weight_decay
         )
         self.batches = self._endless()
         self.loss = self.correct = 0.0
 
-    def _endless(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        while True:
-            yield from self.loader
+    def train(self, test: DataLoader) -> list[float]:
+        """Train all epochs; test accuracy in percent after each."""
+        accuracies = []
+        for epoch in range(self.recipe.epochs):
+            self.train_epoch(epoch)
+            accuracies.append(self.evaluate(test))
+        return accuracies
+
+    def train_epoch(self, epoch: int) -> None:
+        """One epoch, 0-based.
+
+        Raises:
+            ValueError: the recipe has another schedule than `step`, or a warm-up.
+        """
+        self.adjust_learning_rate(epoch)
+        self.student.train()
+        self.method.train()
+        steps = len(self.loader)
+        for index, batch in enumerate(self.loader):
+            self._step(batch, epoch, (epoch + index / steps) / self.recipe.epochs)
+
+    def adjust_learning_rate(self, epoch: int) -> None:
+        """Multiply the recipe's learning rate by gamma once for each milestone that is reached."""
+        recipe = self.recipe
+        if recipe.schedule != "step" or recipe.warmup_epochs:
+            raise ValueError("the usual loop has the schedule `step` alone, without a warm-up")
+        lr = recipe.lr
+        for share in recipe.milestones:
+            if epoch >= max(1, round(share * recipe.epochs)):
+                lr *= recipe.gamma
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    @torch.no_grad()
+    def evaluate(self, test: DataLoader) -> float:
+        """Accuracy in percent of what the method deploys."""
+        network = self.method.predictor(self.student).eval()
+        correct = total = 0
+        for image, target, _ in test:
+            logits = network(image.to(self.device)).logits
+            correct += int((logits.argmax(1) == target.to(self.device)).sum())
+            total += len(target)
+        return 100 * correct / total
 
     def step(self) -> None:
-        image, target, index = (tensor.to(self.device) for tensor in next(self.batches))
-        terms = self.method.step(self.networks, Batch(image, target, index, epochs=self.recipe.epochs))
+        """Take a step on the next of `batches`, at the optimizer's present learning rate."""
+        self._step(next(self.batches), 0, 0.0)
+
+    def _step(self, batch: tuple[Tensor, Tensor, Tensor], epoch: int, progress: float) -> None:
+        image, target, index = (tensor.to(self.device) for tensor in batch)
+        given = Batch(image, target, index, epoch=epoch, epochs=self.recipe.epochs, progress=progress)
+        terms = self.method.step(self.networks, given)
         loss = sum(terms.values(), torch.zeros((), device=self.device))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.loss = loss.item()
-        self.correct = (self.student.logits.detach().argmax(1)[: len(target)] == target).float().mean().item()
+        self.correct = (self.logits.detach().argmax(1)[: len(target)] == target).float().mean().item()
+
+    def _keep_logits(self, network: nn.Module, inputs: tuple[Tensor], output: Output) -> None:
+        self.logits = output.logits
+
+    def _endless(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        while True:
+            for batch in self.loader:
+                if len(batch[1]) == self.recipe.batch_size or len(self.loader) == 1:
+                    yield batch
