@@ -53,7 +53,8 @@ class ContrastiveRepresentationDistillation(TeacherMethod):
         paper="Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. arXiv:1910.10699",
         source="RepDistiller",
         deviations="negatives are drawn on the device with replacement, not by the data loader without; where other classes "
-        "have fewer than `negatives` images, only so many are drawn",
+        "have fewer than `negatives` images, only so many are drawn. On a GPU its sums have no fixed order: "
+        "trainings repeat up to rounding",
         train_only="two linear embeddings; two memories of N x dim",
     )
     draws_random = True

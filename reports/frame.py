@@ -287,9 +287,10 @@ def places(costs: Iterable[Cost]) -> list[str]:
 
 
 def place(cost: Cost) -> str:
-    """Hardware of a probe, with the threads where they do the work."""
+    """Hardware of a probe, with the threads where they do the work, and on a GPU with the way in which steps were run."""
     threads = f", {cost.threads} thread{'s' * (cost.threads != 1)}" if cost.machine.device == "cpu" else ""
-    return cost.machine.hardware + threads
+    path = f", {cost.path} steps" if cost.path else ""
+    return cost.machine.hardware + threads + path
 
 
 def with_costs(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = None) -> pd.DataFrame:

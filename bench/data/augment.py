@@ -17,7 +17,9 @@ from torch import Tensor
 
 def send(draws: Tensor, device: torch.device) -> Tensor:
     """The draws on the device, without waiting for its work to end."""
-    return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
+    if device.type == "cuda" and draws.device.type == "cpu":
+        return draws.pin_memory().to(device, non_blocking=True)
+    return draws.to(device)
 
 
 # Random resized crops

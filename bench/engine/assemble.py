@@ -49,6 +49,8 @@ class Assembly:
 
     def held_batches(self, name: str, batch_size: int = 500, team: Team = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels to evaluate on; this process's part of them."""
+        if self.device.type == "cuda" and isinstance(images := self.held[name].images, Tensor) and images.device != self.device:
+            self.held[name] = Split(images.to(self.device), self.held[name].targets)  # sent once, not after every epoch
         return evaluation_batches(
             team.part(self.held[name]),
             self.dataset,

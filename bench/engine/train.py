@@ -18,7 +18,7 @@ from bench.engine import checkpoint
 from bench.engine.assemble import Assembly, assemble
 from bench.engine.capture import runner
 from bench.engine.code import check_same, own_code
-from bench.engine.device import hand_back_freed_memory, keep_freed_memory, machine
+from bench.engine.device import choose_repeatable_kernels, hand_back_freed_memory, keep_freed_memory, machine
 from bench.engine.distributed import ALONE, Team
 from bench.engine.flops import count_flops
 from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, VisualizeHook, user_hook
@@ -53,6 +53,7 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
     saved = {cell.id: state for cell in cells if (state := _read_checkpoint(folder.cell(cell.id), made_by[cell.id]))}
     _set_threads(cells, saved, options.threads)
     _free_memory()
+    choose_repeatable_kernels()
     assembly = assemble(cells, folder, options)
     _check_memories(assembly, team)
     if team.leads:

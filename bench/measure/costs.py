@@ -36,7 +36,7 @@ def measure(
     )
     if not wanted:
         return 0
-    busy = meters.neighbours_percent()
+    busy = meters.neighbours_percent(resolve_device(options.device))
     console.print("measuring costs; leave the machine alone meanwhile", highlight=False)
     if busy > BUSY_PERCENT:
         console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")

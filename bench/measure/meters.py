@@ -105,8 +105,16 @@ class LiveTensors(TorchDispatchMode):
         return answer
 
 
-def neighbours_percent() -> float:
-    """How busy other processes keep the machine right now; the probe wants to be alone."""
+def neighbours_percent(device: torch.device) -> float:
+    """How busy other processes keep the machine right now, its CPU cores or the GPU; the probe wants to be alone."""
     others = OtherWork()
     time.sleep(0.5)
-    return others.percent()
+    return max(others.percent(), gpu_percent(device))
+
+
+def gpu_percent(device: torch.device) -> float:
+    """How busy the GPU is, while this process gives it nothing to do; 0 on a CPU, and without NVML's answer."""
+    if device.type == "cuda":
+        with contextlib.suppress(Exception):  # without its package, or on a slice of a GPU
+            return float(torch.cuda.utilization(device))
+    return 0.0

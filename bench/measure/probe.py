@@ -22,9 +22,11 @@ from torch import Tensor
 
 from bench.data import Stream
 from bench.engine.assemble import Assembly, assemble, untrained_teacher
+from bench.engine.capture import runner
 from bench.engine.clock import SILENT, Clock
 from bench.engine.code import own_code
-from bench.engine.device import autocast, keep_freed_memory, machine
+from bench.engine.device import autocast, choose_repeatable_kernels, keep_freed_memory, machine
+from bench.engine.distributed import ALONE
 from bench.engine.step import Step
 from bench.measure.meters import LiveTensors, OtherWork, host_peak_mib, joules
 from bench.records.cell import Cell
@@ -60,24 +62,29 @@ class Probe:
 
     Weights that stay where they are cannot diverge.
 
+    Args:
+        eager: why steps are to be taken one by one on a GPU; None: as training takes them.
+
     Attributes:
         step: what training runs.
+        runner: how training runs it.
         batches: full ones, without end.
         spans: milliseconds by quantity, one for each turn.
     """
 
-    def __init__(self, cell: Cell, assembly: Assembly) -> None:
+    def __init__(self, cell: Cell, assembly: Assembly, eager: str | None = None) -> None:
         self.cell, self.assembly = cell, assembly
         self.trainee = assembly.trainees[cell.id].duplicate()
         self.trainee.train()
         self.step = Step({cell.id: self.trainee}, assembly.device, cell.precision)
+        self.runner = runner(self.step, assembly.dataset, ALONE, eager)
         self.batches = endless(assembly.stream(self.trainee), cell.recipe.batch_size)
         self.steps_a_span = 1
         self.spans: dict[str, list[float]] = defaultdict(list)
 
     def take_step(self, preparing: bool = False) -> None:
         """The next batch, and a step on it."""
-        self.step(next(self.batches), preparing)
+        self.runner(next(self.batches), preparing)
 
     def take_steps(self, count: int, preparing: bool = False) -> None:
         """That many in a row."""
@@ -151,9 +158,11 @@ class Probe:
         if device.type == "cuda":
             if teacher := self.trainee.teacher:
                 teacher.forget()  # its last answer would pass for something that others hold
+            batch = next(self.batches)  # before, since now and then the next one comes with many more
+            own = self._held_bytes() + sum(value.nbytes for value in batch if isinstance(value, Tensor))
             torch.cuda.reset_peak_memory_stats(device)
-            others = torch.cuda.memory_allocated(device) - self._held_bytes()
-            self.take_step()
+            others = torch.cuda.memory_allocated(device) - own
+            self.step(batch)  # one by one: a replay takes its memory when it is recorded
             return (torch.cuda.max_memory_allocated(device) - others) / 2**20
         with LiveTensors() as live:
             self.take_step()
@@ -206,6 +215,7 @@ class Probe:
             machine=facts,
             own_source=own_source(cell, own_code([cell])) or None,
             measured=datetime.now(UTC).isoformat(timespec="seconds"),
+            path=self.runner.path,
         )
 
 
@@ -237,9 +247,11 @@ def measure(cells: list[Cell], folder: GridFolder, options: Options) -> Iterator
     if options.threads:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
+    choose_repeatable_kernels()
     for group in groups(cells):
         assembly = assemble(group, folder, options, teacher_network=untrained_teacher)
-        probes = [Probe(cell, assembly) for cell in group]
+        ways = [None, *(["to compare"] if assembly.device.type == "cuda" else [])]  # eager steps are what public code pays
+        probes = [Probe(cell, assembly, eager) for cell in group for eager in ways]
         busy_percent = take_turns(probes)
         facts, session = machine(assembly.device), uuid.uuid4().hex[:12]
         for probe in probes:

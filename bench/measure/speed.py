@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.engine.assemble import Assembly, assemble, build_network, untrained_teacher
+from bench.engine.capture import StepRunner, runner
 from bench.engine.device import keep_freed_memory, machine, resolve_device
+from bench.engine.distributed import ALONE
 from bench.engine.flops import count_flops
 from bench.engine.lockstep import companions
 from bench.engine.step import Step
@@ -195,6 +197,7 @@ def switch_off(cell: Cell, assembly: Assembly) -> dict[str, Spread]:
     contiguous = _variant(cell, assembly)
     contiguous.trainee.to(memory_format=torch.contiguous_format)
     contiguous.step = Step({cell.id: contiguous.trainee}, assembly.device, cell.precision)  # with momenta in that layout
+    contiguous.runner = runner(contiguous.step, assembly.dataset, ALONE, None)
     contiguous.batches = map(_contiguous, contiguous.batches)
     variants["channels_last"] = contiguous.take_step
     unfused = _variant(cell, assembly)
@@ -248,9 +251,9 @@ def in_lock_step(cells: list[Cell], folder: GridFolder, options: Options) -> dic
         apart = {each.id: Probe(each, assembly).take_step for each in group}
         members = {each.id: Probe(each, assembly) for each in group}
         shared = Step({cell_id: member.trainee for cell_id, member in members.items()}, assembly.device, cell.precision)
-        batches = members[cell.id].batches
+        batches, take = members[cell.id].batches, runner(shared, assembly.dataset, ALONE, None)
 
-        def together(step: Step = shared, batches: Iterator[Batch] = batches) -> None:
+        def together(step: StepRunner = take, batches: Iterator[Batch] = batches) -> None:
             step(next(batches))
 
         turns = in_turn({"together": together, **apart}, assembly.device)
@@ -261,9 +264,11 @@ def in_lock_step(cells: list[Cell], folder: GridFolder, options: Options) -> dic
 
 
 def measure_limits(device: torch.device) -> Limits:
-    """Measure what the machine can do."""
+    """Measure what the machine can do. On a GPU fp32 is with TF32 where convolutions have it, as what is compared with it."""
     size = 8192 if device.type == "cuda" else 2048
     peaks = {}
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         left, right = torch.randn(2, size, size, device=device).to(dtype)
 
@@ -272,6 +277,7 @@ def measure_limits(device: torch.device) -> Limits:
 
         timed(multiply, 1, device)
         peaks[name] = 2 * size**3 / min(timed(multiply, 3, device) for _ in range(5)) / 1e9
+    torch.backends.cuda.matmul.allow_tf32 = before
     source = torch.randn((2**30 if device.type == "cuda" else 2**26) // 4, device=device)
     target = torch.empty_like(source)
     seconds = min(timed(lambda: target.copy_(source), 3, device) for _ in range(5))
