@@ -17,6 +17,8 @@ from bench.records.folders import ResultsFolder
 from bench.records.upkeep import verify
 from methods import METHODS
 
+COMPOSITIONS = ("sum", "logit_std", "ctkd", "sdd")  # what they need is their parts'
+
 PAIRS = [("resnet20", "resnet110"), ("resnet32", "resnet110"), ("wrn_16_2", "wrn_40_2"), ("wrn_40_1", "wrn_40_2")]
 TAUGHT = {"fitnets", "at", "sp", "ab", "nst", "kd", "vid", "pkt", "rkd", "cc", "crd", "tfd+kd", "tfd+crd"}
 
@@ -140,6 +142,24 @@ def test_the_fields_pairs_have_all_methods_of_their_tables(name, pairs, skipped)
             assert (student, teacher, method) in has
     small = {cell.student["type"] for cell in grid.cells if cell.recipe.lr == 0.01}
     assert small == {s for s in (cell.student["type"] for cell in grid.cells) if s.startswith(("mobilenet", "shufflenet"))}
+
+
+def test_the_teacher_free_grid_has_every_method_without_a_teacher_and_what_rivals_them():
+    grid = expanded("teacher_free", seeds=[0])
+    free = {key for key, method in METHODS.module_dict.items() if method.needs != "teacher" and key not in COMPOSITIONS}
+    assert {cell.method["type"] for cell in grid.cells} == free
+    rivals = {(r.cutmix, r.mixup, r.cutout, r.augment) for cell in grid.cells for r in [cell.recipe] if cell.label == "none"}
+    assert len(rivals) == 5
+    assert grid.skipped == []
+
+
+def test_the_pairs_of_logit_standardization():
+    grid = expanded("lskd_pairs", seeds=[0])
+    pairs = {(s, t) for s, t, label, _ in students(grid) if label == "mlkd"}
+    assert len(pairs) == 7
+    assert pairs >= {("resnet8x4", "wrn_40_2"), ("wrn_40_2", "resnet32x4"), ("mobilenetv2", "resnet50")}
+    assert {cell.recipe.lr for cell in grid.cells if cell.label == "mlkd"} == {0.025, 0.01}
+    assert grid.skipped == []
 
 
 def test_every_method_is_in_the_grid_of_every_method():
