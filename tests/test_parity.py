@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from bench.data import Dataset, Split, Stream, evaluation_batches, load
 from bench.data.files import generator
 from bench.engine import loop as engine_loop
+from bench.engine.capture import StepRunner
 from bench.engine.evaluation import evaluate
 from bench.engine.loop import Loop
 from bench.engine.step import Step
@@ -127,7 +128,7 @@ def engine(key: str, alter: Callable[[Step], None] = lambda step: None) -> Train
     step = Step({key: trainee}, CPU, "fp32")
     alter(step)
     stream = Stream(data().train, data(), RECIPE, SEED, CPU, DOUBLE, memory_format=layout)
-    Loop(step, stream, RECIPE, prepare_epochs=0, prepare_lr=0.0, seed=SEED).run([])
+    Loop(StepRunner(step), stream, RECIPE, prepare_epochs=0, prepare_lr=0.0, seed=SEED).run([])
     return trainee
 
 
