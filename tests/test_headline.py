@@ -87,3 +87,21 @@ def test_what_it_took_is_the_time_in_which_something_ran(tmp_path):
     at = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:10:00+00:00"}  # all at once, ten minutes
     found = rows(headline.repeating(folder(tmp_path, **at).results, ["demo"]))
     assert found["run demo"][:2] == ["21", "10.0 min"]
+
+
+def test_the_sentence_covers_no_ablations(tmp_path):
+    """Of two tfd the one whose reduction is not the default stands in the table alone."""
+    place = folder(tmp_path)
+    added = [synthetic.record(cell, 20.0, synthetic.curves(240, 20.0)) for cell in _summed(range(5))]
+    records, _ = place.records()
+    again = synthetic.filled(tmp_path / "again", "demo", [*records, *added])
+    sentence = next(line for line in headline.answer(again, known()).splitlines() if line.startswith("**"))
+    assert "tfd" in sentence
+    assert "reduction" not in sentence
+    assert any("reduction=sum" in name for name in rows(headline.answer(again, known())))
+
+
+def _summed(seeds):
+    for seed in seeds:
+        cell = synthetic.cell("tfd", seed)
+        yield cell.model_copy(update={"method": {**cell.method, "reduction": "sum"}})
