@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import small
 import torch
@@ -11,7 +9,6 @@ import torch
 import run_bench
 from bench.engine import train as engine
 from bench.engine.assemble import assemble, untrained_teacher
-from bench.engine.branches import branches
 from bench.engine.lockstep import alone_because, companions
 from bench.jobs import worker
 from bench.records.folders import ResultsFolder
@@ -123,9 +120,3 @@ def test_a_teacher_that_serves_branches_keeps_every_answer(tiny, tmp_path):
         first, second = teacher(view), teacher(images[1])
         assert (teacher(view) is first) == keeps_all
         assert second.logits.shape == first.logits.shape
-
-
-def test_works_without_streams_run_in_turn():
-    done = []
-    branches(torch.device("cpu"), 3).run([partial(done.append, number) for number in range(3)])
-    assert done == [0, 1, 2]

@@ -1,27 +1,13 @@
-"""How the trainees of a step share the device: one after the other, or each on a stream of its own."""
+"""Trainees of a step side by side on a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 
 Work = Callable[[], None]
 MOST = 16  # branches of a step: torch has 32 streams a GPU, and gives the same ones out again
-
-
-class Branches(Protocol):
-    def run(self, works: Sequence[Work]) -> None:
-        """Do all of them; what follows on the current stream sees what they did."""
-
-
-class InTurn:
-    """One after the other, as on a CPU."""
-
-    def run(self, works: Sequence[Work]) -> None:
-        for work in works:
-            work()
 
 
 class Streams:
@@ -32,6 +18,7 @@ class Streams:
         self.streams = [torch.cuda.Stream(device) for _ in range(count)]
 
     def run(self, works: Sequence[Work]) -> None:
+        """Do all of them; what follows on the current stream sees what they did."""
         before = torch.cuda.current_stream(self.device)
         for stream, work in zip(self.streams, works, strict=True):
             stream.wait_stream(before)
@@ -39,11 +26,3 @@ class Streams:
                 work()
         for stream in self.streams:
             before.wait_stream(stream)
-
-
-IN_TURN = InTurn()
-
-
-def branches(device: torch.device, count: int) -> Branches:
-    """For so many trainees of a step."""
-    return Streams(device, count) if device.type == "cuda" and count > 1 else IN_TURN

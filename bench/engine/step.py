@@ -15,7 +15,7 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
-from bench.engine.branches import IN_TURN, branches
+from bench.engine.branches import Streams
 from bench.engine.clock import SILENT, Clock, SilentClock
 from bench.engine.device import autocast
 from bench.engine.distributed import ALONE, Team
@@ -74,9 +74,10 @@ class Step:
             teacher = trainee.teacher
             if teacher is not None and not any(teacher is known for known in self._teachers):
                 self._teachers.append(teacher)
-        self._branches = branches(device, len(trainees))
+        on_streams = device.type == "cuda" and len(trainees) > 1
+        self._streams = Streams(device, len(trainees)) if on_streams else None
         for teacher in self._teachers:
-            teacher.keeps_all = self._branches is not IN_TURN
+            teacher.keeps_all = on_streams
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.progress = torch.zeros((), dtype=torch.float64, device=device)
         self._filled: object = 0  # the epoch that `epoch` holds, so that it is written only when it changes
@@ -91,7 +92,11 @@ class Step:
         batch, weight = self.team.share(self.static(batch))
         for teacher in self._teachers:
             teacher.forget()
-        self._branches.run([partial(self._one, member, batch, weight, preparing) for member in self.members.values()])
+        if self._streams is None:
+            for member in self.members.values():
+                self._one(member, batch, weight, preparing)
+        else:
+            self._streams.run([partial(self._one, member, batch, weight, preparing) for member in self.members.values()])
 
     def _one(self, member: Member, batch: Batch, weight: float, preparing: bool) -> None:
         trainee, optimizer, measure = member.trainee, member.optimizer, self.clock.measure
