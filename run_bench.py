@@ -19,7 +19,33 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.command_line import Given, argument, flag, group, number, parser, several, together, verb
+from bench.arguments import (
+    ABLATE,
+    AGAIN,
+    ALL,
+    AS,
+    CELL,
+    CLUSTER,
+    CLUSTER_OPTIONS,
+    COMPARE,
+    DATA_ROOT,
+    FINISHED,
+    GRID,
+    JOBS,
+    JSON,
+    KIND,
+    LISTS,
+    MAPS,
+    PLUGINS,
+    RESULTS,
+    SOURCE,
+    SPEED,
+    THREADS,
+    TO,
+    TRAINING,
+    WEIGHTS,
+)
+from bench.command_line import Given, argument, parser, verb
 from bench.command_line import run as run_verb
 
 # Everything else is imported by the verb that needs it: help is instant, and what only reads results needs no torch.
@@ -30,84 +56,6 @@ if TYPE_CHECKING:
     from bench.plan.expand import Grid
     from bench.records.folders import GridFolder, ResultsFolder
     from bench.records.options import Options
-
-LISTS = ("methods", "models", "data", "grids", "recipes")
-CLUSTER_OPTIONS = ("jobs", "threads", "per_gpu", "partition", "account", "minutes", "gpus", "memory_gib")
-
-
-def grid_names(**_: object) -> list[str]:
-    """For a shell: what `GRID` could be."""
-    from bench.plan import grid_file
-
-    return [*grid_file.shipped(), *(str(path) for path in Path().glob("*.yaml"))]
-
-
-def finished_names(parsed_args: Given, **_: object) -> list[str]:
-    """For a shell: what `FINISHED` could be."""
-    from bench.records.folders import ResultsFolder
-
-    return ResultsFolder(getattr(parsed_args, "results", None) or "results").grids()
-
-
-RESULTS = argument("--results", default="results", metavar="DIR", help="the results folder (default: results)")
-PLUGINS = several("--import", "your own method, model or data set", "FILE.py|MODULE", dest="imports")
-DATA_ROOT = argument("--data-root", metavar="DIR", help="where data sets lie or are downloaded to (default: data)")
-GRID = together(
-    argument("grid", nargs="?", default="quick", help="a shipped grid or a grid file (default: quick)", complete=grid_names),
-    several("--set", "override a key", "KEY=VALUE", dest="overrides"),
-    DATA_ROOT,
-    argument("--device", default="auto", help="auto, cpu, cuda or cuda:N"),
-)
-FOLDER = "a grid's name in the results folder, or a folder of results"
-FINISHED = argument("grid", nargs="?", default="quick", help=FOLDER, complete=finished_names)
-CELL = argument("cell", help="a cell's id, or enough of it")
-THREADS = number("--threads", "CPU threads (default: all cores)", default=0)
-JSON = flag("--json", "for programs")
-KINDS = "local (processes of this machine), debug (this process), slurm, or a cluster file"
-CLUSTER = together(
-    argument("--cluster", default="local", metavar="KIND|FILE", help=KINDS),
-    number("--gpus", "slurm: GPUs of a process, 0 or 1 (default: 1)"),
-)
-JOBS = group(
-    "how jobs run",
-    number("--jobs", "cells at a time (default: one a GPU, or one a core)"),
-    number("--threads", "CPU threads of a process (default: cores / jobs; slurm: 4)"),
-    number("--per-gpu", "local: processes that share a GPU (default: 1); unless its MPS daemon runs, they only take turns"),
-    argument("--partition", help="slurm, as all below"),
-    argument("--account"),
-    number("--minutes", "time limit of a job (default: 240)"),
-    argument("--memory-gib", type=float, metavar="N", help="memory of a process (default: the cluster's)"),
-)
-KIND = argument("what", nargs="?", choices=LISTS, help="one kind only")
-TRAINING = together(
-    flag("--wait", "on a cluster: stay until all is done"),
-    flag("--together", "train methods of one seed in lock-step: one teacher forward for all; on a GPU the default"),
-    flag("--apart", "train every cell by itself on a GPU too"),
-    flag("--eager", "on a GPU: take every step one by one, even where a recorded graph gives the same"),
-    flag("--retry", "train failed cells again"),
-    flag("--force", "train finished cells again; their old records are set aside"),
-    flag("--keep", "keep results that other code of your own made; else they are trained again"),
-    flag("--no-cost", "leave out the probe of costs and the report"),
-    argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
-    several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),
-    several("--hook", "your own mmengine hook, called by the training loop", "MODULE.CLASS", dest="hooks"),
-)
-AGAIN = flag("--force", "measure again what was measured on this hardware")
-ABLATE = flag("--ablate", "also switch off each piece in turn")
-SPEED = "Measure this engine against the field's usual training loop, and what each of its pieces gains"
-COMPARE = argument("--compare", metavar="DIR", help="another folder of results, to set beside it")
-MAPS = together(
-    argument("cells", nargs="+", metavar="CELL", help="ids of finished cells, or enough of them"),
-    argument("--images", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N", help="positions in the test set"),
-)
-TO = argument("--to", metavar="FILE", help="default: <cell>.safetensors in this folder, or <cell>.pth")
-AS = argument(
-    "--as", dest="layout", choices=["repdistiller"], help="a torch file with RepDistiller's names, as mdistiller reads it"
-)
-WEIGHTS = flag("--weights", "also the weights of cells that teach nobody")
-ALL = flag("--all", "every grid of the results folder")
-SOURCE = argument("source", help="a results folder, such as another machine's")
-
 
 # What verbs share
 

@@ -30,7 +30,7 @@ ROOMS = (  # of bench, from the ground up
     ("engine",),
     ("plan",),
     ("measure", "jobs"),
-    ("run",),
+    ("run", "arguments"),
 )
 WITHOUT_TORCH = (
     *(
