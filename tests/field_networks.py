@@ -153,6 +153,26 @@ class VGG(nn.Module):
         return self.classifier(x.mean((2, 3)))
 
 
+# mobilenetv1.py of mdistiller
+
+
+class MobileNetV1(nn.Module):
+    settings = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        inputs, layers = 32, [nn.Sequential(conv(3, 32, 3, 2), nn.BatchNorm2d(32), nn.ReLU())]
+        for width, stride in self.settings:
+            deep = [conv(inputs, inputs, 3, stride, groups=inputs), nn.BatchNorm2d(inputs), nn.ReLU()]
+            layers.append(nn.Sequential(*deep, conv(inputs, width, 1), nn.BatchNorm2d(width), nn.ReLU()))
+            inputs = width
+        self.model = nn.Sequential(*layers)
+        self.fc = nn.Linear(1024, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.model(x).mean((2, 3)))
+
+
 # mobilenetv2.py
 
 
@@ -300,6 +320,7 @@ FIELD = {
     "wrn_40_1": lambda classes: WideResNet(40, 1, classes),
     "vgg8": lambda classes: VGG([[64], [128], [256], [512], [512]], classes),
     "vgg13": lambda classes: VGG([[64, 64], [128, 128], [256, 256], [512, 512], [512, 512]], classes),
+    "mobilenetv1": MobileNetV1,
     "mobilenetv2": MobileNetV2,
     "shufflenetv1": ShuffleNet,
     "shufflenetv2": ShuffleNetV2,

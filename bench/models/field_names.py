@@ -119,6 +119,23 @@ def vgg(names: list[str]) -> list[str]:
     return [rename(name) for name in names]
 
 
+@_renaming("mobilenetv1")
+def mobilenetv1(names: list[str]) -> list[str]:
+    """mdistiller's: 14 groups, the first of three layers, the others of six."""
+
+    def rename(name: str) -> str:
+        place, _, rest = name.removeprefix("blocks.").replace(".body.", ".").rpartition(".")
+        if name.startswith("stem."):
+            layer = int(place.removeprefix("stem."))
+            return f"model.0.{layer}.{rest}" if layer < 3 else f"model.1.{layer - 3}.{rest}"
+        if name.startswith("blocks."):
+            stage, layer = map(int, place.split("."))
+            return f"model.{(2, 4, 6, 12)[stage] + layer // 6}.{layer % 6}.{rest}"
+        return _prefixed(name, {"classifier.": "fc."})
+
+    return [rename(name) for name in names]
+
+
 @_renaming("mobilenetv2")
 def mobilenetv2(names: list[str]) -> list[str]:
     def rename(name: str) -> str:
