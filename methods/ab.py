@@ -48,6 +48,7 @@ class ActivationBoundaries(TeacherMethod):
         "batch norm is left out there too. Public code runs a wide resnet's batch norms twice a step (momentum .19), here once",
         train_only="per stage with differing shapes: convolution and batch norm",
     )
+    needs_maps = True
 
     def __init__(self, weight: float = 1.0, margin: float = 1.0, prepare_epochs: int = 30) -> None:
         super().__init__()

@@ -28,6 +28,7 @@ class AttentionTransfer(TeacherMethod):
         source="RepDistiller",
         deviations="the mean of squares in place of the paper's norm, as in the authors' and RepDistiller's code",
     )
+    needs_maps = True
 
     def __init__(self, weight: float = 1000.0) -> None:
         super().__init__()

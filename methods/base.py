@@ -27,6 +27,8 @@ class Output(NamedTuple):
     preact: tuple[Tensor, ...]  # the same before their last activation; in wide resnets the batch norm of the sum
     stem: Tensor  # (B, C, H, W) after the activation
     rectified: tuple[Tensor, ...] | None = None  # where `stages` end without an activation: see `activated`
+    tokens: tuple[Tensor, ...] | None = None  # (B, P, C_i) of a network of tokens, such as a transformer: those that are no
+    # patch (class, distillation), P may be 0. Its `stages` are grids of patches, or (B, N, C_i). None where stages are maps.
 
     @property
     def activated(self) -> tuple[Tensor, ...]:
@@ -155,6 +157,7 @@ class Method(nn.Module):
     draws_random: bool = False  # draws random numbers in `step`: not trained in lock-step with others
     memory_by_sample: bool = False  # keeps buffers indexed by `batch.index`: refused under several processes
     needs_hard_labels: bool = False  # makes no sense under mixup and CutMix
+    needs_maps: bool = False  # works on maps of convolutions: refused where a network's stages are tokens
     ce_weight: float = 1.0
 
     @property

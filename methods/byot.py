@@ -39,6 +39,7 @@ class BeYourOwnTeacher(Method):
         "torch's default initialization. No source has a wide resnet; its bare sums are taken",
         train_only="an exit for each stage but the last: bottleneck and classifier",
     )
+    needs_maps = True
 
     exits: nn.ModuleList
 

@@ -49,6 +49,7 @@ class ChannelDistillation(TeacherMethod):
         train_only="per stage with differing channels: 1x1 convolution",
     )
     presets = {"imagenet": {"kd_weight": 1.0}}
+    needs_maps = True
 
     def __init__(
         self,

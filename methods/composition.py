@@ -55,6 +55,7 @@ class Composition(Method):
         self.draws_random = any(member.draws_random for member in members)
         self.memory_by_sample = any(member.memory_by_sample for member in members)
         self.needs_hard_labels = any(member.needs_hard_labels for member in members)
+        self.needs_maps = any(member.needs_maps for member in members)
 
     def _only_one(self, what: str, does: Callable[[Method], bool]) -> str | None:
         """The name of the one member that `does`, if any."""

@@ -44,6 +44,7 @@ class FeatureRefinement(Method):
     )
 
     version = 2  # pools over the windows of the source
+    needs_maps = True
 
     self_teacher: SelfTeacher
 

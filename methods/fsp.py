@@ -45,6 +45,7 @@ class FlowOfSolutionProcedure(TeacherMethod):
         deviations="none but for two networks: in RepDistiller's preparation the last batch norm of a wide resnet is at rest, "
         "and so are the statistics of a ShuffleNetV2's; here both go on",
     )
+    needs_maps = True
 
     def __init__(self, weight: float = 1.0, prepare_epochs: int = 30) -> None:
         super().__init__()

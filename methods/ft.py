@@ -85,6 +85,7 @@ class FactorTransfer(TeacherMethod):
         }
     }
     version = 2  # squares with their weight, the preparation's learning rate
+    needs_maps = True
 
     def __init__(
         self,

@@ -78,6 +78,7 @@ class MixSKD(Method):
     )
     partner = "mixed"
     needs_hard_labels = True
+    needs_maps = True
 
     exits: nn.ModuleList
 

@@ -57,6 +57,7 @@ class NeuronSelectivityTransfer(TeacherMethod):
         paper="Huang, Wang. Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. 2017. arXiv:1707.01219",
         source="RepDistiller",
     )
+    needs_maps = True
 
     def __init__(self, weight: float = 50.0) -> None:
         super().__init__()

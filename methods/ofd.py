@@ -56,6 +56,7 @@ class OverhaulOfFeatureDistillation(TeacherMethod):
         train_only="per stage: 1x1 convolution and batch norm",
     )
     presets = {"resnet50/mobilenetv1": {"weight": 1e-4}}  # on ImageNet, with batch 128 and learning rate .05
+    needs_maps = True
 
     def __init__(self, weight: float = 1e-3) -> None:
         super().__init__()

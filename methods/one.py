@@ -40,6 +40,7 @@ class NativeEnsemble(Method):
         "recipe dropout acts on the student's own branch alone. No source has a wide resnet; the gate sees its bare sum",
         train_only="the other branches (last stage, head, classifier) and the gate",
     )
+    needs_maps = True
 
     branches: nn.ModuleList
     gate: nn.Sequential

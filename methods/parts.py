@@ -49,7 +49,8 @@ def part(output: Output, rows: slice) -> Output:
     """Some rows of an output."""
     stages, preact = (tuple(feature[rows] for feature in features) for features in (output.stages, output.preact))
     rectified = output.rectified and tuple(feature[rows] for feature in output.rectified)
-    return Output(output.logits[rows], output.embedding[rows], stages, preact, output.stem[rows], rectified)
+    tokens = output.tokens and tuple(token[rows] for token in output.tokens)
+    return Output(output.logits[rows], output.embedding[rows], stages, preact, output.stem[rows], rectified, tokens)
 
 
 def check_mean_embedding(output: Output, key: str, whose: str) -> None:

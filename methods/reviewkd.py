@@ -111,6 +111,7 @@ class KnowledgeReview(TeacherMethod):
         "resnet50/mobilenetv1": {"weight": 8.0, "ramp_epochs": 1, "before_activation": True, "width": 256},
     }
     added_later = ("before_activation", "width")
+    needs_maps = True
 
     def __init__(
         self, weight: float = 1.0, ramp_epochs: int = 20, before_activation: bool = False, width: int | None = None

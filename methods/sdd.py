@@ -67,6 +67,7 @@ class ScaleDecoupledDistillation(Composition):
         self.sides = [2**i for i in range(1, finest.bit_length())]
         self.disagreement = disagreement
         self.fold_flags()
+        self.needs_maps = True
         self.needs_hard_labels = True
 
     @property

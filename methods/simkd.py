@@ -58,6 +58,7 @@ class SimKD(TeacherMethod):
         train_only="none; the projector and the teacher's classifier are deployed, the student's classifier is not",
     )
     ce_weight = 0.0
+    needs_maps = True
 
     def __init__(self, weight: float = 1.0, reduction: int = 2) -> None:
         super().__init__()

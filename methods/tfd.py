@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from methods.base import METHODS, Batch, Card, Context, Method, Output
-from methods.parts import ramp, squared_error, stage_pairs
+from methods.parts import ramp, squared_error, stage_pairs, widened
+
+
+def normalized(feature: Tensor, how: Literal["layer", "unit"]) -> Tensor:
+    """(B, C, H, W) with the channels of each position at mean 0 and variance 1, or at length 1."""
+    if how == "unit":
+        return F.normalize(feature, dim=1)
+    mean = feature.mean(1, keepdim=True)
+    return (feature - mean) / (feature.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
 
 
 @METHODS.register_module("tfd")
@@ -34,6 +43,8 @@ class TeacherFreeDistillation(Method):
             neither ("both", whose gradient is the sum of the other two). The last two are the paper's ablations.
         stages: the stages that take part, counted from 1; None for all.
         before_activation: compare the stages before their last activation; published: after it.
+        normalize: first bring each position's channels to mean 0 and variance 1 ("layer") or to length 1 ("unit"). This is
+            how it runs on a transformer, where nobody published it: the norm of its tokens grows with depth.
 
     Raises:
         ValueError: in `setup`, where `stages` names one that the network does not have, or leaves fewer than two.
@@ -51,11 +62,11 @@ class TeacherFreeDistillation(Method):
         "(.1 and .9, as CRD's code); the code has 1 and 1: `tfd+kd: {kd: {weight: 1, ce_weight: 1}}`. `both` is one undetached "
         "term per pair. Where the shallow map has more channels, it is cropped. On a wide resnet nobody knows which features "
         "are meant: the bare sums are taken, `taps: rectified` is an ablation. At the start its gradient is 6e-4 of the "
-        "cross-entropy's (resnet20). Its ancestor, Self-Feature Regularization, was withdrawn by its authors for errors in "
-        "its experimental data.",
+        "cross-entropy's (resnet20). `normalize` is ours: on tokens, where the paper has nothing, an ablation. Its ancestor, "
+        "Self-Feature Regularization, was withdrawn by its authors for errors in its experimental data.",
     )
     presets = {"code": {"ramp_epochs": 20}}
-    added_later = ("before_activation",)
+    added_later = ("before_activation", "normalize")
 
     def __init__(
         self,
@@ -65,23 +76,29 @@ class TeacherFreeDistillation(Method):
         direction: Literal["top_down", "bottom_up", "both"] = "top_down",
         stages: list[int] | None = None,
         before_activation: bool = False,
+        normalize: Literal["none", "layer", "unit"] = "none",
     ) -> None:
         super().__init__()
         self.weight, self.ramp_epochs, self.reduction, self.direction = weight, ramp_epochs, reduction, direction
         self.stages = None if stages is None else sorted(set(stages))
-        self.before_activation = before_activation
+        self.before_activation, self.normalize = before_activation, normalize
+        self.needs_maps = normalize == "none"
 
     def setup(self, context: Context) -> None:
         count = len(context.student.stages)
         missing = [stage for stage in self.stages or [] if not 1 <= stage <= count]
         if missing:
             raise ValueError(f"tfd: the network has no stage {', '.join(map(str, missing))}; it has 1 to {count}")
+        if any(stage.dim() != 4 for stage in context.student.stages):
+            raise ValueError("tfd needs stages with height and width, (B, C, H, W)")
         if len(self.stages or range(count)) < 2:
             raise ValueError(f"tfd needs at least two stages to pair, not {self.stages or list(range(1, count + 1))}")
 
     def terms(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         tapped = student.preact if self.before_activation else student.stages
         features = [tapped[stage - 1] for stage in self.stages] if self.stages else tapped
+        if self.normalize != "none":
+            features = [normalized(widened(feature), self.normalize) for feature in features]
         terms = []
         for shallow, deep in stage_pairs(features):
             if self.direction == "top_down":

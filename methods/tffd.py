@@ -50,6 +50,7 @@ class TeacherFreeFeatureDistillation(Method):
         "No source has a wide resnet; its bare sums are taken, `taps: rectified` offers the others",
     )
     presets = {"cli": {"inter": 0.005, "intra": 0.0004}, "readme": {"inter": 0.0005, "intra": 0.0008}}
+    needs_maps = True
 
     def __init__(self, inter: float = 0.005, intra: float = 0.0004, ramp_epochs: int = 20) -> None:
         super().__init__()

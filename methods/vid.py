@@ -57,6 +57,7 @@ class VariationalInformation(TeacherMethod):
         source="RepDistiller",
         train_only="per stage: three 1x1 convolutions and the variances",
     )
+    needs_maps = True
 
     def __init__(self, weight: float = 1.0, variance: float = 5.0) -> None:
         super().__init__()

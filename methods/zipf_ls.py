@@ -50,6 +50,7 @@ class ZipfLabelSmoothing(Method):
         deviations="none at that code's published setting, where the last map alone votes; the MegEngine code has three exits",
     )
     needs_hard_labels = True
+    needs_maps = True
 
     def __init__(self, weight: float = 0.1) -> None:
         super().__init__()

@@ -39,6 +39,7 @@ def flagged():
         draws_random = True
         memory_by_sample = True
         needs_hard_labels = True
+        needs_maps = True
         ce_weight = 0.5
         done: tuple[str, ...] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ class TimmNetwork(Network):
     """A timm network, not split into parts: it has no `blocks`, its `norms` are None, and `preact` equals `stages`.
 
     Stages are the last four features that timm lists, and a fifth is the stem. Where it lists more, as for transformers, the
-    stages are four evenly spaced ones. Where it lists no fifth, `stem` is the first stage.
+    stages are four evenly spaced ones. Where it lists no fifth, `stem` is the first stage. The stages of a network that embeds
+    patches are tokens, laid out as grids: `Output.tokens` holds the others, if timm gives them.
 
     Args:
         body: a timm network that implements `forward_intermediates`, without its classifier.
@@ -26,24 +28,43 @@ class TimmNetwork(Network):
         taps = list(range(names)) if names <= 5 else [names * (i + 1) // 4 - 1 for i in range(4)]
         super().__init__(nn.Identity(), [], classifier, norms=[None] * min(len(taps), 4), head=nn.Identity())
         self.body, self.taps = body, taps
+        self.has_tokens = embeds_patches(body)
+        takes = inspect.signature(body.forward_intermediates).parameters
+        prefixed = getattr(body, "num_prefix_tokens", 0) and "return_prefix_tokens" in takes
+        self.asked = {"return_prefix_tokens": True} if prefixed else {}
 
     def forward(self, image: Tensor) -> Output:
-        last, features = self.body.forward_intermediates(image, indices=self.taps)
+        last, features = self.body.forward_intermediates(image, indices=self.taps, **self.asked)
         embedding = self.body.forward_head(last)
+        tokens = None
+        if self.has_tokens:
+            if not self.asked:
+                features = [(grid, grid.new_empty(len(grid), 0, grid.shape[1])) for grid in features]
+            features, tokens = zip(*features, strict=True)
         stages = tuple(features[-4:])
-        return Output(self.classifier(self.dropout(embedding)), embedding, stages, stages, features[0])
+        logits = self.classifier(self.dropout(embedding))
+        return Output(logits, embedding, stages, stages, features[0], tokens=tokens and tokens[-4:])
+
+
+def embeds_patches(body: nn.Module) -> bool:
+    """Whether a timm network works on tokens: it begins with an embedding of patches, as transformers and mixers do."""
+    return hasattr(body, "patch_embed") or type(getattr(body, "stem", None)).__name__ == "PatchEmbed"
 
 
 @MODELS.register_module()
-def timm(classes: int, name: str, channels: int = 3, pretrained: bool = False) -> Network:
+def timm(
+    classes: int, name: str, channels: int = 3, pretrained: bool = False, arguments: dict[str, Any] | None = None
+) -> Network:
     """A network of timm by its `name` there.
 
     Args:
         pretrained: with timm's weights of that name, from its cache or the network.
+        arguments: more of the network's own, such as `img_size` and `patch_size` of a vision transformer.
 
     Raises:
         ImportError: timm is not installed.
-        ValueError: timm has no such network, it gives no intermediate features, or its classifier is not one linear layer.
+        ValueError: timm has no such network or the network no such argument, it gives no intermediate features, or its
+            classifier is not one linear layer.
     """
     try:
         import timm as library
@@ -51,7 +72,10 @@ def timm(classes: int, name: str, channels: int = 3, pretrained: bool = False) -
         raise ImportError(f"model 'timm' ({name}) needs the package timm: pip install 'distillation-bench[timm]'") from error
     if not library.is_model(name):
         raise ValueError(f"timm has no network '{name}'")
-    body = library.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels)
+    try:
+        body = library.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels, **(arguments or {}))
+    except TypeError as error:
+        raise ValueError(f"timm's '{name}' does not take {arguments} ({error})") from error
     classifier = body.get_classifier()
     if not hasattr(body, "forward_intermediates") or not isinstance(classifier, nn.Linear):
         raise ValueError(
@@ -62,3 +86,6 @@ def timm(classes: int, name: str, channels: int = 3, pretrained: bool = False) -
     network = TimmNetwork(body, classifier)
     network.library_names = renamed(network, names)
     return network
+
+
+timm.added_later = ("arguments",)  # type: ignore[attr-defined]

@@ -126,6 +126,7 @@ def _method_card(name: str, method: type[Method]) -> RenderableType:
         "hard labels (not under mixup, CutMix or a smoothing recipe)": method.needs_hard_labels,
         "a memory by sample (not over several processes)": method.memory_by_sample,
         "random numbers of its own (not in lock-step with others)": method.draws_random,
+        "maps of convolutions (not on tokens)": method.needs_maps,
     }
     about = Table(box=None, show_header=False, pad_edge=False)
     about.add_column(style="bold")

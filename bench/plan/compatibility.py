@@ -90,6 +90,13 @@ def _forward_shapes(spec: str, channels: int, height: int, width: int, classes: 
     raise failure
 
 
+def _of_tokens(model: Spec, output: Output | None) -> str | None:
+    """Why a method that needs maps cannot work with this network, or None."""
+    if output is None or (output.tokens is None and all(stage.dim() == 4 for stage in output.stages)):
+        return None
+    return f"works on maps of convolutions, and the stages of {model_name(model)} are tokens"
+
+
 def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -> str | None:
     """Why a fresh method cannot be set up with these networks, or None.
 
@@ -98,6 +105,8 @@ def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -
     try:
         network_s, output_s = forward_shapes(student, shape)
         network_t, output_t = forward_shapes(teacher, shape) if teacher and method.needs != "none" else (None, None)
+        if method.needs_maps and (reason := _of_tokens(student, output_s) or (teacher and _of_tokens(teacher, output_t))):
+            return reason
         with ShapesOnly(), torch.device("meta"):
             targets = torch.zeros(shape.samples, dtype=torch.int64)
             image = (shape.channels, shape.height, shape.width)
