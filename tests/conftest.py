@@ -20,3 +20,17 @@ def tiny():
 @pytest.fixture
 def repository() -> Path:
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registries_as_found():
+    """What a file of tests registers is gone after it: other files ask for all that is registered."""
+    from bench.data import DATASETS
+    from bench.models import MODELS
+    from methods import METHODS
+
+    found = [(registry, dict(registry.module_dict)) for registry in (DATASETS, MODELS, METHODS)]
+    yield
+    for registry, modules in found:
+        registry.module_dict.clear()
+        registry.module_dict.update(modules)

@@ -59,6 +59,7 @@ def test_a_full_spec_holds_every_argument(tiny):
                 "direction": "top_down",
                 "stages": None,
                 "before_activation": False,
+                "normalize": "none",
             },
             {"type": "kd", "temperature": 4.0, "weight": 0.9, "ce_weight": 0.1},
         ],
