@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from methods.base import Batch, Context, Method, TeacherMethod
 class ByRow(TeacherMethod):
     """A method on logits whose term is a mean over the rows of a batch, so that another can weight the rows."""
 
+    @abstractmethod
     def by_row(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """The term of each row, weighted as in `distill`, which has its mean. No gradient is stopped here.
 
@@ -30,6 +32,7 @@ class Composition(Method):
     """A method made of others, its members. A subclass builds them as submodules, names them, and calls `fold_flags`."""
 
     @property
+    @abstractmethod
     def members(self) -> dict[str, Method]:
         """The parts, by the names that errors and terms use."""
         raise NotImplementedError

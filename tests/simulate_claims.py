@@ -243,7 +243,7 @@ def break_even(rng: np.random.Generator, draws: int) -> Iterator[Row]:
 
 
 def rankings(rng: np.random.Generator, draws: int) -> Iterator[Row]:
-    """Ten methods that do not differ, four without a teacher; the error is that any two are told apart."""
+    """Ten methods that do not differ, four without a teacher; the error is that any two are found to differ."""
     for students, teachers in ((6, 1), (6, 3), (8, 2)):
         wrong = each = 0
         for _ in range(draws):

@@ -39,7 +39,7 @@ def test_speed_reports_every_case(precision, tmp_path, monkeypatch, capsys, quic
         assert row["ratio"]["low"] <= row["ratio"]["median"] <= row["ratio"]["high"]
         assert row["peak_share"] == pytest.approx(row["gflops_per_s"] / {"fp32": 100, "bf16": 200}[precision])
     assert set(found["ablations"]["resnet8 kd"]) == {
-        "bf16", "channels_last", "fused optimiser", "data on the device", "folded teacher",
+        "bf16", "channels_last", "fused optimizer", "data on the device", "folded teacher",
     }  # fmt: skip
     assert "folded teacher" not in found["ablations"]["resnet8 tfd"]
     assert list(found["together"]) == ["resnet8: none, tfd, kd"]

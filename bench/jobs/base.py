@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import pkgutil
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
@@ -84,6 +85,7 @@ class Backend(BaseModel):
         """The processes that were started with this one to train together; None where this one is alone."""
         return contextlib.nullcontext()
 
+    @abstractmethod
     def train(self, cells: Sequence[Cell], folder: GridFolder, options: Options, wait: bool, watch: Watch) -> Handed:
         """Train cells that are neither done nor failed, teachers before their students.
 

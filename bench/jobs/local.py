@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from bench.records.options import Options
 class Launcher(Backend):
     """Starts workers on this machine, as often as it takes until each cell is done or has failed."""
 
+    @abstractmethod
     def launch(self, job: Job, cells: int, watch: Watch) -> str:
         """Start workers for a job of so many cells and wait for their end; returns the last lines of those that failed."""
         raise NotImplementedError

@@ -15,7 +15,6 @@ from bench.models import MODELS, Network, stored
 from bench.records.cell import Cell
 from bench.records.cell_folder import CellFolder
 from bench.records.naming import describe
-from bench.records.record import Record
 
 
 class Look(NamedTuple):
@@ -62,7 +61,7 @@ def look(cells: list[CellFolder], positions: list[int], data_root: str | None = 
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError:
         raise UserError("maps need the package grad-cam: pip install 'distillation-bench[gradcam]'") from None
-    records = [_finished(cell) for cell in cells]
+    records = [cell.finished_record() for cell in cells]
     first = records[0].cell
     for record in records:
         if record.cell.identity["data"] != first.identity["data"]:
@@ -82,16 +81,6 @@ def look(cells: list[CellFolder], positions: list[int], data_root: str | None = 
         networks.append(Look(title, predicted, maps))
     seen = (images * std + mean).clamp(0, 1).expand(-1, 3, -1, -1)
     return Looks(seen.permute(0, 2, 3, 1).numpy(), [dataset.class_names[int(t)] for t in targets], networks)
-
-
-def _finished(cell: CellFolder) -> Record:
-    try:
-        record = cell.record()
-    except ValueError as error:
-        raise UserError(f"{cell.id}: {error}") from None
-    if record is None:
-        raise UserError(f"{cell.id} is not finished")
-    return record
 
 
 def _images(cell: Cell, positions: list[int], data_root: str | None) -> tuple[Dataset, Tensor, Tensor]:

@@ -205,7 +205,7 @@ def switch_off(cell: Cell, assembly: Assembly) -> dict[str, Spread]:
     sgd.defaults["fused"] = None  # as torch chooses
     for group in sgd.param_groups:
         group |= {"fused": None, "lr": 0.0}
-    variants["fused optimiser"] = unfused.take_step
+    variants["fused optimizer"] = unfused.take_step
     loader = usual_loop(cell, assembly)
     loaded = _variant(cell, assembly)
     loaded.batches = map(partial(_from_loader, assembly.device), loader.batches)

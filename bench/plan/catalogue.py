@@ -110,13 +110,7 @@ def card(name: str, results: ResultsFolder) -> RenderableType:
     except UserError:
         known = {*METHODS.module_dict, *MODELS.module_dict, *DATASETS.module_dict, *shipped(), *RECIPES}
         raise unknown("name", name, known) from None
-    try:
-        record = cell.record()
-    except ValueError as error:
-        raise UserError(f"{cell.id}: {error}") from None
-    if record is None:
-        raise UserError(f"{cell.id} is not finished")
-    return Text(json.dumps(record.model_dump(mode="json"), indent=1))
+    return Text(json.dumps(cell.finished_record().model_dump(mode="json"), indent=1))
 
 
 def _method_card(name: str, method: type[Method]) -> RenderableType:

@@ -71,6 +71,20 @@ class CellFolder:
             raise UnreadableError(f"it is the record of {record.id}")
         return record
 
+    def finished_record(self) -> Record:
+        """The cell's record, for a user who names the cell.
+
+        Raises:
+            UserError: the cell is not done, or its record cannot be used.
+        """
+        try:
+            record = self.record()
+        except ValueError as error:
+            raise UserError(f"{self.id}: {error}") from None
+        if record is None:
+            raise UserError(f"{self.id} is not finished")
+        return record
+
     def done(self) -> bool:
         try:
             return self.record() is not None

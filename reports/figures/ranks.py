@@ -47,7 +47,7 @@ def critical_difference(ranks: Ranks, file: str = "ranks") -> Figure:
             depth = -0.5 * (level + 1)
             axes.plot([values[start], values[end]], [depth, depth], color=FREE, lw=4, solid_capstyle="round", clip_on=False)
     listed = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
-    alt = f"Mean ranks: {listed}. Ranks closer than {critical:.2f} are not told apart."
+    alt = f"Mean ranks: {listed}. Ranks closer than {critical:.2f} do not differ by this test."
     return finished(figure, file, title, alt)
 
 

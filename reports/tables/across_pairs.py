@@ -136,7 +136,7 @@ def over_pairs(report: Report) -> Table | None:
 
 @tables_of_report(15, section="across")
 def spread_between_teachers(report: Report) -> Table | None:
-    """How far several teachers of one pair differ in what they add, where that can be told from their students' spread."""
+    """How far several teachers of one pair differ in what they add, where that can be separated from their students' spread."""
     if not report.pairs:
         return None
     rows, found = by_pair(report.frame), []

@@ -27,7 +27,7 @@ CLAIM_COLUMNS = (
     Column("ours", "Ours, its rule", number(2)),
     Column("difference", "Difference", points, "95 % interval, their error included", low_high=("low", "high")),
     Column("n", "n", number(0)),
-    Column("word", "Agrees", text, "inside: shown within the margin; outside: shown to differ; else it cannot be told"),
+    Column("word", "Agrees", text, "inside: shown within the margin; outside: shown to differ; else undecided"),
 )
 
 
