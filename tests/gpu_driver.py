@@ -18,6 +18,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,14 @@ LIMITS_S = {  # of each part, in this order; `real` gets what is left
     "capture": 120,
     "resume": 60,
     "speed": 120,
+    "kernels": 60,
+    "compiled": 90,
     "energy": 40,
     "real": 480,
 }
 CASE_BY_CASE = ("same_as_cpu", "capture")  # parts that can go on where they ended
+SHARES = 3  # processes among which the cases of such a part are divided
+UNTIMED = (*CASE_BY_CASE, "resume")  # parts that measure no time run side by side
 ENDED_EARLY = 3  # exit code of a part after an error that no process survives on a GPU
 PACKING_S = 15  # that are kept for packing the results
 
@@ -48,6 +53,7 @@ class Setting:
         self.out = Path(given.out).resolve()
         self.images: str | None = given.images
         self.left_s: float = given.limit  # for this part, or for all
+        self.share: int | None = given.share
 
     @property
     def on_gpu(self) -> bool:
@@ -69,19 +75,33 @@ def lines_of(setting: Setting) -> list[dict[str, Any]]:
 
 def drive(given: argparse.Namespace) -> int:
     """Run every part in a process of its own; returns how many failed."""
-    setting, began, failed = Setting(given), time.monotonic(), 0
-    for name in given.only or LIMITS_S:
-        left = given.limit - PACKING_S - (time.monotonic() - began)
-        if left < 5:
+    setting, began = Setting(given), time.monotonic()
+    names = list(given.only or LIMITS_S)
+
+    def left_s() -> float:
+        return given.limit - PACKING_S - (time.monotonic() - began)
+
+    def attempt(name: str, share: int | None = None) -> bool:
+        """Whether a part, or a share of it, ended well."""
+        if left_s() < 5:
             note(setting, name, skipped="no time was left")
-            continue
-        ends = time.monotonic() + min(LIMITS_S[name], left)
+            return True
+        ends = time.monotonic() + min(LIMITS_S[name], left_s())
         code = ENDED_EARLY
         while code == ENDED_EARLY and time.monotonic() < ends - 5:
-            code = _in_process(setting, given, name, ends - time.monotonic())
+            code = _in_process(setting, given, name, ends - time.monotonic(), share)
             if name not in CASE_BY_CASE:
                 break
-        failed += code != 0
+        return code == 0
+
+    with ThreadPoolExecutor(16) as pool:
+        ended_well = [attempt(name) for name in names if name == "imports"]
+        parts = [None] if setting.tiny else range(SHARES)
+        shares = [(name, share) for name in names if name in CASE_BY_CASE for share in parts]
+        shares += [(name, None) for name in names if name in UNTIMED and name not in CASE_BY_CASE]
+        ended_well += pool.map(lambda each: attempt(*each), shares)
+    ended_well += [attempt(name) for name in names if name != "imports" and name not in UNTIMED]
+    failed = ended_well.count(False)
     if (setting.out / "results").exists():
         with tarfile.open(setting.out / "results.tar.gz", "w:gz", compresslevel=1) as tar:
             for file in sorted((setting.out / "results").rglob("*")):
@@ -91,13 +111,14 @@ def drive(given: argparse.Namespace) -> int:
     return failed
 
 
-def _in_process(setting: Setting, given: argparse.Namespace, name: str, limit_s: float) -> int:
-    log = setting.out / "logs" / f"{name}.txt"
+def _in_process(setting: Setting, given: argparse.Namespace, name: str, limit_s: float, share: int | None) -> int:
+    log = setting.out / "logs" / f"{name}{'' if share is None else f'-{share}'}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     options = ["--device", given.device, "--out", str(setting.out), "--limit", str(limit_s), *["--tiny"] * given.tiny]
     options += ["--images", given.images] if given.images else []
+    options += ["--share", str(share)] if share is not None else []
     command, began = [sys.executable, str(Path(__file__).resolve()), "--part", name, *options], time.monotonic()
-    with log.open("w") as file:
+    with log.open("a") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             code = process.wait(limit_s)
@@ -124,6 +145,7 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="all in small, for a rehearsal on a CPU")
     parser.add_argument("--only", nargs="*", choices=LIMITS_S, help="these parts alone")
     parser.add_argument("--part", choices=LIMITS_S, help=argparse.SUPPRESS)
+    parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not given.part:
         return drive(given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 import subprocess
 import sys
 import time
@@ -11,24 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from capturing import FakeGraphs
-from gpu_driver import Part, Setting, lines_of
+from gpu_common import as_facts, joules, real_sized, runner_of, time_steps
+from gpu_driver import SHARES, Part, Setting, lines_of
+from gpu_kernels import compiled, kernels
 from step_cases import CASES, Case, assembled
 from tiny_grid import TINY, expanded
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bench.engine import hooks
-from bench.engine.assemble import Assembly, assemble, untrained_teacher
-from bench.engine.capture import CudaGraphs, StepRunner
 from bench.engine.device import machine
 from bench.engine.train import train
-from bench.measure.probe import Probe, endless
-from bench.measure.speed import measure_limits, timed
-from bench.plan.expand import expand
+from bench.measure.probe import Probe
+from bench.measure.speed import measure_limits
 from bench.records.folders import ResultsFolder
 from bench.records.options import Options
 
@@ -47,7 +43,7 @@ def imports(setting: Setting) -> Facts:
         yield {
             "nvidia_smi": subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=20).stdout.splitlines()[:14]
         }
-    yield {"energy_counter_j": _joules()}
+    yield {"energy_counter_j": joules()}
 
 
 class DrawsOnCpu(TorchFunctionMode):
@@ -71,7 +67,7 @@ def same_as_cpu(setting: Setting) -> Facts:
     for name, case in _cases(setting, "same_as_cpu"):
         if case.changes.get("precision") == "bf16":
             continue
-        with _as_facts(name) as facts:
+        with as_facts(name) as facts:
             ours, theirs = (_two_steps(case, setting.out / "scratch", device) for device in (setting.device, "cpu"))
             apart = {term: abs(ours[term] - theirs[term]) / max(1e-3, abs(theirs[term])) for term in theirs}
             worst = max(apart, key=lambda term: apart[term])
@@ -97,9 +93,9 @@ def _two_steps(case: Case, scratch: Path, device: str) -> dict[str, float]:
 def capture(setting: Setting) -> Facts:
     """Whether every method's step can be recorded; each in this process until a recording fails."""
     for name, case in _cases(setting, "capture"):
-        with _as_facts(name) as facts:
+        with as_facts(name) as facts:
             assembly = assembled(case, expanded, setting.out / "scratch", setting.device)
-            taker = _runner(assembly, setting)
+            taker = runner_of(assembly, setting)
             taker.step.train()
             taker.step.set_lr(0.01)
             stream = assembly.stream(next(iter(assembly.trainees.values())))
@@ -116,7 +112,7 @@ def resume(setting: Setting) -> Facts:
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         torch.backends.cudnn.deterministic = deterministic
         for method in ("none",) if setting.tiny else FEW:
-            with _as_facts(method) as facts:
+            with as_facts(method) as facts:
                 weights, reasons = zip(*(_trained(method, setting, epochs) for epochs in (None, None, 2)), strict=True)
                 facts |= {"deterministic": deterministic, "reason": reasons[0]}
                 facts |= {"repeats": weights[0] == weights[1], "resumes": weights[0] == weights[2]}
@@ -158,15 +154,15 @@ def speed(setting: Setting) -> Facts:
     """Milliseconds a step: one by one and from a graph, in both precisions, alone and as groups."""
     for precision in ("bf16", "fp32") if setting.on_gpu else ("fp32",):
         for method in ("none", "tfd", "kd"):
-            assembly = _real_sized(setting, precision, [method])
+            assembly = real_sized(setting, precision, [method])
             for path in ("eager", "graph"):
-                with _as_facts(method) as facts:
-                    facts |= {"precision": precision, "cells": 1, **_timed(setting, assembly, path)}
+                with as_facts(method) as facts:
+                    facts |= {"precision": precision, "cells": 1, **time_steps(setting, assembly, path)}
                 yield facts
     for count in (2,) if setting.tiny else (4, 8, 14):
-        with _as_facts("group") as facts:
-            assembly = _real_sized(setting, "bf16" if setting.on_gpu else "fp32", list(GROUP[:count]))
-            measured = _timed(setting, assembly, "graph")
+        with as_facts("group") as facts:
+            assembly = real_sized(setting, "bf16" if setting.on_gpu else "fp32", list(GROUP[:count]))
+            measured = time_steps(setting, assembly, "graph")
             facts |= {"cells": count, **measured, "ms_a_cell": measured["step_ms"] / count}
         yield facts
     if not setting.tiny:
@@ -174,41 +170,20 @@ def speed(setting: Setting) -> Facts:
         yield {"matrix_gflops_per_s": limits.matrix_gflops_per_s, "memory_gb_per_s": limits.memory_gb_per_s}
 
 
-def _timed(setting: Setting, assembly: Assembly, path: str) -> dict[str, Any]:
-    taker = _runner(assembly, setting) if path == "graph" else StepRunner(assembly.step())
-    taker.step.train()
-    batches = endless(assembly.stream(next(iter(assembly.trainees.values()))), assembly.first.recipe.batch_size)
-
-    def step() -> None:
-        taker(next(batches))
-
-    device = assembly.device
-    timed(step, 6, device)  # and the recording
-    count = max(1, round((0.05 if setting.tiny else 1.0) / timed(step, 3, device)))
-    turns = [1000 * timed(step, count, device) for _ in range(3)]
-    return {
-        "path": path,
-        "ran": taker.path,
-        "reason": taker.path_reason,
-        "step_ms": statistics.median(turns),
-        "turns_ms": turns,
-    }
-
-
 def energy(setting: Setting) -> Facts:
     """Joules of a step, and the most memory that its tensors take."""
     for method in ("none", "tfd", "kd"):
-        with _as_facts(method) as facts:
-            assembly = _real_sized(setting, "bf16" if setting.on_gpu else "fp32", [method])
+        with as_facts(method) as facts:
+            assembly = real_sized(setting, "bf16" if setting.on_gpu else "fp32", [method])
             probe = Probe(assembly.first, assembly)
             probe.take_steps(3)
             facts["peak_mib"] = probe.peak_mib()
             count = 3 if setting.tiny else 500
-            before, began = _joules(), time.perf_counter()
+            before, began = joules(), time.perf_counter()
             probe.take_steps(count)
             if setting.on_gpu:
                 torch.cuda.synchronize()
-            after = _joules()
+            after = joules()
             facts["step_ms"] = 1000 * (time.perf_counter() - began) / count
             facts["step_j"] = (after - before) / count if before is not None and after is not None else None
         yield facts
@@ -253,60 +228,10 @@ def _affordable_epochs(setting: Setting, groups: int) -> int:
 def _cases(setting: Setting, part: str) -> Iterator[tuple[str, Case]]:
     """Those that a part has not tried yet: it is begun anew after an error that ends its process."""
     tried = {line.get("what") for line in lines_of(setting) if line["part"] == part}
-    for name, case in CASES.items():
-        if name not in tried and (not setting.tiny or name in ("kd", "dlb")):
+    for number, (name, case) in enumerate(CASES.items()):
+        ours = setting.share is None or number % SHARES == setting.share
+        if ours and name not in tried and (not setting.tiny or name in ("kd", "dlb")):
             yield name, case
-
-
-@contextlib.contextmanager
-def _as_facts(what: str) -> Iterator[dict[str, Any]]:
-    """Facts that are filled inside; an error becomes one of them, so that the next case is tried."""
-    facts: dict[str, Any] = {"what": what}
-    try:
-        yield facts
-    except Exception as error:
-        facts["ends_process"] = type(error).__name__ in ("AcceleratorError", "CaptureError")
-        facts["error"] = f"{type(error).__name__}: {str(error)[:300]}"
-
-
-def _runner(assembly: Assembly, setting: Setting) -> StepRunner:
-    return StepRunner(assembly.step(), CudaGraphs(assembly.device) if setting.on_gpu else FakeGraphs())
-
-
-def _real_sized(setting: Setting, precision: str, methods: list[Any]) -> Assembly:
-    """The students of CIFAR-100's grid, on noise; in a rehearsal the tiny ones."""
-    raw = {**TINY, "methods": methods, "precision": precision}
-    if not setting.tiny:
-        raw |= {"data": {"type": "npz", "path": str(_noise(setting)), "name": "noise"}, "recipe": "crd"}
-        raw |= {"pairs": [{"student": "resnet20", "teacher": "resnet110"}]}
-    cells = expand("speed", raw, device=setting.device).cells
-    cells = [cell for cell in cells if not any(each.teacher and each.teacher.cell == cell.id for each in cells)] or cells
-    options = Options(device=setting.device, threads=1 if setting.tiny else 0)
-    return assemble(cells, ResultsFolder(setting.out / "scratch").grid("speed"), options, untrained_teacher)
-
-
-def _noise(setting: Setting) -> Path:
-    """Images in CIFAR-100's shape; steps on them take as long."""
-    path = setting.out / "scratch" / "noise.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draws, arrays = np.random.default_rng(0), {}
-        for split, count in (("train", 50_000), ("test", 10_000)):
-            arrays[f"{split}_images"] = draws.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-            arrays[f"{split}_labels"] = np.arange(count) % 100
-        np.savez(path, **arrays)
-    return path
-
-
-def _joules() -> float | None:
-    """What the GPU has taken since its driver was loaded; None where nothing counts it."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1000
-    except Exception:
-        return None
 
 
 PARTS: dict[str, Part] = {
@@ -315,6 +240,8 @@ PARTS: dict[str, Part] = {
     "capture": capture,
     "resume": resume,
     "speed": speed,
+    "kernels": kernels,
+    "compiled": compiled,
     "energy": energy,
     "real": real,
 }
