@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from bench.records.naming import abbreviated
 from reports.figures import figures_of_pair, letters
-from reports.figures.style import DISTILLED, KIND, MUTED, PAPER, STYLE, Figure, canvas, finished
+from reports.figures.style import DISTILLED, KIND, MUTED, PAPER, STYLE, Figure, canvas, finished, names_beside
 from reports.pair import Pair
 
 TIME_UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
@@ -45,10 +44,11 @@ class _Points:
 def accuracy_cost(pair: Pair) -> Figure | None:
     """Accuracy against training cost with the teacher's training and (hollow) without it, and the former's Pareto frontier.
 
-    A method whose teacher's cost is unknown stands at its own cost, hollow, and is on no frontier.
+    A method whose teacher's cost is unknown stands at its own cost, hollow, and is on no frontier. Nothing is drawn where all
+    cost the same.
     """
     points = _points(pair.methods)
-    if points is None:
+    if points is None or np.ptp(np.concatenate([points.own, points.total])) == 0:
         return None
     title = f"{pair.full_title}: what accuracy costs"
     at = np.flatnonzero(points.known)
@@ -76,7 +76,7 @@ def accuracy_cost(pair: Pair) -> Figure | None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         _fit_ticks(axes, points.log)
         figure.legend(loc="outside lower left", ncols=2, fontsize=8.5)
-        labeled = zip(abbreviated(list(points.part["label"])), points.top1, points.low, points.known, strict=True)
+        labeled = zip(names_beside(list(points.part["label"])), points.top1, points.low, points.known, strict=True)
         names = [
             name + f" ({value:.1f} %)" * bool(below) + " (teacher's cost unknown)" * (not known)
             for name, value, below, known in labeled
@@ -171,7 +171,8 @@ def _write_names(figure: Canvas, axes: Axes, x: np.ndarray, y: np.ndarray, names
     taken = [(px - 5 * dpi, py - 5 * dpi, px + 5 * dpi, py + 5 * dpi) for px, py in places]
     for index in np.argsort(-y):
         (px, py), name = places[index], names[index]
-        width, height = 5.6 * len(name) * dpi, 10 * dpi
+        lines = name.split("\n")
+        width, height = 5.6 * max(map(len, lines)) * dpi, 10 * len(lines) * dpi
         choices = [(dx, dy) for dy in (0, 9, -9, 18, -18, 27, -27, 36, -36) for dx in (8, -8)]
         for dx, dy in choices:
             left = px + dx * dpi - (width if dx < 0 else 0)

@@ -7,10 +7,9 @@ import math
 import matplotlib as mpl
 import pandas as pd
 
-from bench.records.naming import abbreviated
 from bench.stats import SHOWN
 from reports.figures import figures_of_pair
-from reports.figures.style import INK, KIND, MUTED, PAPER, STYLE, Figure, canvas, finished
+from reports.figures.style import INK, KIND, MUTED, PAPER, STYLE, Figure, canvas, finished, names_beside, row_inches
 from reports.pair import Pair
 
 
@@ -22,9 +21,10 @@ def forest(pair: Pair) -> Figure | None:
         return None
     title = f"{pair.full_title}: gains over none"
     with mpl.rc_context(STYLE):
-        figure, axes = canvas(1.2 + 0.26 * len(part), title)
+        names = names_beside(list(part["label"]))
+        figure, axes = canvas(1.2 + row_inches(names) * len(part), title)
         axes.axvline(0, color=INK, lw=1)
-        values, names = [], []
+        values, off_scale = [], []
         edges = _edges(part)
         for at, row in enumerate(part.itertuples()):
             marker, color, _ = KIND[row.needs]
@@ -35,14 +35,12 @@ def forest(pair: Pair) -> Figure | None:
                 marker = "<" if row.gain < inside else ">"
             axes.plot(inside, at, marker, color=color, mfc=color if row.word in SHOWN else PAPER, ms=7)
             values.append(f"{row.label} {row.gain:+.2f} ({row.low:+.2f} to {row.high:+.2f}), {row.claim}")
-            names.append(f" ({row.gain:+.1f})" * (inside != row.gain))
+            off_scale.append(f" ({row.gain:+.1f})" * (inside != row.gain))
         for kind, (marker, color, label) in KIND.items():
             if (part["needs"] == kind).any():
                 axes.plot([], [], marker, color=color, ms=7, label=label)
         axes.plot([], [], "o", color=MUTED, mfc=PAPER, ms=7, label="hollow: not shown")
-        axes.set_yticks(
-            range(len(part)), [name + off for name, off in zip(abbreviated(list(part["label"])), names, strict=True)]
-        )
+        axes.set_yticks(range(len(part)), [name + off for name, off in zip(names, off_scale, strict=True)])
         axes.set_xlim(*_widened(edges))
         axes.set(xlabel="Gain over none in points, with simultaneous 95 % intervals", ylim=(-0.7, len(part) - 0.3))
         axes.grid(axis="y", visible=False)

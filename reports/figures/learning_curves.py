@@ -10,9 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from bench import stats
 from bench.records.comparisons import Baseline
-from bench.records.naming import abbreviated
 from reports.figures import figures_of_pair
-from reports.figures.style import CYCLE, STYLE, Figure, canvas, finished
+from reports.figures.style import CYCLE, STYLE, Figure, canvas, finished, names_beside
 from reports.pair import Pair
 
 
@@ -31,8 +30,9 @@ def learning_curves(pair: Pair) -> Figure | None:
         return None
     title = f"{pair.full_title}: learning curves"
     with mpl.rc_context(STYLE):
-        figure, axes = canvas(3.4, title)
-        ends, lowest, names = [], math.inf, abbreviated([label for _, label in shown])
+        names = names_beside([label for _, label in shown])
+        figure, axes = canvas(3.4 + 0.07 * sum(name.count("\n") for name in names), title)
+        ends, lowest = [], math.inf
         for index, (method_id, label) in enumerate(shown):
             curves = [pair.curves[cell].top1 for cell in runs[method_id]]
             lowest = min(lowest, *(float(curve[len(curve) // 5]) for curve in curves))

@@ -6,9 +6,8 @@ import matplotlib as mpl
 import numpy as np
 
 from bench import stats
-from bench.records.naming import abbreviated
 from reports.figures import figures_of_report
-from reports.figures.style import CYCLE, INK, STYLE, Figure, canvas, finished
+from reports.figures.style import CYCLE, INK, STYLE, Figure, canvas, finished, names_beside
 from reports.over_pairs import gains_over_pairs
 from reports.report import Report
 
@@ -40,7 +39,7 @@ def _profile(setting: str, curves: list[tuple[str, np.ndarray]], index: int) -> 
     with mpl.rc_context(STYLE):
         figure, axes = canvas(3.2, title)
         axes.axvline(0, color=INK, lw=1)
-        for line, ((_, means), name) in enumerate(zip(drawn, abbreviated([label for label, _ in drawn]), strict=True)):
+        for line, ((_, means), name) in enumerate(zip(drawn, names_beside([label for label, _ in drawn]), strict=True)):
             share = 100 * stats.profile(means, grid)
             axes.plot(grid, share, color=CYCLE[line], lw=1.4, ls=("-", (0, (5, 1.5)))[line % 2], label=name)
         axes.set(xlabel="Mean gain over none, points", ylabel="Pairs with that gain or more, %", ylim=(-3, 103))

@@ -8,10 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from bench.records.naming import abbreviated
 from bench.records.record import Cost
 from reports.figures import figures_of_pair
-from reports.figures.style import INK, PAPER, PLAIN, STYLE, Figure, canvas, finished
+from reports.figures.style import INK, PAPER, PLAIN, STYLE, Figure, canvas, finished, names_beside, row_inches
 from reports.pair import Pair
 
 PARTS = {
@@ -34,13 +33,14 @@ def step_split(pair: Pair) -> Figure | None:
     costs = [pair.costs[method_id] for method_id in rows["method_id"]]
     title = f"{pair.full_title}: where a step's time goes"
     with mpl.rc_context(STYLE):
-        figure, axes = canvas(1.2 + 0.26 * len(costs), title)
+        names = names_beside(list(rows["label"]))
+        figure, axes = canvas(1.2 + row_inches(names) * len(costs), title)
         _draw_parts(axes, costs)
         steps = [cost.step for cost in costs]
         low_high = [[s.median_ms - s.low_ms for s in steps], [s.high_ms - s.median_ms for s in steps]]
         medians, bars = [s.median_ms for s in steps], np.abs(low_high)
         axes.errorbar(medians, range(len(costs)), xerr=bars, fmt="|", color=INK, ms=13, mew=1.6, lw=1, label="whole step")
-        axes.set_yticks(range(len(costs)), abbreviated(list(rows["label"])))
+        axes.set_yticks(range(len(costs)), names)
         axes.set(xlabel="Milliseconds a step, measured alone on the machine", xlim=(0, None))
         axes.grid(axis="y", visible=False)
         figure.legend(loc="outside lower left", ncols=4, fontsize=8.5)

@@ -6,6 +6,7 @@ import io
 import math
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
+from bench.records.naming import abbreviated
 from reports.figures import letters
 
 # Colors that people with any color vision distinguish (Okabe and Ito), and the page's variables that take their place.
@@ -84,11 +86,27 @@ def canvas(height: float, title: str, width: float = 5.2) -> tuple[Canvas, Axes]
     Args:
         height, width: inches; the title's lines add to the height.
     """
-    lines = textwrap.wrap(title, int(17 * width))
-    figure = Canvas(figsize=(width, height + 0.16 * len(lines)), dpi=DPI, layout="constrained")  # text is as wide as in the PNG
+    figure = Canvas(figsize=(width, height), dpi=DPI, layout="constrained")  # text is as wide as in the PNG
     FigureCanvasAgg(figure)
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=8.5, color=MUTED, gid="title")
+    text = figure.suptitle(title, x=0.01, ha="left", fontsize=8.5, color=MUTED, gid="title")
+    with letters.unwarned():
+        for most in range(len(title), 20, -2):
+            if text.get_window_extent().x1 <= figure.bbox.width:
+                break
+            text.set_text("\n".join(textwrap.wrap(title, most)))
+    figure.set_figheight(height + 0.16 * (1 + text.get_text().count("\n")))
     return figure, figure.add_subplot()
+
+
+def names_beside(labels: Sequence[str], width: int = 28) -> list[str]:
+    """The names as a drawing shows them: on lines of `width` characters, two of them where that is enough; never equal."""
+    wrapped = [textwrap.wrap(name, width) for name in abbreviated(labels, 2 * width)]
+    return ["\n".join(lines) for lines in wrapped]
+
+
+def row_inches(names: Sequence[str]) -> float:
+    """Height of a row with one of these names beside it."""
+    return 0.26 + 0.14 * max(name.count("\n") for name in names)
 
 
 def finished(figure: Canvas, name: str, title: str, alt: str) -> Figure:
@@ -122,8 +140,10 @@ def _fit(figure: Canvas) -> None:
             columns = legend._ncols - 1  # type: ignore[attr-defined]
             legend = figure.legend(*drawn, loc="outside lower left", ncols=columns, fontsize=8.5)
             figure.draw_without_rendering()
+    titles = [text for text in figure.texts if text.get_gid() == "title"]
+    top = min((text.get_window_extent().y0 for text in titles), default=height)
     for axes in figure.axes:
-        for label, most in ((axes.xaxis.label, width), (axes.yaxis.label, height)):
+        for label, most in ((axes.xaxis.label, width), (axes.yaxis.label, top)):
             text = label.get_text()
             for lines in range(2, 6):
                 box = label.get_window_extent()
