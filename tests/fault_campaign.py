@@ -175,7 +175,7 @@ class Campaign:
         if not files:
             return None
         path = self.chance.choice(files)
-        if path.name in ("record.json", "curves.csv", "weights.safetensors"):
+        if path.name in ("record.json", "curves.csv", "correct.bin", "weights.safetensors"):
             self.damaged.add(path.parent.name)
         return path
 

@@ -81,6 +81,22 @@ def check_against_by_hand(root: Path, grid: str) -> None:
     assert [row["loss_ce"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-4)
     assert [row["test_top1"] for row in rows] == pytest.approx([row["top1"] for row in expected], abs=2.01)  # a sample of 50
     assert record.steps == cell.recipe.epochs * 3
+    check_by_image(cell, folder)
+
+
+def check_by_image(cell: Cell, folder: GridFolder) -> None:
+    """Both processes' answers stand at their images' places."""
+    record, raw = folder.cell(cell.id).finished_weights()
+    bench = assemble([cell], folder, Options(device="cpu", threads=1))
+    student = bench.trainees[cell.id].student
+    student.load_state_dict(safetensors.torch.load(raw))
+    student.eval()
+    with torch.no_grad():
+        right = torch.cat([student(image).logits.argmax(1) == target for image, target in bench.held_batches("test")])
+    kept = folder.cell(cell.id).correct(record)
+    assert kept is not None
+    assert kept.tolist() == right.tolist()
+    assert len(set(kept.tolist())) == 2  # or the order would not matter
 
 
 def test_two_local_processes_equal_two_halves_by_hand(grid: str, tmp_path: Path) -> None:

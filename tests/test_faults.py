@@ -64,7 +64,7 @@ def damage(path: Path) -> None:
     path.write_bytes(bytes(raw))
 
 
-@pytest.mark.parametrize("name", ["record.json", "weights.safetensors", "curves.csv"])
+@pytest.mark.parametrize("name", ["record.json", "weights.safetensors", "curves.csv", "correct.bin"])
 def test_run_again_mends_a_damaged_teacher(folder: GridFolder, tmp_path: Path, here: list[str], name: str) -> None:
     before = results(folder.results.root)
     teacher, student = teacher_and_student(folder)

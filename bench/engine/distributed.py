@@ -73,6 +73,15 @@ class Team:
         mine = torch.arange(self.rank, len(split.targets), self.size)
         return Split(split.images[mine], split.targets[mine])
 
+    def in_order(self, values: Tensor) -> Tensor:
+        """What every process found for its part of a split, one bool a sample, in the order of the split."""
+        if self.size == 1:
+            return values
+        samples = int(self.sum(torch.tensor(len(values), device=values.device)))
+        joined = torch.zeros(samples, dtype=torch.uint8, device=values.device)
+        joined[self.rank :: self.size] = values.to(torch.uint8)
+        return self.sum(joined).bool()
+
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module, with its gradients averaged over the processes."""
         if self.size == 1:

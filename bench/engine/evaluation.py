@@ -18,6 +18,7 @@ class Evaluation:
 
     top1: float
     top5: float
+    correct: Tensor  # (N,) of bool, on the device: which images of this process's part have the right class first
 
 
 def evaluate(
@@ -29,15 +30,17 @@ def evaluate(
         batches: (B, C, H, W) images and (B,) labels, this process's part of them.
     """
     hits = torch.zeros(3, dtype=torch.int64, device=device)  # first, among the first five, samples
+    correct = []
     was_training = network.training
     network.eval()
     with torch.no_grad(), autocast(device, precision):
         for image, target in batches:
             logits = network(image).logits
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]
+            correct.append(ranked[:, 0])
             hits[:2] += torch.stack([ranked[:, 0].sum(), ranked.sum()])
             hits[2] += len(target)
     network.train(was_training)
     hits = team.sum(hits).double()
     top1, top5 = (100 * hits[:2] / hits[2]).tolist()
-    return Evaluation(top1, top5)
+    return Evaluation(top1, top5, torch.cat(correct))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.hooks import Hook
-from torch import nn
+from torch import Tensor, nn
 
 from bench.data import Stream
 from bench.engine.capture import StepRunner
@@ -36,6 +36,7 @@ class Loop:
         iter: steps that are finished; `max_iters` in the end.
         terms: mean of each loss term over the last epoch, by cell id.
         history: rows of the curves, by cell id.
+        correct: which test images the network classified correctly after the last epoch, (N,) of bool, by cell id.
         seconds: wall seconds, by the fields of `Clocks`.
         sources: whose code trains, by cell id; for checkpoints.
     """
@@ -50,6 +51,7 @@ class Loop:
         self.epoch = self.iter = 0
         self.terms: dict[str, dict[str, float]] = {}
         self.history: dict[str, list[Row]] = {cell_id: [] for cell_id in self.step.members}
+        self.correct: dict[str, Tensor] = {}
         self.seconds: dict[str, float] = dict.fromkeys(Clocks.model_fields, 0.0)
         self.sources: dict[str, str] = {}
         self.clock = Clock(self.step.device, self.seconds)

@@ -27,6 +27,7 @@ from bench.engine.teacher_accuracy import measure_assembled
 from bench.errors import UserError
 from bench.records.cell import Cell
 from bench.records.cell_folder import CellFolder
+from bench.records.correct import packed
 from bench.records.files import DamagedError
 from bench.records.folders import GridFolder
 from bench.records.options import Options
@@ -155,8 +156,8 @@ def _record(
     started: str,
     place: CellFolder,
 ) -> Record:
-    """Write weights and curves; the record that goes with them."""
-    trainee, rows = assembly.trainees[cell.id], loop.history[cell.id]
+    """Write weights, curves and which test images are classified correctly; the record that goes with them."""
+    trainee, rows, correct = assembly.trainees[cell.id], loop.history[cell.id], loop.correct[cell.id]
     weights = {name: value.contiguous() for name, value in trainee.predictor().state_dict().items()}
     return Record(
         id=cell.id,
@@ -177,6 +178,8 @@ def _record(
         finished=_now(),
         weights_sha256=place.write_weights(safetensors.torch.save(weights)),
         curves_sha256=place.write_curves(as_csv(rows)),
+        correct_sha256=place.write_correct(packed(correct.numpy())),
+        test_samples=len(correct),
         source=loop.sources[cell.id],
         path=loop.runner.path,
         path_reason=loop.runner.path_reason,

@@ -8,10 +8,13 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.records import files
+from bench.records.correct import unpacked
 from bench.records.files import DamagedError, UnreadableError
 from bench.records.record import Record
 
@@ -24,7 +27,7 @@ State = Literal["done", "running", "failed", "missing", "unreadable"]
 
 
 class Kept(NamedTuple):
-    """A file that a finished cell keeps beside its record, which names its digest."""
+    """A file that a finished cell keeps beside its record, which names its digest. Records of former versions name fewer."""
 
     name: str
     digest_field: str  # of the record
@@ -32,8 +35,9 @@ class Kept(NamedTuple):
 
 
 CURVES = Kept("curves.csv", "curves_sha256", optional=False)
+CORRECT = Kept("correct.bin", "correct_sha256", optional=False)
 WEIGHTS = Kept("weights.safetensors", "weights_sha256", optional=True)
-KEPT = (CURVES, WEIGHTS)
+KEPT = (CURVES, CORRECT, WEIGHTS)
 RECORD, CHECKPOINT = "record.json", "checkpoint"
 SCRATCH = (CHECKPOINT, "progress.json", "failure.json", "attempts.json", "eager.json")  # of a cell, until it is done
 LEFTOVERS = ("checkpoint*", "*.damaged-*", ".*.*")  # patterns of what a finished cell can do without; so it can without SCRATCH
@@ -158,6 +162,19 @@ class CellFolder:
         """
         return self.kept(WEIGHTS, record)
 
+    def correct(self, record: Record) -> NDArray[np.bool_] | None:
+        """Which test images the network classified correctly after the last epoch, in their order; None in older records.
+
+        Raises:
+            DamagedError: the file is missing, not the one that the record names, or contradicts the record.
+        """
+        if record.correct_sha256 is None:
+            return None
+        try:
+            return unpacked(self.kept(CORRECT, record), record.test_samples, record.accuracies.last.top1)
+        except ValueError as error:
+            raise DamagedError(str(error)) from None
+
     def kept(self, kept: Kept, record: Record) -> bytes:
         """A file beside the record.
 
@@ -175,9 +192,17 @@ class CellFolder:
     def has(self, kept: Kept) -> bool:
         return (self._path / kept.name).exists()
 
+    def must_have(self, kept: Kept, record: Record) -> bool:
+        """Whether the results cannot be used without this file."""
+        return not kept.optional and getattr(record, kept.digest_field) is not None
+
     def write_curves(self, text: str) -> str:
-        """Returns the SHA-256, for the record; so does `write_weights`."""
+        """Returns the SHA-256, for the record; so do `write_correct` and `write_weights`."""
         return files.write(self._path / CURVES.name, text)
+
+    def write_correct(self, raw: bytes) -> str:
+        """See `bench.records.correct`."""
+        return files.write(self._path / CORRECT.name, raw)
 
     def write_weights(self, raw: bytes) -> str:
         return files.write(self._path / WEIGHTS.name, raw)
@@ -203,7 +228,7 @@ class CellFolder:
             return None
         for kept in KEPT:
             try:
-                if with_weights or not kept.optional or self.has(kept):
+                if self.must_have(kept, record) or self.has(kept) or (with_weights and kept is WEIGHTS):
                     self.kept(kept, record)
             except DamagedError as error:
                 return str(error), [RECORD, kept.name]
@@ -217,9 +242,10 @@ class CellFolder:
         return [self.place(path.name) for path in found]
 
     def supersede(self) -> None:
-        """Move record and curves out of the way of the training that replaces them; the record first, since it means done."""
+        """Make way for the training that replaces this one: the weights go, all else is moved; the record first, which
+        means done."""
         folder = self.grid.superseded_folder(self.id)
-        for name in (RECORD, CURVES.name):
+        for name in (RECORD, CURVES.name, CORRECT.name):
             with contextlib.suppress(FileNotFoundError):
                 (self._path / name).rename(folder / name)
         (self._path / WEIGHTS.name).unlink(missing_ok=True)

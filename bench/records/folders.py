@@ -3,13 +3,14 @@
     <root>/<grid>/manifest.json             what the grid consists of, written by `run`
     <root>/<grid>/<cell>/record.json        the truth: present and intact means done
     <root>/<grid>/<cell>/curves.csv         one row an epoch
+    <root>/<grid>/<cell>/correct.bin        a bit for each test image: whether it was classified correctly
     <root>/<grid>/<cell>/weights.safetensors
     <root>/<grid>/<cell>/checkpoint         while it trains: a digest, then what torch.save wrote
     <root>/<grid>/<cell>/progress.json, failure.json, attempts.json, eager.json, log.txt, lock
     <root>/<grid>/<cell>/visual/            what mmengine's visualizer backends write
     <root>/<grid>/cost/<key>-<hardware>.json
     <root>/<grid>/launches/<launch>.json    what was handed to a cluster, and beside it what submitit writes; hints only
-    <root>/<grid>/superseded/<cell>-<n>/    records and curves that other code of the user made, before the present ones
+    <root>/<grid>/superseded/<cell>-<n>/    results, weights apart, that other code of the user made, before the present ones
     <root>/<grid>/report/
     <root>/teachers/<key>.json              the accuracy of a teacher that was not trained here
 

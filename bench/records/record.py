@@ -112,6 +112,8 @@ class Record(Extensible):
     finished: str
     weights_sha256: str  # of the weights file beside the record
     curves_sha256: str  # of the curves file beside the record
+    correct_sha256: str | None = Field(None, json_schema_extra=LATER)  # of the file that holds which test images are right
+    test_samples: int | None = Field(None, ge=1, json_schema_extra=LATER)  # test images, of which that file has a bit each
     source: str | None = Field(None, json_schema_extra=LATER)  # digest of the source code that trained it
     path: str | None = Field(None, json_schema_extra=LATER)  # how its steps were run: eagerly, or as a recorded graph
     path_reason: str | None = Field(None, json_schema_extra=LATER)  # why so

@@ -8,7 +8,7 @@ from functools import partial
 from bench.errors import UserError
 from bench.records import source
 from bench.records.cell import Cell, digest
-from bench.records.cell_folder import CURVES, KEPT, RECORD, CellFolder
+from bench.records.cell_folder import CORRECT, CURVES, KEPT, RECORD, CellFolder
 from bench.records.files import Problem
 from bench.records.folders import OTHER_FOLDERS, GridFolder, ResultsFolder
 from bench.records.record import Record
@@ -66,8 +66,8 @@ def verify(folder: GridFolder) -> list[Problem]:
     """All that is wrong with a grid's results; empty where all is well.
 
     Checked: the manifest's digest; of every record the digest, schema version, types and ranges, and that its id is the one
-    that its contents give; that the curves are the ones it names and have a row an epoch; that the weights, where kept, are
-    the ones it names; that its teacher's record is there; of every cost the digest, schema version, types and ranges; files
+    that its contents give; that the curves are the ones it names and have a row an epoch; that the file by test image is the
+    one it names and adds up to its accuracy; that the weights, where kept, are the ones it names; that its teacher's record is there; of every cost the digest, schema version, types and ranges; files
     that were set aside as damaged; folders without a record that the manifest does not know.
     """
     problems = []
@@ -99,10 +99,12 @@ def verify(folder: GridFolder) -> list[Problem]:
 def _verify_kept(cell: CellFolder, record: Record) -> list[Problem]:
     problems = []
     for kept in KEPT:
-        if kept.optional and not cell.has(kept):
+        if not cell.must_have(kept, record) and not cell.has(kept):
             continue
         try:
             raw = cell.kept(kept, record)
+            if kept is CORRECT:
+                cell.correct(record)
             rows = len(raw.decode().splitlines()) - 1 if kept is CURVES else record.epochs
             if rows != record.epochs:
                 problems.append(Problem(cell.place(kept.name), f"it has {rows} rows for {record.epochs} epochs"))
