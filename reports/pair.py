@@ -13,7 +13,7 @@ from bench.records.comparisons import Baseline
 from bench.records.record import Cost
 from reports.design import Design
 from reports.frame import PAIR_COLUMNS, by_pair, place, places, with_costs
-from reports.reading import Curve
+from reports.reading import ByImage, Curve
 from reports.summary import summary
 
 
@@ -29,6 +29,7 @@ class Pair:
     runs: pd.DataFrame  # its rows of the tidy frame, see `by_pair`
     elsewhere: tuple[pd.DataFrame, ...]  # `methods` again with the costs of other hardware, one for each
     curves: Mapping[str, Curve]  # by the id of a cell
+    by_image: Mapping[str, ByImage]  # likewise, where it was kept
     costs: Mapping[str, Cost]  # by `method_id`, on the hardware of `methods`
 
     @property
@@ -58,6 +59,7 @@ def pairs_of(
     costs: Sequence[Cost],
     curves: Mapping[str, Curve],
     design: Design | None = None,
+    by_image: Mapping[str, ByImage] | None = None,
 ) -> list[Pair]:
     """All pairs of a report, in the order of the summary.
 
@@ -83,6 +85,7 @@ def pairs_of(
                 runs=rows,
                 elsewhere=tuple(other.merge(part[[*PAIR_COLUMNS, "method_id"]]) for other in others),
                 curves=curves,
+                by_image=by_image or {},
                 costs={method_id: by_key[cost_key] for method_id, cost_key in keys if cost_key in by_key},
             )
         )

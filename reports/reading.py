@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.records.files import Problem
 from bench.records.folders import GridFolder
@@ -75,6 +76,32 @@ class Curve(NamedTuple):
             return np.array([float(row[at] or "nan") if at is not None else math.nan for row in rows])
 
         return cls(column("test_top1"), column("val_top1"))
+
+
+class ByImage(NamedTuple):
+    """Which test images one training classified correctly, as bits: reports hold thousands of these."""
+
+    bits: bytes
+    images: int
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,), in the order of the test set."""
+        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.images).astype(bool)
+
+
+def read_by_image(folder: GridFolder, records: Iterable[Record]) -> tuple[dict[str, ByImage], list[Problem]]:
+    """Which test images every record has right, by id, where it keeps that; and the files that cannot be used."""
+    found, problems = {}, []
+    for record in records:
+        try:
+            correct = folder.cell(record.id).correct(record)
+        except (ValueError, OSError) as error:
+            problems.append(Problem(f"{folder.name}/{record.id}/correct.bin", f"{error}; left out of the comparison by image"))
+            continue
+        if correct is not None:
+            found[record.id] = ByImage(np.packbits(correct).tobytes(), len(correct))
+    return found, problems
 
 
 def read_curves(folder: GridFolder, records: Iterable[Record]) -> tuple[dict[str, Curve], list[Problem]]:

@@ -19,7 +19,7 @@ from reports.design import Design
 from reports.frame import places, tidy, with_costs
 from reports.over_pairs import over_pairs
 from reports.pair import Pair, pairs_of
-from reports.reading import Curve, read, read_curves
+from reports.reading import ByImage, Curve, read, read_by_image, read_curves
 from reports.summary import summary
 
 
@@ -40,6 +40,7 @@ class Report:
     records: tuple[Record, ...]
     costs: tuple[Cost, ...]
     curves: Mapping[str, Curve]  # by the id of a cell
+    by_image: Mapping[str, ByImage]  # likewise; records of former versions lack it
     problems: tuple[Problem, ...]
     frame: pd.DataFrame  # one row a record
     summary: pd.DataFrame  # one row for every method of every pair; empty where no student has been trained
@@ -69,7 +70,8 @@ class Report:
         design = Design.of(folder, manifest, records, problems)
         costs, cost_problems = folder.costs()
         curves, curve_problems = read_curves(folder, records)
-        problems += cost_problems + curve_problems
+        by_image, image_problems = read_by_image(folder, records)
+        problems += cost_problems + curve_problems + image_problems
         other = None
         if compare is not None:
             other, other_problems = _other(Path(compare), folder.name)
@@ -77,13 +79,14 @@ class Report:
         frame = with_costs(tidy(records, plugins_of(manifest)), costs)
         trained = bool((frame["role"] == "student").any())
         methods = summary(frame, costs, design) if trained else pd.DataFrame()
-        pairs = pairs_of(frame, methods, costs, curves, design) if trained else []
+        pairs = pairs_of(frame, methods, costs, curves, design, by_image) if trained else []
         return cls(
             grid=folder.name,
             manifest=manifest,
             records=tuple(records),
             costs=tuple(costs),
             curves=curves,
+            by_image=by_image,
             problems=tuple(problems),
             frame=frame,
             summary=methods,

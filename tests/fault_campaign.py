@@ -162,6 +162,7 @@ class Campaign:
         names = {
             "record.json",
             "curves.csv",
+            "correct.bin",
             "weights.safetensors",
             "checkpoint",
             "progress.json",

@@ -19,7 +19,7 @@ from bench.records.record import Accuracies, Accuracy, Clocks, Cost, Flops, Mach
 from reports.design import Design
 from reports.frame import places, tidy, with_costs
 from reports.pair import pairs_of
-from reports.reading import Curve
+from reports.reading import ByImage, Curve
 from reports.report import Report
 from reports.summary import summary
 
@@ -88,7 +88,7 @@ def record(of: Cell, top1: float, curves: str = "", **changes: object) -> Record
         "started": STAMP,
         "finished": STAMP,
         "weights_sha256": "0" * 64,
-        "curves_sha256": hashlib.sha256(curves.encode()).hexdigest(),
+        "curves_sha256": digest_of(curves.encode()),
     }
     return Record(**(values | changes))
 
@@ -154,8 +154,19 @@ def draw(
     return list(records.values())
 
 
-def filled(root: Path, grid: str, records: Sequence[Record], about: str = "A synthetic grid", costs: bool = True) -> GridFolder:
-    """A grid's folder that holds these records, their curves and costs."""
+def digest_of(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def filled(
+    root: Path,
+    grid: str,
+    records: Sequence[Record],
+    about: str = "A synthetic grid",
+    costs: bool = True,
+    by_image: Mapping[str, ByImage] | None = None,
+) -> GridFolder:
+    """A grid's folder that holds these records, their curves, answers by image and costs."""
     folder = ResultsFolder(root).grid(grid)
     cells = [{"id": one.id, "label": one.cell.label, "family": method_family(one.cell.method)} for one in records]
     folder.write_manifest({"about": about, "cells": cells, "skipped": [], "grid": {"data": "cifar100"}})
@@ -163,6 +174,8 @@ def filled(root: Path, grid: str, records: Sequence[Record], about: str = "A syn
     for one in records:
         cell = folder.cell(one.id)
         cell.write_curves(curves(one.epochs, one.accuracies.last.top1))
+        if by_image and one.id in by_image:
+            cell.write_correct(by_image[one.id].bits)
         cell.write_record(one)
         if costs and one.cell.cost_key not in done:
             done.add(one.cell.cost_key)
@@ -200,13 +213,14 @@ def report(
     costs: Sequence[Cost] | None = None,
     curves: Mapping[str, Curve] | None = None,
     design: Design | None = None,
+    by_image: Mapping[str, ByImage] | None = None,
 ) -> Report:
     """All that a report is made from, without a folder."""
     costs = costs_of(records) if costs is None else costs
     rows = frame(records, costs)
     design = design or Design()
     methods = summary(rows, costs, design)
-    pairs = pairs_of(rows, methods, costs, curves or {}, design)
+    pairs = pairs_of(rows, methods, costs, curves or {}, design, by_image)
     manifest = {"cells": [{"id": one.id, "label": one.cell.label} for one in records], "skipped": []}
     return Report(
         grid="synthetic",
@@ -214,6 +228,7 @@ def report(
         records=tuple(records),
         costs=tuple(costs),
         curves=curves or {},
+        by_image=by_image or {},
         problems=(),
         frame=rows,
         summary=methods,

@@ -67,8 +67,9 @@ def verify(folder: GridFolder) -> list[Problem]:
 
     Checked: the manifest's digest; of every record the digest, schema version, types and ranges, and that its id is the one
     that its contents give; that the curves are the ones it names and have a row an epoch; that the file by test image is the
-    one it names and adds up to its accuracy; that the weights, where kept, are the ones it names; that its teacher's record is there; of every cost the digest, schema version, types and ranges; files
-    that were set aside as damaged; folders without a record that the manifest does not know.
+    one it names and adds up to its accuracy; that the weights, where kept, are the ones it names; that its teacher's record is
+    there; of every cost the digest, schema version, types and ranges; files that were set aside as damaged; folders without a
+    record that the manifest does not know.
     """
     problems = []
     known = None

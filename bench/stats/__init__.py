@@ -10,6 +10,7 @@ from bench.stats.claims import (
     check_claim,
     expected_best,
 )
+from bench.stats.images import McNemar, TwoWay, agreement, mcnemar, two_way
 from bench.stats.intervals import ALPHA, LEVEL, half_interval, median_interval, t_quantile
 from bench.stats.looks import look_factor, look_number
 from bench.stats.paired import (
@@ -59,10 +60,13 @@ __all__ = [
     "Decision",
     "Estimate",
     "Floats",
+    "McNemar",
     "Price",
     "Ranking",
     "TeacherSpread",
+    "TwoWay",
     "Word",
+    "agreement",
     "apart_ratio",
     "best_minus_last",
     "break_even",
@@ -79,6 +83,7 @@ __all__ = [
     "like_these",
     "look_factor",
     "look_number",
+    "mcnemar",
     "median_interval",
     "over_teachers",
     "over_these",
@@ -89,6 +94,7 @@ __all__ = [
     "t_quantile",
     "teacher_spread",
     "time_ratio",
+    "two_way",
     "wants_second_session",
     "with_search",
 ]

@@ -20,11 +20,11 @@ class TwoWay(NamedTuple):
     images: float  # what seeds do not remove: sqrt(max(0, V_image - V_residual))
     error: float  # both: sqrt(V)
     df: float  # Satterthwaite
-    low: float  # 95 % interval about other seeds and other test images; NaN below two seeds
+    low: float  # interval about other seeds and other test images; NaN below two seeds
     high: float
 
 
-def two_way(ours: ArrayLike, theirs: ArrayLike) -> TwoWay:
+def two_way(ours: ArrayLike, theirs: ArrayLike, level: float = LEVEL) -> TwoWay:
     """Gain with the error of seeds and images: V = V_seed + V_image - V_residual, each part at least 0.
 
     V_seed = variance of seed means / n, V_image = variance of image means / N, V_residual = residual variance / (n N).
@@ -32,6 +32,7 @@ def two_way(ours: ArrayLike, theirs: ArrayLike) -> TwoWay:
 
     Args:
         ours, theirs: (seeds, images) of bool, classified correctly; rows paired by seed.
+        level: of the interval.
 
     Raises:
         ValueError: the shapes differ, or there are fewer than two images.
@@ -52,7 +53,7 @@ def two_way(ours: ArrayLike, theirs: ArrayLike) -> TwoWay:
     v = v_rest + max(0.0, v_seed - v_rest) + own
     parts = v_seed**2 / (n - 1) + v_image**2 / (images - 1) + v_rest**2 / ((n - 1) * (images - 1))
     df = v**2 / parts if parts > 0 else math.nan
-    half = float(scipy_stats.t.ppf(0.5 + LEVEL / 2, df)) * math.sqrt(v) if v > 0 else math.nan
+    half = float(scipy_stats.t.ppf(0.5 + level / 2, df)) * math.sqrt(v) if v > 0 else math.nan
     return TwoWay(mean, math.sqrt(v_seed), math.sqrt(own), math.sqrt(v), df, mean - half, mean + half)
 
 
