@@ -375,7 +375,16 @@ def test_two_folders_are_compared_once_for_all_teachers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("p", "shown"), [(0.0499, ".0499"), (0.0503, ".0503"), (0.05, ".050"), (0.062, ".062"), (0.0001, "< .001"), (1.0, "1")]
+    ("p", "shown"),
+    [
+        (0.0499, ".0499"),
+        (0.0503, ".0503"),
+        (0.05, ".050"),
+        (0.05 - 1e-12, "< .05"),
+        (0.062, ".062"),
+        (0.0001, "< .001"),
+        (1.0, "1"),
+    ],
 )
 def test_p_shows_on_which_side_of_five_percent_it_lies(p, shown):
     assert p_value(p) == shown

@@ -32,7 +32,9 @@ def p_value(value: Any) -> str:
         return NOTHING
     if value < 0.001 or value >= 1:
         return "< .001" if value < 0.001 else "1"
-    digits = next((digits for digits in range(3, 9) if round(value, digits) != 0.05), 3)
+    digits = next((digits for digits in range(3, 9) if round(value, digits) != 0.05), 0)
+    if not digits:
+        return "< .05" if value < 0.05 else ".050"
     return f"{value:.{digits}f}".lstrip("0")
 
 
