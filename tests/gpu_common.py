@@ -47,7 +47,7 @@ def time_steps(setting: Setting, assembly: Assembly, path: str) -> dict[str, Any
 
     device = assembly.device
     timed(step, 6, device)  # and the recording
-    count = max(1, round((0.05 if setting.tiny else 1.0) / timed(step, 3, device)))
+    count = max(1, round((0.05 if setting.tiny else 0.3) / timed(step, 3, device)))
     turns = [1000 * timed(step, count, device) for _ in range(3)]
     return {
         "path": path,

@@ -118,8 +118,11 @@ def _in_process(setting: Setting, given: argparse.Namespace, name: str, limit_s:
     options += ["--images", given.images] if given.images else []
     options += ["--share", str(share)] if share is not None else []
     command, began = [sys.executable, str(Path(__file__).resolve()), "--part", name, *options], time.monotonic()
+    threads = {"OMP_NUM_THREADS": "1"} if name in UNTIMED else {}  # side by side, more would wait for each other
     with log.open("a") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | threads
+        )
         try:
             code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
@@ -152,6 +155,9 @@ def main() -> int:
     sys.modules["transformers"] = None  # type: ignore[assignment]  # only mmengine would import it: ten seconds for nothing
     import gpu_parts
 
+    from bench.engine.device import choose_repeatable_kernels
+
+    choose_repeatable_kernels()  # as training does
     setting = Setting(given)
     for facts in gpu_parts.PARTS[given.part](setting):
         ends_process = facts.pop("ends_process", False)

@@ -46,7 +46,18 @@ def kernels(setting: Setting) -> Facts:
                 [each.key[:70], each.count / REPLAYS, round(each.self_device_time_total / REPLAYS, 1)] for each in found[:14]
             ]
         yield facts
+    yield from _choices(setting)
     yield from _fused(setting)
+
+
+def _choices(setting: Setting) -> Facts:
+    """Steps with other choices of cuDNN's kernels than training makes."""
+    cudnn = torch.backends.cudnn
+    for deterministic, benchmark in ((True, False), (False, False), (False, True), (True, True)):
+        with as_facts("none") as facts, cudnn.flags(enabled=True, deterministic=deterministic, benchmark=benchmark):
+            facts |= {"deterministic": deterministic, "benchmark": benchmark}
+            facts |= time_steps(setting, real_sized(setting, "bf16", ["none"]), "graph")
+        yield facts
 
 
 def _fused(setting: Setting) -> Facts:
