@@ -43,27 +43,20 @@ from bench.arguments import (
     THREADS,
     TO,
     TRAINING,
+    WATCH,
     WEIGHTS,
 )
-from bench.command_line import Given, argument, parser, verb
+from bench.command_line import Given, argument, console, parser, verb
 from bench.command_line import run as run_verb
 
 # Everything else is imported by the verb that needs it: help is instant, and what only reads results needs no torch.
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.jobs.base import Backend
     from bench.plan.expand import Grid
     from bench.records.folders import GridFolder, ResultsFolder
     from bench.records.options import Options
 
 # What verbs share
-
-
-def console() -> Console:
-    from rich.console import Console
-
-    return Console()
 
 
 def backend(given: Given) -> Backend:
@@ -187,14 +180,15 @@ def speed(given: Given) -> None:
 # Verbs that read results; none of them but `maps` imports torch
 
 
-@verb("Show how far a run is", RESULTS, FINISHED, JSON)
+@verb("Show how far a run is: methods by seeds, with accuracies", RESULTS, FINISHED, JSON, WATCH)
 def status(given: Given) -> int:
     from bench.jobs import base
     from bench.records import progress
 
-    folder = finished(given)
-    found = progress.status(folder, *base.try_queue(folder))
-    print(json.dumps(found.as_json(), indent=1)) if given.json else found.show(console())
+    folder, screen = finished(given), console()
+    look = lambda: progress.status(folder, *base.try_queue(folder))  # noqa: E731
+    found = progress.watch(look, screen) if given.watch else look()
+    print(json.dumps(found.as_json(), indent=1)) if given.json else found.show(screen)
     return 1 if "unreadable" in found.counts else 0
 
 

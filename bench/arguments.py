@@ -79,6 +79,7 @@ TO = argument("--to", metavar="FILE", help="default: <cell>.safetensors in this 
 AS = argument(
     "--as", dest="layout", choices=["repdistiller"], help="a torch file with RepDistiller's names, as mdistiller reads it"
 )
+WATCH = flag("--watch", "look again every two seconds until nothing is left to train")
 WEIGHTS = flag("--weights", "also the weights of cells that teach nobody")
 ALL = flag("--all", "every grid of the results folder")
 SOURCE = argument("source", help="a results folder, such as another machine's")

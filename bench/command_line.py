@@ -4,11 +4,15 @@ that takes time."""
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Given = argparse.Namespace  # what the user gave
 Action = Callable[[Given], int | None]  # returns the exit code; None is 0
@@ -75,6 +79,14 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
         sub = verbs.add_parser(key, help=declared.about, description=declared.about)
         together(*declared.arguments)(sub)
     return top
+
+
+def console() -> Console:
+    """What verbs print to. In a pipe lines are as long as they are: what other programs read is not wrapped."""
+    from rich.console import Console
+
+    piped = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
+    return Console(width=10_000) if piped else Console()
 
 
 def run(given: Given) -> int:

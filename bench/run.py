@@ -38,7 +38,7 @@ from bench.records import upkeep
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
-from bench.records.progress import Progress
+from bench.records.progress import Progress, name_failures
 from bench.records.record import Record
 from bench.records.teacher import accuracy_lines
 
@@ -251,7 +251,7 @@ def _run(
         if options.together:
             _name_who_trains_alone(cells, console)
         trained += len(cells)
-        with Progress(folder, {cell.id: cell.label for cell in grid.cells}, console) as progress:
+        with Progress(folder, [cell.id for cell in grid.cells], console) as progress:
             handed = backend.train(cells, folder, _for_workers(options), wait, progress)
         if not handed.ended:
             console.print("`status` shows how far they are; `run` again hands over what was lost, then reports")
@@ -262,6 +262,8 @@ def _run(
     if "unreadable" in ends:
         counts += f", {ends.count('unreadable')} unreadable"
     console.print(f"{trained} were left; {counts}, {spent:.0f} s", highlight=False)
+    if "failed" in ends:
+        name_failures(folder, [cell.id for cell in grid.cells], console)
     return Outcome(folder, states)
 
 

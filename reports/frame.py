@@ -110,20 +110,24 @@ def load(folder: str | Path, grid: str | None = None, where: str | None = None) 
         warnings.warn(f"{problem.path}: {problem.reason}", stacklevel=2)
     if where is not None and where not in places(costs):
         raise unknown("hardware", where, places(costs), f"the costs of {grid}")
-    return with_costs(tidy(records, naming.plugins_of(at.manifest())), costs, where)
+    manifest = at.manifest()
+    return with_costs(tidy(records, naming.plugins_of(manifest), naming.own_labels(manifest)), costs, where)
 
 
-def tidy(records: Sequence[Record], plugins: naming.Plugins | None = None) -> pd.DataFrame:
+def tidy(
+    records: Sequence[Record], plugins: naming.Plugins | None = None, labels: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """One row a record, everything but the probe's columns, which `with_costs` adds.
 
     Args:
         records: of unique ids, see `reports.reading.sound`.
         plugins: signatures of methods that do not ship with the bench, see `naming.plugins_of`.
+        labels: of the user's own, by the id of a cell, see `naming.own_labels`.
     """
     known = [*COLUMNS][: [*COLUMNS].index("where")]
     if not records:
         return pd.DataFrame(columns=known)
-    methods = _Methods(plugins)
+    methods = _Methods(plugins, labels or {})
     frame = pd.DataFrame([_row(record, methods) for record in records], columns=known + list(_SPECS))
     frame["data"] = naming.distinct(frame["_data"], naming.data_name)
     frame["recipe"] = naming.distinct(frame["_recipe"], lambda spec: f"{spec['epochs']} epochs")
@@ -180,21 +184,22 @@ class _MethodFacts(NamedTuple):
 class _Methods:
     """Facts of methods, each worked out once."""
 
-    def __init__(self, plugins: naming.Plugins | None) -> None:
-        self.plugins = plugins
+    def __init__(self, plugins: naming.Plugins | None, labels: Mapping[str, str]) -> None:
+        self.plugins, self.labels = plugins, labels
         self.known: dict[str, _MethodFacts] = {}
 
-    def of_cell(self, cell: Cell, identity: Spec) -> _MethodFacts:
+    def of_cell(self, cell: Cell, cell_id: str, identity: Spec) -> _MethodFacts:
         """The facts of a cell's method.
 
         Args:
             identity: its spec without arguments that are newer than some records and at their default.
         """
         pair = naming.pair_name(cell.teacher.model if cell.teacher else None, cell.student)
-        key = json.dumps([identity, pair, cell.method_version, cell.label], sort_keys=True)
+        own = self.labels.get(cell_id)
+        key = json.dumps([identity, pair, cell.method_version, cell.label, own], sort_keys=True)
         if key not in self.known:
             short = naming.short_form(identity, pair, self.plugins)
-            label = naming.method_label(identity, pair, self.plugins, stored=cell.label)
+            label = own or naming.method_label(identity, pair, self.plugins, stored=cell.label)
             told_apart = {**short, "version": cell.method_version}
             columns = {
                 "method_id": digest(told_apart)[:12],
@@ -210,7 +215,7 @@ class _Methods:
 
 def _row(record: Record, methods: _Methods) -> dict[str, Any]:
     cell, accuracies = record.cell, record.accuracies
-    method = methods.of_cell(cell, cell.identity["method"])
+    method = methods.of_cell(cell, record.id, cell.identity["method"])
     teacher = cell.teacher if cell.needs != "none" else None
     return {
         "id": record.id,

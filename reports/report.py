@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench.records.files import Problem
 from bench.records.folders import GridFolder, ResultsFolder
-from bench.records.naming import plugins_of
+from bench.records.naming import own_labels, plugins_of
 from bench.records.record import Cost, Record
 from bench.records.teacher import TeacherAccuracy, key_of
 from reports.design import Design
@@ -76,7 +76,7 @@ class Report:
         if compare is not None:
             other, other_problems = _other(Path(compare), folder.name)
             problems += other_problems
-        frame = with_costs(tidy(records, plugins_of(manifest)), costs)
+        frame = with_costs(tidy(records, plugins_of(manifest), own_labels(manifest)), costs)
         trained = bool((frame["role"] == "student").any())
         methods = summary(frame, costs, design) if trained else pd.DataFrame()
         pairs = pairs_of(frame, methods, costs, curves, design, by_image) if trained else []
@@ -103,7 +103,7 @@ def _other(path: Path, grid: str) -> tuple[Other, list[Problem]]:
         path, grid = path.resolve().parent, path.resolve().name
     folder = ResultsFolder(path).grid(grid)
     records, problems = read(folder)
-    frame = with_costs(tidy(records, plugins_of(folder.manifest())), folder.costs()[0])
+    frame = with_costs(tidy(records, plugins_of(folder.manifest()), own_labels(folder.manifest())), folder.costs()[0])
     named = [Problem(f"B: {problem.path}", problem.reason) for problem in problems]
     return Other(f"{path.name}/{grid}", frame), named
 

@@ -127,7 +127,7 @@ def test_set_hides_nothing(tmp_path, capsys):
         trained(folder, grid.cells, seeds)
     assert main(["status", "mine", *root]) == 0
     printed = capsys.readouterr().out
-    assert "17 done, 0 running, 0 failed, 0 missing" in printed  # three methods on five seeds, and a teacher of each request
+    assert "17 of 17 done\n" in printed  # three methods on five seeds, and a teacher of each request
     assert main(["report", "mine", *root]) == 0
     rows = reports.load(tmp_path / "results", "mine")
     assert sorted(rows[rows["label"] == "tfd"]["seed"]) == [0, 1, 2, 3, 5]
@@ -143,10 +143,10 @@ def test_what_is_unfinished_of_earlier_requests_is_not_missing(tmp_path, capsys)
         run.begin(grid, folder)
         trained(folder, grid.cells, seeds)
     main(["status", "mine", *root])
-    assert "4 done, 0 running, 0 failed, 0 missing" in capsys.readouterr().out
+    assert "4 of 4 done\n" in capsys.readouterr().out
     run.begin(*run.plan(file, tmp_path / "results", [], Options(device="cpu")))
     main(["status", "mine", *root])
-    assert "4 done, 0 running, 0 failed, 3 missing" in capsys.readouterr().out
+    assert "4 of 7 done, 3 missing\n" in capsys.readouterr().out
 
 
 def test_another_grid_file_of_the_same_name_is_refused(tmp_path, capsys):

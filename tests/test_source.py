@@ -182,7 +182,7 @@ def test_what_is_edited_in_mid_run_is_refused(tmp_path: Path, write: Callable[[s
     backend = Debug(threads=1)
     from bench.records.progress import Progress
 
-    with Progress(folder, {}, run.SILENT) as progress:
+    with Progress(folder, [], run.SILENT) as progress:
         backend.train(planned.cells, folder, late, True, progress)
     failure = folder.cell(planned.cells[0].id).failure()
     assert failure

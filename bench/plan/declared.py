@@ -19,6 +19,7 @@ class Declared(NamedTuple):
     students: frozenset[str] = frozenset()  # all but the cells that are trained to teach only
     primary: frozenset[str] = frozenset()  # of the methods in question
     searches: Mapping[str, int] = {}  # number of the search that tried a cell's values
+    labeled: frozenset[str] = frozenset()  # whose method has a label of the user's own
 
 
 class Declarations:
@@ -27,6 +28,7 @@ class Declarations:
     def __init__(self) -> None:
         self._ids: dict[tuple[str, str], set[str]] = {}  # by key and entry
         self._places: dict[tuple[str, str], str] = {}  # where such an entry stands first
+        self.labeled: set[str] = set()  # ids of cells whose method has a label of the user's own
 
     def add(self, file: GridFile, pair: str | None, cells: Sequence[Cell], where: str) -> None:
         """Find the cells that a file's entries are about.
@@ -41,9 +43,21 @@ class Declarations:
                 name = key, json.dumps(entry, sort_keys=True)
                 self._places.setdefault(name, f"{where}, {key}[{index}]")
                 ids = self._ids.setdefault(name, set())
-                for short, at in expand_methods([entry], f"{where}, {key}"):
+                for short, at, _ in expand_methods([entry], f"{where}, {key}"):
                     spec = complete(METHODS, "method", pair_presets(short, pair, at), at)
                     ids |= {cell.id for cell in cells if cell.method == spec}
+
+    def check_label(self, cell_id: str, cell: Cell, others: Mapping[str, Cell], own: bool, where: str) -> None:
+        """Note whether the cell's label is the user's own, and refuse one that another method of its pair has.
+
+        Raises:
+            UserError: two methods would be called the same.
+        """
+        if own:
+            self.labeled.add(cell_id)
+        for other_id, other in others.items():
+            if other.label == cell.label and other.method != cell.method and (own or other_id in self.labeled):
+                raise UserError(f"{where}: two methods would be called {cell.label}; give one of them another `label`")
 
     def declared(self, students: Mapping[str, Any]) -> Declared:
         """All of it, given the students by their ids.
@@ -57,4 +71,5 @@ class Declarations:
                 raise UserError(f"{self._places[key, entry]}: {entry} names no method of this grid; {hint}")
         primary = frozenset[str]().union(*(ids for (key, _), ids in self._ids.items() if key == "primary"))
         searches = [ids for (key, _), ids in self._ids.items() if key == "search"]
-        return Declared(frozenset(students), primary, {cell: number for number, ids in enumerate(searches) for cell in ids})
+        numbers = {cell: number for number, ids in enumerate(searches) for cell in ids}
+        return Declared(frozenset(students), primary, numbers, frozenset(self.labeled))

@@ -16,10 +16,10 @@ from bench.data import Shape
 from bench.engine.code import own_code
 from bench.plan.compatibility import ShapesOnly, forward_shapes
 from bench.plan.expand import Grid
+from bench.records.board import RARE_STATES, STATES, settings
 from bench.records.cell import Cell, Spec, digest
 from bench.records.folders import GridFolder
 from bench.records.naming import describe
-from bench.records.progress import RARE_STATES, STATES
 from bench.records.record import Cost
 from bench.records.source import stale
 from bench.records.teacher import accuracy_lines, source_of
@@ -37,12 +37,13 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
     states: dict[str, str] = {name: folder.cell(name).state() if name in started else "missing" for name in cells}
     rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
     teachers = {cell.teacher.cell for cell in cells.values() if cell.teacher}
-    settings = _settings(cells)
+    setting = settings(cells)
     for name, cell in cells.items():
         role = cell.label + (" (teaches)" if name in teachers else "")
-        rows[settings[name], describe(cell.student), source_of(cell), role].append(name)
-    several = any(settings.values())
-    table = Table(title=f"{grid.name}: {grid.about}", title_justify="left", box=None, pad_edge=False)
+        rows[setting[name], describe(cell.student), source_of(cell), role].append(name)
+    several = any(setting.values())
+    console.print(f"{grid.name}: {grid.about}", highlight=False, markup=False, style="italic")
+    table = Table(box=None, pad_edge=False)
     for column in ["setting"] * several + ["student", "teacher", "method", "seeds", "cells"]:
         table.add_column(column, overflow="fold")
     for key, names in rows.items():
@@ -75,19 +76,6 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
 
 def _counted(counts: Mapping[str, int], states: Iterable[str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in states)
-
-
-def _settings(cells: dict[str, Cell]) -> dict[str, str]:
-    """By id: the settings of data, precision and recipe in which a cell differs from most cells."""
-    facts = {
-        name: {"data": describe(cell.data), "precision": cell.precision} | cell.recipe.model_dump(mode="json")
-        for name, cell in cells.items()
-    }
-    usual = {key: Counter(str(fact[key]) for fact in facts.values()).most_common(1)[0][0] for key in next(iter(facts.values()))}
-    return {
-        name: ", ".join(f"{key}={value}" for key, value in fact.items() if str(value) != usual[key])
-        for name, fact in facts.items()
-    }
 
 
 def _ranges(seeds: Iterable[int]) -> str:

@@ -22,7 +22,8 @@ from bench.plan.data import Data
 from bench.plan.declared import Declarations, Declared
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
 from bench.plan.recipes import recipe_for
-from bench.plan.specs import added_later, complete, expand_methods, pair_presets, signatures
+from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures
+from bench.records.board import facts
 from bench.records.cell import Cell, Spec, Teacher, digest
 from bench.records.comparisons import Comparison, comparisons, count
 from bench.records.naming import data_name, describe, method_family, method_label, model_name, nested, pair_name
@@ -85,10 +86,11 @@ class Grid:
         teachers = {cell.teacher.cell for cell in self.cells if cell.teacher}
         specs = [cell.method for cell in self.cells]
         keys = {part["type"] for spec in specs for part in nested(spec)}
+        where = facts(self.by_id)
         return {
             "about": self.about,
             "grid": self.source,
-            "cells": [self._entry(cell, cell.id in teachers) for cell in self.cells],
+            "cells": [self._entry(cell, cell.id in teachers) | where[cell.id] for cell in self.cells],
             "comparisons": count(self.comparisons)._asdict(),
             "skipped": [{"what": skip.what, "reason": skip.reason} for skip in self.skipped],
             "methods": {key: asdict(METHODS.get(key).card) for key in sorted(keys)},
@@ -100,6 +102,7 @@ class Grid:
         entry: dict[str, Any] = {"id": cell.id, "label": cell.label, "family": method_family(cell.method), "teacher": teaches}
         entry |= {"group": cell.cost_key, "seed": cell.seed}
         entry |= {"primary": True} if cell.id in self.declared.primary else {}
+        entry |= {"own_label": True} if cell.id in self.declared.labeled else {}
         search = self.declared.searches.get(cell.id)
         return entry | ({"search": search} if search is not None else {})
 
@@ -258,11 +261,12 @@ class _Expansion:
             raise UserError(f"{where}.weights: {file} does not fit {describe(teacher.model)} on these data: {error}") from None
         return Teacher(model=teacher.model, weights_sha256=sha256, weights=file, part=part)
 
-    def _add_methods(self, file: GridFile, sides: _Sides, entries: list[tuple[Spec, str]]) -> list[Cell]:
-        """Add and return the cells of all methods on one pair; `entries` are short specs with their places."""
+    def _add_methods(self, file: GridFile, sides: _Sides, entries: list[Entry]) -> list[Cell]:
+        """Add and return the cells of all methods on one pair."""
         seen: dict[str, Cell] = {}
-        for short, at in entries:
+        for short, at, own_label in entries:
             spec, name, method = _method(short, sides, at)
+            name = own_label or name
             if reason := _misfit(method, sides):
                 self.skipped[Skip(f"{name} on {sides}", reason)] = None
                 continue
@@ -288,6 +292,7 @@ class _Expansion:
                 cell_id = cell.id
                 if cell_id in seen:
                     raise UserError(f"{at}: {name} stands twice in the grid for {sides}; remove one")
+                self.declarations.check_label(cell_id, cell, seen, own_label is not None, at)
                 seen[cell_id] = cell
                 self.students.setdefault(cell_id, cell)
         return list(seen.values())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.registry import Registry
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -111,23 +112,35 @@ def value_of(value: Any, annotation: Any, where: str) -> Any:
 
 # Methods: short forms, presets, axes
 
+LONGEST_LABEL = 40
 EVERY = "every"  # an entry of a grid's list of methods that stands for all of them
 
 
-def expand_methods(entries: list[str | dict[str, Any]], where: str) -> list[tuple[dict[str, Any], str]]:
-    """(short spec, where) for every combination of the axes.
+class Entry(NamedTuple):
+    """One method of a grid's list."""
+
+    spec: Spec  # short: without defaults
+    where: str  # its place in the file, for errors
+    label: str | None = None  # the user's own
+
+
+def expand_methods(entries: list[str | dict[str, Any]], where: str) -> list[Entry]:
+    """Every combination of the axes.
 
     An entry is `kd`, `tfd+kd`, `{kd: {temperature: 4}}`, `{tfd+kd: {tfd: {weight: .01}}}` or `{type: kd, temperature: 4}`;
     a list in place of a value is an axis. `every` and `{every: {prepare_epochs: 1}}` stand for every registered method.
+    `label` beside the method is what reports call it: `{kd: {temperature: [2, 4]}, label: "kd (T={temperature})"}`.
 
     Raises:
-        UserError: an entry of another form, an unknown method or part, or an empty axis.
+        UserError: an entry of another form, an unknown method or part, an empty axis, or a label that cannot be.
     """
     expanded = []
     for index, entry in enumerate(entries):
         at = f"{where}[{index}]"
         if isinstance(entry, str):
             entry = {entry: {}}
+        label = entry.get("label")
+        entry = {name: value for name, value in entry.items() if name != "label"}
         if "type" in entry:
             key, arguments = entry["type"], {name: value for name, value in entry.items() if name != "type"}
         elif len(entry) == 1:
@@ -138,8 +151,28 @@ def expand_methods(entries: list[str | dict[str, Any]], where: str) -> list[tupl
         if not isinstance(key, str) or not isinstance(arguments, dict):
             raise UserError(f"{at}: write {{name: {{argument: value}}}}, not {entry!r}")
         named = _every(arguments, at) if key == EVERY else [(key, arguments)]
-        expanded += [(spec, at) for name, given in named for spec in _combinations(name, given, at)]
+        specs = [spec for name, given in named for spec in _combinations(name, given, at)]
+        expanded += [Entry(spec, at, None if label is None else _own_label(label, spec, at)) for spec in specs]
     return expanded
+
+
+def _own_label(label: object, spec: Spec, where: str) -> str:
+    """The user's label, with values in place of `{temperature}`, in a sum of `{kd.temperature}`.
+
+    Raises:
+        UserError: it is no short line of text, or it names an argument that the entry does not give.
+    """
+    if not isinstance(label, str) or not label.strip() or len(label) > LONGEST_LABEL or not label.isprintable():
+        raise UserError(f"{where}.label: a line of at most {LONGEST_LABEL} characters, not {label!r}")
+    parts = {f"{part['type']}.{name}": value for part in spec.get("parts", []) for name, value in part.items()}
+    given = {**parts, **{name: value for name, value in spec.items() if name != "parts"}}
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in given:
+            raise unknown("argument", found[1], given.keys() - {"type"}, f"{where}.label")
+        return str(given[found[1]])
+
+    return re.sub(r"\{([^{}]*)\}", value, label.strip())
 
 
 def _every(arguments: dict[str, Any], where: str) -> list[tuple[str, dict[str, Any]]]:

@@ -210,6 +210,11 @@ def plugins_of(manifest: Mapping[str, Any]) -> dict[str, Signature]:
     return found
 
 
+def own_labels(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """By a cell's id: the label that the user's grid file gives to its method."""
+    return {cell["id"]: cell["label"] for cell in manifest["cells"] if cell.get("own_label")}
+
+
 def is_shipped(key: str) -> bool:
     return shipped_signature(key) is not None
 

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from bench.records.cell_folder import CellFolder
+from bench.records.board import FINAL_STATES, Board, Glance, bar, failures, places
 from bench.records.folders import GridFolder
 
-STATES = ("done", "running", "failed", "missing")  # always counted
-RARE_STATES = ("queued", "unreadable")  # counted where there are any
-FINAL_STATES = ("done", "failed", "unreadable")
+LOOK_S = 2.0  # between two looks of `watch`
 
 
 class Progress:
     """A live table in a terminal; elsewhere, a line for each cell that ends."""
 
-    def __init__(self, folder: GridFolder, labels: Mapping[str, str], console: Console) -> None:
-        self.cells = {cell_id: folder.cell(cell_id) for cell_id in labels}
+    def __init__(self, folder: GridFolder, cells: Collection[str], console: Console) -> None:
+        """
+        Args:
+            cells: ids of the cells to follow; the grid's manifest knows them.
+        """
+        known = places(folder.manifest()["cells"]) if cells else {}
+        self.board = Board(folder, {cell_id: known[cell_id] for cell_id in cells})
         self.console = console
-        self.ended = {cell_id: state for cell_id, cell in self.cells.items() if (state := cell.state()) in FINAL_STATES}
-        self.ended_before = len(self.ended)
-        self.started = time.monotonic()
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
@@ -46,86 +44,75 @@ class Progress:
         self.console.print(line, highlight=False, markup=False)
 
     def update(self) -> None:
-        running = []
-        for cell_id, cell in self.cells.items():
-            if cell_id in self.ended:
-                continue
-            state = cell.state()
-            if state in FINAL_STATES:
-                self.ended[cell_id] = state
-                self._print_end(cell, state)
-            elif state == "running":
-                running.append(cell)
+        for cell_id in self.board.look():
+            self._print_end(cell_id)
         if self.live:
-            self.live.update(self._table(running))
+            self.live.update(self.screen())
 
-    def _print_end(self, cell: CellFolder, state: str) -> None:
-        if state == "failed":
-            failure = cell.failure() or {}
-            self.console.print(f"[red]failed[/]  {cell.id}: ", Text(str(failure.get("error", ""))))
-        elif state == "done" and not self.live and (record := cell.record()):
-            self.console.print(f"done    {cell.id}: {record.accuracies.last.top1:.2f} %", highlight=False)
+    def screen(self) -> Group:
+        """What the live table shows, in the console's width and height."""
+        width, height = self.console.size
+        shares = [1.0 if each.state in FINAL_STATES else each.share for each in self.board.glances.values()]
+        line = Text(self.board.headline(), no_wrap=True, overflow="ellipsis")
+        share = sum(shares) / max(1, len(shares))
+        return Group(line, bar(share, min(60, width)), self.board.view(width, height - 3))
 
-    def _table(self, running: list[CellFolder]) -> Group:
-        states = list(self.ended.values())
-        share = float(len(states))
-        table = Table(box=None, pad_edge=False)
-        for column in ("cell", "epoch", "accuracy", "images/s"):
-            table.add_column(column, justify="left" if column == "cell" else "right")
-        for cell in running:
-            latest = cell.progress() or {}
-            share += latest.get("share", 0.0)
-            top1 = latest.get("top1")
-            table.add_row(
-                cell.id.rpartition("-")[0],
-                _epoch(latest, "/"),
-                "–" if top1 is None else f"{top1:.2f} %",
-                f"{latest.get('images_per_s', 0):,.0f}",
-            )
-        elapsed = time.monotonic() - self.started
-        worked = share - self.ended_before
-        rest = timedelta(seconds=round(elapsed * (len(self.cells) - share) / worked)) if worked > 0 else "?"
-        line = f"{states.count('done')} of {len(self.cells)} done, {len(running)} running, {states.count('failed')} failed"
-        bar = ProgressBar(total=len(self.cells), completed=share, width=60)
-        return Group(Text(f"{line}; {rest} left"), bar, table)
+    def _print_end(self, cell_id: str) -> None:
+        found, name = self.board.glances[cell_id], self.board.name(cell_id)
+        if found.state == "failed":
+            failure = self.board.cells[cell_id].failure() or {}
+            print_line(self.console, f"failed  {name}: {failure.get('error', '')}", "red")
+        elif found.state == "done" and not self.live:
+            self.console.print(f"done    {cell_id}: {name}: {found.top1:.2f} %", highlight=False, markup=False)
+
+
+def name_failures(folder: GridFolder, cells: Collection[str], console: Console) -> None:
+    """Print why these cells have failed, and what to type then."""
+    known = places(folder.manifest()["cells"])
+    for line in failures(Board(folder, {cell_id: known[cell_id] for cell_id in cells}), AGAIN):
+        print_line(console, line)
+
+
+AGAIN = "the same `run` with --retry"
 
 
 class Status(NamedTuple):
     """How far a grid is."""
 
     folder: GridFolder
-    states: dict[str, str]  # by cell: of STATES or RARE_STATES
+    board: Board
     skipped: list[dict[str, str]]  # {"what", "reason"}
     queued: dict[str, str]  # by cell that waits in a queue: where it stands there
     silent: str  # why a queue does not answer, or ""
 
     @property
     def counts(self) -> dict[str, int]:
-        found = list(self.states.values())
-        names = [*STATES, *(state for state in RARE_STATES if state in found)]
-        return {state: found.count(state) for state in names}
+        return self.board.counts
+
+    @property
+    def states(self) -> dict[str, str]:
+        """By cell: of STATES or RARE_STATES."""
+        return {cell_id: found.state for cell_id, found in self.board.glances.items()}
 
     def as_json(self) -> dict[str, Any]:
         return {"grid": self.folder.name, "counts": self.counts, "cells": self.states, "skipped": self.skipped}
 
     def show(self, console: Console) -> None:
-        counts = ", ".join(f"{count} {state}" for state, count in self.counts.items())
-        console.print(f"{self.folder.name}: {counts}", highlight=False)
-        for cell_id, state in self.states.items():
-            if detail := self._detail(cell_id, state):
-                console.print(f"{state:<7} {cell_id}: {detail}", highlight=False, markup=False)
-        for skip in self.skipped:
-            console.print(f"skipped {skip['what']}: {skip['reason']}", highlight=False, markup=False)
-        if self.silent and "missing" in self.states.values():
-            console.print(f"the queue is not known: {self.silent}", highlight=False, markup=False)
+        console.print(f"{self.folder.name}: {self.board.headline()}", highlight=False, markup=False)
+        console.print(self.board.view(console.width))
+        for line in self.notes():
+            print_line(console, line)
 
-    def _detail(self, cell_id: str, state: str) -> str | None:
-        cell = self.folder.cell(cell_id)
-        if state == "failed":
-            return str((cell.failure() or {}).get("error", ""))
-        if state == "running":
-            return f"epoch {_epoch(cell.progress() or {}, ' of ')}"
-        return cell.unreadable() if state == "unreadable" else self.queued.get(cell_id)
+    def notes(self) -> list[str]:
+        """What else there is to know, a line each."""
+        board = self.board
+        lines = [f"unreadable {cell_id}: {board.cells[cell_id].unreadable()}" for cell_id in board.of_state("unreadable")]
+        lines += [f"queued  {board.name(cell_id)}: {where}" for cell_id, where in self.queued.items()]
+        lines += failures(board, AGAIN)
+        lines += [f"skipped {skip['what']}: {skip['reason']}" for skip in self.skipped]
+        if self.silent and self.counts["missing"]:
+            lines.append(f"the queue is not known: {self.silent}")
+        return lines
 
 
 def status(folder: GridFolder, queued: Mapping[str, str], silent: str = "") -> Status:
@@ -140,11 +127,38 @@ def status(folder: GridFolder, queued: Mapping[str, str], silent: str = "") -> S
     """
     manifest = folder.manifest()
     earlier = {cell["id"] for cell in manifest["cells"] if cell.get("earlier")}  # not asked for by the last request
-    states: dict[str, str] = {cell["id"]: folder.cell(cell["id"]).state() for cell in manifest["cells"]}
-    states = {cell_id: state for cell_id, state in states.items() if state != "missing" or cell_id not in earlier}
-    waiting = {cell_id: where for cell_id, where in queued.items() if states.get(cell_id) == "missing"}
-    return Status(folder, states | dict.fromkeys(waiting, "queued"), manifest["skipped"], waiting, silent)
+    board = Board(folder, places(manifest["cells"]))
+    board.leave_out(cell_id for cell_id in board.of_state("missing") if cell_id in earlier)
+    waiting = {cell_id: where for cell_id, where in queued.items() if cell_id in board.of_state("missing")}
+    board.glances |= dict.fromkeys(waiting, Glance("queued"))
+    return Status(folder, board, manifest["skipped"], waiting, silent)
 
 
-def _epoch(progress: Mapping[str, Any], between: str) -> str:
-    return f"{progress.get('epoch', 0)}{between}{progress.get('epochs', '?')}"
+def watch(look: Callable[[], Status], console: Console) -> Status:
+    """Show a status again and again until nothing is left to train, outside a terminal as a line a change; returns the last."""
+    last = ""
+    with Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else nullcontext() as live:
+        while True:
+            found = look()
+            line = f"{found.folder.name}: {found.board.headline()}"
+            if live:
+                live.update(_watched(found, line, console), refresh=True)
+            elif line != last:
+                console.print(line, highlight=False, markup=False)
+            if set(found.states.values()) <= {*FINAL_STATES}:
+                break
+            last = line
+            time.sleep(LOOK_S)
+    return found
+
+
+def _watched(found: Status, line: str, console: Console) -> RenderableType:
+    """A status that fits on the screen: of its notes the last ones."""
+    width, height = console.size
+    notes = [Text(each, no_wrap=True, overflow="ellipsis") for each in found.notes()[-(height // 4) :]]
+    return Group(Text(line, no_wrap=True, overflow="ellipsis"), found.board.view(width, height - 2 - len(notes)), *notes)
+
+
+def print_line(console: Console, line: str, style: str = "") -> None:
+    """Print a line; in a terminal cut to its width."""
+    console.print(Text(line, style=style, no_wrap=True, overflow="ellipsis"), soft_wrap=not console.is_terminal)
