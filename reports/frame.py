@@ -274,7 +274,7 @@ def _numbered(specs: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping
 def _deviations(recipe: Recipe) -> str:
     usual = type(recipe)()  # the defaults are that protocol
     names = [name for name in type(recipe).model_fields if getattr(recipe, name) != getattr(usual, name)]
-    return ", ".join(f"{name}={getattr(recipe, name)}" for name in names if name not in ("lr", *TECHNIQUES))
+    return ", ".join(f"{name}={naming.shown(getattr(recipe, name))}" for name in names if name not in ("lr", *TECHNIQUES))
 
 
 def techniques(recipe: Recipe) -> str:

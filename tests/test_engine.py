@@ -27,6 +27,14 @@ from bench.records.recipe import Recipe
 from methods import METHODS
 
 CPU = Options(device="cpu", threads=1, checkpoint_s=0)
+TODAY = {
+    "optimizer": "adamw",
+    "decay_all": False,
+    "schedule": "timm_cosine",
+    "min_lr": 1e-5,
+    "warmup_epochs": 1,
+    "warmup_lr": 0.01,
+}
 SHORT = {"prepare_epochs": 1}  # of methods that have a preparation phase
 
 
@@ -156,7 +164,9 @@ def test_learning_rates_are_those_of_the_protocol(recipe, expected):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("extra", [{"ema": 0.9}, {"clip_grad_norm": 0.1}, {"dropout": 0.5}, {"mixup": 0.2}, {"nesterov": True}])
+@pytest.mark.parametrize(
+    "extra", [{"ema": 0.9}, {"clip_grad_norm": 0.1}, {"dropout": 0.5}, {"mixup": 0.2}, {"nesterov": True}, TODAY]
+)
 def test_recipe_options_train_and_resume(extra, precision, tiny, tmp_path):
     from bench.engine.device import has_bf16
 
@@ -169,7 +179,8 @@ def test_recipe_options_train_and_resume(extra, precision, tiny, tmp_path):
         train_all(grid, tmp_path / "b")
     [found] = train_all(grid, tmp_path / "b")
     assert found.weights_sha256 == expected.weights_sha256
-    plain = train_all(tiny(recipe={**recipe, **dict.fromkeys(extra, 0)}, precision=precision), tmp_path / "c")
+    usual = {name: Recipe.model_fields[name].default for name in extra}
+    plain = train_all(tiny(recipe={**recipe, **usual}, precision=precision), tmp_path / "c")
     assert plain[0].weights_sha256 != expected.weights_sha256  # the option does something
 
 

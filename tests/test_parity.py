@@ -154,7 +154,7 @@ def test_the_engine_trains_as_the_plain_trainer_does(key: str) -> None:
 
 
 def no_weight_decay(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
-    for group in step.members["kd"].optimizer.sgd.param_groups:
+    for group in step.members["kd"].optimizer.inner.param_groups:
         group["weight_decay"] = 0.0
 
 

@@ -117,7 +117,7 @@ def test_the_order_of_a_step_is_fixed(tiny, tmp_path, monkeypatch):
     assert happened == ["loss", "backward", "gradients", "clip", "step", "after_step", "move_average"]
 
 
-def test_learning_rates_and_momenta_stay_in_place(tiny, tmp_path):
+def test_learning_rates_and_momenta_stay_in_place_within_a_phase(tiny, tmp_path):
     assembly = assemble(tiny().cells, ResultsFolder(tmp_path).grid("tiny"), CPU)
     [trainee] = assembly.trainees.values()
     trainee.method.parameter_groups = lambda parameters: [
@@ -126,18 +126,20 @@ def test_learning_rates_and_momenta_stay_in_place(tiny, tmp_path):
     ]
     step = assembly.step()
     [member] = step.members.values()
-    groups = member.optimizer.sgd.param_groups
-    places = [group["lr"].data_ptr() for group in groups] + [momentum.data_ptr() for momentum in member.optimizer.momenta()]
+    groups = member.optimizer.inner.param_groups
+    rates = [rate.data_ptr() for rate in member.optimizer.rates]
+    places = [momentum.data_ptr() for momentum in member.optimizer.momenta()]
     for lr, batch in zip((0.05, 0.01), assembly.stream(trainee).epoch(0), strict=False):
         step.set_lr(lr)
         step(batch)
         assert [group["lr"].item() for group in groups] == [0.1 * lr, lr]
         assert {group["lr"].dtype for group in groups} == {torch.float64}
     assert any(momentum.any() for momentum in member.optimizer.momenta())
+    assert [momentum.data_ptr() for momentum in member.optimizer.momenta()] == places
     step.start_phase()
     assert not any(momentum.any() for momentum in member.optimizer.momenta())
-    now = [group["lr"].data_ptr() for group in groups] + [momentum.data_ptr() for momentum in member.optimizer.momenta()]
-    assert now == places
+    assert [group["lr"].data_ptr() for group in member.optimizer.inner.param_groups] == rates
+    assert [group["lr"].item() for group in member.optimizer.inner.param_groups] == [0.1 * 0.01, 0.01]
 
 
 @pytest.mark.parametrize("options", [{"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.0}])

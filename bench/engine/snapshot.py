@@ -48,7 +48,7 @@ class Snapshot:
         for name, tensor in self._tensors.items():
             tensor.copy_(self._values[name])
         for member in self.step.members.values():
-            member.optimizer.sgd.zero_grad()
+            member.optimizer.inner.zero_grad()
         torch.set_rng_state(self._generator)
         if self._gpu_generator is not None:
             torch.cuda.set_rng_state(self._gpu_generator, self.step.device)

@@ -135,7 +135,7 @@ class Step:
     def start_phase(self) -> None:
         """Have all optimizers start anew, as at the beginning of the main phase."""
         for member in self.members.values():
-            member.optimizer.zero_momenta()
+            member.optimizer.start_anew()
 
     def train(self) -> None:
         """Put all trainees into training mode."""

@@ -201,9 +201,9 @@ def switch_off(cell: Cell, assembly: Assembly) -> dict[str, Spread]:
     contiguous.batches = map(_contiguous, contiguous.batches)
     variants["channels_last"] = contiguous.take_step
     unfused = _variant(cell, assembly)
-    sgd = unfused.step.members[cell.id].optimizer.sgd
-    sgd.defaults["fused"] = None  # as torch chooses
-    for group in sgd.param_groups:
+    plain = unfused.step.members[cell.id].optimizer.inner
+    plain.defaults["fused"] = None  # as torch chooses
+    for group in plain.param_groups:
         group |= {"fused": None, "lr": 0.0}
     variants["fused optimizer"] = unfused.take_step
     loader = usual_loop(cell, assembly)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from bench.data import Dataset, Split
+from bench.errors import UserError
 from bench.models import Network
 from bench.records.recipe import Recipe
 from methods.base import Batch, Method, Networks, Output
@@ -68,6 +69,9 @@ def training_loader(split: Split, data: Dataset, recipe: Recipe, device: torch.d
     )
 
 
+LACKS = ("optimizer", "decay_all")  # fields of a recipe that this loop knows at their defaults alone
+
+
 class UsualLoop:
     """One student under the usual loop: `train` trains it, `step` takes single steps to be timed.
 
@@ -80,6 +84,9 @@ class UsualLoop:
     Attributes:
         batches: of the same size, without end, for `step`; a short last one is left out, so that all steps cost the same.
         loss, correct: of the last step, as numbers; the second is a share.
+
+    Raises:
+        UserError: the recipe has what this loop lacks.
     """
 
     def __init__(
@@ -91,6 +98,10 @@ class UsualLoop:
         recipe: Recipe,
         device: torch.device,
     ) -> None:
+        if lacking := [name for name in LACKS if getattr(recipe, name) != Recipe.model_fields[name].default]:
+            raise UserError(
+                f"the usual loop knows no recipe.{', recipe.'.join(lacking)}: leave it at its default to compare with"
+            )
         self.student, self.teacher, self.method = student.train(), teacher, method
         self.loader, self.recipe, self.device = loader, recipe, device
         self.networks = Networks(student, teacher)

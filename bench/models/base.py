@@ -79,6 +79,7 @@ class Network(nn.Module):
     Attributes:
         dropout: on the embedding, before the classifier; `dropout.p` is 0 until a recipe sets it.
         library_names: of a library's network, the names of its weights here to those there.
+        undecayed: names, or patterns of names, of further weights that have no weight decay where norms and biases have none.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Network(nn.Module):
         self.norms = list(norms)  # a plain list: these modules are registered elsewhere
         self.other_names = dict(other_names or {})
         self.library_names: dict[str, str] = {}
+        self.undecayed: frozenset[str] = frozenset()
         self.register_load_state_dict_pre_hook(_rename)
 
     def see(self, images: nn.Module) -> None:

@@ -28,6 +28,8 @@ class TimmNetwork(Network):
         taps = list(range(names)) if names <= 5 else [names * (i + 1) // 4 - 1 for i in range(4)]
         super().__init__(nn.Identity(), [], classifier, norms=[None] * min(len(taps), 4), head=nn.Identity())
         self.body, self.taps = body, taps
+        if hasattr(body, "no_weight_decay"):
+            self.undecayed = frozenset(f"body.{name}" for name in body.no_weight_decay())
         self.has_tokens = embeds_patches(body)
         takes = inspect.signature(body.forward_intermediates).parameters
         prefixed = getattr(body, "num_prefix_tokens", 0) and "return_prefix_tokens" in takes

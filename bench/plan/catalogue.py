@@ -1,4 +1,4 @@
-"""Tables and cards of methods, models, data sets, grids and recipes; cards of finished cells, too."""
+"""Tables and cards of methods, models, data sets, optimizers, grids and recipes; cards of finished cells, too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 
 import yaml
+from mmengine.registry import Registry
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -28,8 +29,8 @@ PARTNERS = {
 
 
 def table(what: str) -> Table:
-    """Everything of one kind: methods, models, data, grids or recipes."""
-    columns, rows = _TABLES[what]()
+    """Everything of one kind: methods, models, data, optimizers, grids or recipes."""
+    columns, rows = _TABLES[what]() if what in _TABLES else _registered(what)
     result = Table(*columns, title=what, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for row in rows:
         result.add_row(*map(escape, row))
@@ -45,16 +46,22 @@ def _methods() -> tuple[list[str], list[list[str]]]:
     return ["method", "needs", "what", "paper"], rows
 
 
-def _models() -> tuple[list[str], list[list[str]]]:
+def _registries() -> dict[str, tuple[Registry, tuple[str, ...]]]:
+    """Of all but methods, by what they hold: the registry, and arguments that come from elsewhere than a grid file."""
+    from bench.data import DATASETS
+    from bench.engine.optimizer import OPTIMIZERS
     from bench.models import MODELS
 
-    return ["model", "what"], [[key, _first_line(builder)] for key, builder in sorted(MODELS.module_dict.items())]
+    return {
+        "models": (MODELS, ("classes", "channels")),
+        "data": (DATASETS, ("root",)),
+        "optimizers": (OPTIMIZERS, ("groups", "recipe")),
+    }
 
 
-def _data() -> tuple[list[str], list[list[str]]]:
-    from bench.data import DATASETS
-
-    return ["data", "what"], [[key, _first_line(builder)] for key, builder in sorted(DATASETS.module_dict.items())]
+def _registered(what: str) -> tuple[list[str], list[list[str]]]:
+    registry, _ = _registries()[what]
+    return [what.removesuffix("s"), "what"], [[key, _first_line(it)] for key, it in sorted(registry.module_dict.items())]
 
 
 def _grids() -> tuple[list[str], list[list[str]]]:
@@ -66,7 +73,7 @@ def _recipes() -> tuple[list[str], list[list[str]]]:
     return ["recipe", "what"], [[name, about] for name, (about, _) in RECIPES.items()]
 
 
-_TABLES = {"methods": _methods, "models": _models, "data": _data, "grids": _grids, "recipes": _recipes}
+_TABLES = {"methods": _methods, "grids": _grids, "recipes": _recipes}
 
 
 def _needs(method: type[Method], words: Mapping[str, str]) -> str:
@@ -80,7 +87,7 @@ def _first_line(builder: Builder) -> str:
 
 
 def card(name: str, results: ResultsFolder) -> RenderableType:
-    """The card of a method, model, data set, grid or recipe, or the record of a finished cell.
+    """The card of a method, model, data set, optimizer, grid or recipe, or the record of a finished cell.
 
     Args:
         name: a name of one or several of these, a method's dotted path, or a part of a cell's id.
@@ -88,14 +95,13 @@ def card(name: str, results: ResultsFolder) -> RenderableType:
     Raises:
         UserError: nothing has that name, or the cell is not finished.
     """
-    from bench.data import DATASETS
-    from bench.models import MODELS
     from methods import METHODS
 
     found: list[RenderableType] = []  # `crd` is a method and a recipe
     if name in METHODS.module_dict or ("." in name and METHODS.get(name)):
         found.append(_method_card(name, METHODS.get(name)))
-    for registry, elsewhere in ((MODELS, ("classes", "channels")), (DATASETS, ("root",))):
+    registries = _registries().values()
+    for registry, elsewhere in registries:
         if name in registry.module_dict:
             found.append(_builder_card(name, registry.get(name), elsewhere))
     if name in shipped():
@@ -108,7 +114,8 @@ def card(name: str, results: ResultsFolder) -> RenderableType:
     try:
         cell = results.find(name)
     except UserError:
-        known = {*METHODS.module_dict, *MODELS.module_dict, *DATASETS.module_dict, *shipped(), *RECIPES}
+        known = {*METHODS.module_dict, *shipped(), *RECIPES}
+        known |= {key for registry, _ in registries for key in registry.module_dict}
         raise unknown("name", name, known) from None
     return Text(json.dumps(cell.finished_record().model_dump(mode="json"), indent=1))
 

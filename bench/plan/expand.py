@@ -21,7 +21,7 @@ from bench.plan.compatibility import UnbuildableError, forward_shapes, pretraine
 from bench.plan.data import Data
 from bench.plan.declared import Declarations, Declared
 from bench.plan.grid_file import GridFile, Pair, long_form, variations
-from bench.plan.recipes import recipe_for
+from bench.plan.recipe_parts import full_recipe
 from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures
 from bench.records.board import facts
 from bench.records.cell import Cell, Spec, Teacher, digest
@@ -200,7 +200,7 @@ class _Expansion:
             spec = long_form("student", pair.student)
             asked = images.asked(spec)
             model = _model(spec, f"{at}.student")
-            recipe = recipe_for(long_form("recipe", file.recipe), model_name(model), f"{where}, recipe")
+            recipe = full_recipe(long_form("recipe", file.recipe), model_name(model), f"{where}, recipe")
             student = _Side(data, shape.resized(recipe.image_size), model, recipe, precision)
             student = self._seeing(student, asked, bool(model.get("pretrained")), f"{at}.student")
             _check_buildable(student, f"{at}.student")
@@ -217,7 +217,7 @@ class _Expansion:
         cost = {name: _number(spec.pop(name, None), f"{at}.teacher.{name}") for name in ("train_s", "train_flops")}
         model = _model(spec, f"{at}.teacher")
         source = file.recipe if file.teacher_recipe is None else file.teacher_recipe
-        recipe = recipe_for(long_form("recipe", source), model_name(model), f"{where}, teacher_recipe")
+        recipe = full_recipe(long_form("recipe", source), model_name(model), f"{where}, teacher_recipe")
         teacher = _Side(student.data, student.shape, model, recipe, student.precision)
         has_weights = weights_file is not None or bool(model.get("pretrained"))
         teacher = self._seeing(teacher, asked, has_weights, f"{at}.teacher")

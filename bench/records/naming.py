@@ -155,9 +155,16 @@ def distinct(specs: Iterable[Spec], base: Callable[[Spec], str], within: Sequenc
         arguments = sorted(set[str]().union(*variants.values()))
         differing = [key for key in arguments if len({_text(variant.get(key)) for variant in variants.values()}) > 1]
         for text, spec in variants.items():
-            values = ", ".join(f"{key}={str(spec.get(key))[:24]}" for key in differing)
+            values = ", ".join(f"{key}={shown(spec.get(key))[:24]}" for key in differing)
             names[group, name, text] = f"{name} ({values})" if values else name
     return [names[key] for key in keys]
+
+
+def shown(value: Any) -> str:
+    """A value of a spec or a recipe as text: a spec within it by its name and arguments."""
+    if isinstance(value, list | tuple) and any(isinstance(item, dict) for item in value):
+        return f"[{', '.join(map(shown, value))}]"
+    return describe(value) if isinstance(value, dict) and "type" in value else str(value)
 
 
 def _text(value: Any) -> str:

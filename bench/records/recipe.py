@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bench.records.frozen import Fraction, Frozen, marked
+
+LATER: dict[str, Any] = {"added_later": True}
 
 
 class Recipe(Frozen):
     """How a network is trained, whatever the method. Defaults: the CIFAR-100 protocol of the CRD paper (Tian et al. 2020).
 
-    Every field is part of a cell's identity. One that is added later carries `json_schema_extra={"added_later": True}`: at its
-    default it leaves every id alone.
+    Every field is part of a cell's identity. One that is added later carries `json_schema_extra=LATER`: at its default it
+    leaves every id alone.
 
     Raises:
         ValueError: a field is out of its range, or has no effect beside the others.
@@ -25,10 +27,10 @@ class Recipe(Frozen):
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["step", "cosine", "one_cycle"] = "step"
+    schedule: Literal["step", "cosine", "one_cycle", "timm_cosine"] = "step"  # see `bench.engine.schedule`
     milestones: tuple[Fraction, ...] = (0.625, 0.75, 0.875)  # shares of `epochs` after which `step` multiplies lr by gamma
     gamma: float = Field(0.1, gt=0)
-    warmup_epochs: int = Field(0, ge=0)  # lr rises linearly over them; beside `step` and `cosine`
+    warmup_epochs: int = Field(0, ge=0)  # lr rises linearly over them; not beside `one_cycle`
     clip_grad_norm: float = Field(0.0, ge=0)  # 0: no clipping
     ema: Fraction = 0.0  # decay per step of an averaged copy, which is then what is evaluated; 0: none
     label_smoothing: Fraction = 0.0  # through soft targets, hence refused beside methods that need hard labels
@@ -42,8 +44,17 @@ class Recipe(Frozen):
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: none
     cutmix: float = Field(0.0, ge=0)  # likewise; with both, each batch draws one of them
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
-    padding: Literal["zero", "reflect"] = Field("zero", json_schema_extra={"added_later": True})  # what `pad` pads with
-    processes: int = Field(1, ge=1, json_schema_extra={"added_later": True})  # that share each batch; batch norm sees a share
+    padding: Literal["zero", "reflect"] = Field("zero", json_schema_extra=LATER)  # what `pad` pads with
+    processes: int = Field(1, ge=1, json_schema_extra=LATER)  # that share each batch; batch norm sees a share
+    optimizer: dict[str, Any] = Field({"type": "sgd"}, json_schema_extra=LATER)  # of `list optimizers`, with its arguments
+    decay_all: bool = Field(True, json_schema_extra=LATER)  # False: no weight decay of norms, biases and position embeddings
+    min_lr: float = Field(0.0, ge=0, json_schema_extra=LATER)  # at which `cosine` and `timm_cosine` end
+    warmup_lr: float = Field(0.0, ge=0, json_schema_extra=LATER)  # at which the warm-up begins
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _long_form(cls, optimizer: object) -> object:
+        return {"type": optimizer} if isinstance(optimizer, str) else optimizer
 
     @model_validator(mode="after")
     def _no_idle_fields(self) -> Recipe:
@@ -51,6 +62,14 @@ class Recipe(Frozen):
             raise ValueError("warmup_epochs has no effect beside schedule one_cycle, which has a rise of its own")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs} leaves nothing of {self.epochs} epochs")
+        if self.warmup_lr and not self.warmup_epochs:
+            raise ValueError("warmup_lr needs warmup_epochs above 0")
+        if self.min_lr and "cosine" not in self.schedule:
+            raise ValueError(f"min_lr has no effect beside schedule {self.schedule}; it needs cosine or timm_cosine")
+        if max(self.min_lr, self.warmup_lr) > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} and warmup_lr {self.warmup_lr:g} are at most lr, which is {self.lr:g}")
+        if self.nesterov and self.optimizer.get("type") == "adamw":
+            raise ValueError("nesterov has no effect beside optimizer adamw")
         if self.batch_size < 2 * self.processes:
             raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes fewer than 2 images")
         if self.padding != "zero" and (self.crop != "pad" or not self.crop_padding):

@@ -1,0 +1,137 @@
+"""Recipes of today: optimizers, schedules and what they leave out, against timm and torch, or by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.engine.assemble import assemble
+from bench.engine.optimizer import Optimizer, spared_from_decay
+from bench.engine.schedule import learning_rate
+from bench.errors import UserError
+from bench.measure.usual_loop import UsualLoop
+from bench.records.folders import ResultsFolder
+from bench.records.options import Options
+from bench.records.recipe import Recipe
+
+CPU = Options(device="cpu", threads=1)
+DIGITS = {"name": "digits", "epochs": 2, "batch_size": 16}
+VIT = {"type": "timm", "name": "vit_tiny_patch16_224", "arguments": {"img_size": 8, "patch_size": 4, "depth": 4}}
+
+
+def assembled(tiny, folder, **changes):
+    grid = tiny(precision="fp32", **changes)
+    return assemble(grid.cells[-1:], ResultsFolder(folder).grid("tiny"), CPU)
+
+
+def test_adamw_is_its_papers(tiny, tmp_path):
+    """By hand, in numpy: theta <- theta - lr (m^ / (sqrt v^ + eps) + wd theta), Loshchilov and Hutter's algorithm 2."""
+    recipe = {**DIGITS, "optimizer": {"type": "adamw", "betas": [0.8, 0.95], "eps": 1e-6}, "weight_decay": 0.05}
+    assembly = assembled(tiny, tmp_path, recipe=recipe)
+    [trainee] = assembly.trainees.values()
+    optimizer, weight = Optimizer(trainee, assembly.device), trainee.student.classifier.weight
+    theta, m, v = weight.detach().double().numpy(), np.zeros(1), np.zeros(1)
+    for t, (lr, batch) in enumerate(zip((1e-3, 2e-3, 5e-4), assembly.stream(trainee).epoch(0), strict=False), 1):
+        optimizer.set_lr(lr)
+        sum(trainee(batch).values()).backward()
+        g = weight.grad.double().numpy()
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+        theta = theta - lr * (m / (1 - 0.8**t) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6) + 0.05 * theta)
+        optimizer.step()
+    assert weight.detach().double().numpy() == pytest.approx(theta, abs=1e-7)
+    kinds = {tuple(state) for state in optimizer.inner.state.values()}
+    assert kinds == {("step", "exp_avg", "exp_avg_sq")}
+    assert len(optimizer.momenta()) == 3 * len(trainee.trained_parameters())
+
+
+@pytest.mark.parametrize("student", ["resnet8", VIT])
+def test_what_is_spared_from_decay_is_timms(student, tiny, tmp_path):
+    pytest.importorskip("timm")
+    from timm.optim import param_groups_weight_decay
+
+    recipe = {**DIGITS, "optimizer": "adamw", "decay_all": False, "weight_decay": 0.05}
+    [trainee] = assembled(tiny, tmp_path, recipe=recipe, pairs=[{"student": student}]).trainees.values()
+    skipped = getattr(getattr(trainee.student, "body", None), "no_weight_decay", set)()
+    theirs, _ = param_groups_weight_decay(trainee.student, 0.05, no_weight_decay_list=[f"body.{name}" for name in skipped])
+    spared = {id(parameter) for parameter in spared_from_decay(trainee)}
+    assert spared == {id(parameter) for parameter in theirs["params"]}
+    groups = Optimizer(trainee, torch.device("cpu")).inner.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    assert {id(parameter) for parameter in groups[1]["params"]} == spared
+    if student is VIT:
+        assert {"body.pos_embed", "body.cls_token"} <= {
+            name for name, parameter in trainee.student.named_parameters() if id(parameter) in spared
+        }
+
+
+def test_a_methods_own_weight_decay_stays(tiny, tmp_path):
+    recipe = {**DIGITS, "decay_all": False}
+    [trainee] = assembled(tiny, tmp_path, recipe=recipe).trainees.values()
+    first, *rest = trainee.trained_parameters()
+    trainee.method.parameter_groups = lambda _: [{"params": [first], "weight_decay": 0.3}, {"params": rest, "lr_factor": 2.0}]
+    optimizer = Optimizer(trainee, torch.device("cpu"))
+    optimizer.set_lr(0.1)
+    found = [(group["weight_decay"], float(group["lr"])) for group in optimizer.inner.param_groups]
+    assert found == [(0.3, 0.1), (5e-4, 0.2), (0.0, 0.2)]
+
+
+def rates(recipe, steps_per_epoch=3):
+    return [learning_rate(recipe, epoch * steps_per_epoch, steps_per_epoch) for epoch in range(recipe.epochs)]
+
+
+@pytest.mark.parametrize(("warmup", "start", "floor"), [(20, 5e-7, 1e-5), (3, 1e-4, 1e-3), (0, 0.0, 0.0)])
+def test_timms_cosine_is_timms(warmup, start, floor):
+    pytest.importorskip("timm")
+    from timm.scheduler import CosineLRScheduler
+
+    recipe = Recipe(epochs=50, lr=0.05, schedule="timm_cosine", warmup_epochs=warmup, warmup_lr=start, min_lr=floor)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.05)
+    scheduler = CosineLRScheduler(optimizer, t_initial=50, lr_min=floor, warmup_t=warmup, warmup_lr_init=start)
+    theirs = []
+    for epoch in range(50):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(epoch + 1)
+    assert rates(recipe) == pytest.approx(theirs)
+
+
+def test_the_cosine_ends_at_its_floor_and_the_warm_up_begins_at_its_start():
+    recipe = Recipe(epochs=10, lr=1.0, schedule="cosine", min_lr=0.2, warmup_epochs=2, warmup_lr=0.1)
+    found = [learning_rate(recipe, step, 4) for step in range(40)]
+    assert found[:8] == pytest.approx([0.1 + 0.9 * (step + 1) / 8 for step in range(8)])
+    assert found[8:] == pytest.approx([0.2 + 0.8 * (1 + math.cos(math.pi * step / 32)) / 2 for step in range(32)])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"min_lr": 0.01}, "recipe: Value error, min_lr has no effect beside schedule step"),
+        ({"warmup_lr": 0.01}, "recipe: Value error, warmup_lr needs warmup_epochs above 0"),
+        ({"schedule": "cosine", "min_lr": 2.0}, "min_lr 2 and warmup_lr 0 are at most lr, which is 0.05"),
+        ({"optimizer": "adamv"}, r"recipe\.optimizer: .*adamv.*adamw"),
+        ({"optimizer": {"type": "adamw", "beta": [0.9, 0.99]}}, r"recipe\.optimizer\.beta: .*betas"),
+        ({"optimizer": {"type": "adamw", "betas": [0.9, 1.5]}}, r"recipe\.optimizer: Invalid beta parameter at index 1: 1\.5"),
+        ({"optimizer": "adamw", "nesterov": True}, "nesterov has no effect beside optimizer adamw"),
+    ],
+)
+def test_mistakes_in_recipes_are_named(recipe, message, tiny):
+    with pytest.raises(UserError, match=message):
+        tiny(recipe={"name": "crd", **recipe})
+
+
+def test_the_usual_loop_refuses_what_it_lacks():
+    with pytest.raises(UserError, match=r"knows no recipe\.optimizer, recipe\.decay_all"):
+        UsualLoop(None, None, None, None, Recipe(optimizer="adamw", decay_all=False), None)
+
+
+def test_at_its_default_nothing_new_is_in_the_identity(tiny):
+    [plain], [other] = tiny().cells, tiny(recipe={**DIGITS, "optimizer": "sgd", "decay_all": True, "min_lr": 0.0}).cells
+    assert plain.id == other.id
+    [short], [full] = (
+        tiny(recipe={**DIGITS, "optimizer": optimizer}).cells
+        for optimizer in ("adamw", {"type": "adamw", "betas": [0.9, 0.999], "eps": 1e-8})
+    )
+    assert short.id == full.id != plain.id
