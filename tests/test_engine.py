@@ -34,6 +34,7 @@ TODAY = {
     "min_lr": 1e-5,
     "warmup_epochs": 1,
     "warmup_lr": 0.01,
+    "accumulate": 2,
 }
 SHORT = {"prepare_epochs": 1}  # of methods that have a preparation phase
 

@@ -114,6 +114,10 @@ def test_the_cosine_ends_at_its_floor_and_the_warm_up_begins_at_its_start():
         ({"optimizer": "adamv"}, r"recipe\.optimizer: .*adamv.*adamw"),
         ({"optimizer": {"type": "adamw", "beta": [0.9, 0.99]}}, r"recipe\.optimizer\.beta: .*betas"),
         ({"optimizer": {"type": "adamw", "betas": [0.9, 1.5]}}, r"recipe\.optimizer: Invalid beta parameter at index 1: 1\.5"),
+        (
+            {"batch_size": 7, "accumulate": 4},
+            r"batch_size 7 leaves some of 4 parts \(processes x accumulate\) fewer than 2 images",
+        ),
         ({"optimizer": "adamw", "nesterov": True}, "nesterov has no effect beside optimizer adamw"),
     ],
 )
@@ -135,3 +139,70 @@ def test_at_its_default_nothing_new_is_in_the_identity(tiny):
         for optimizer in ("adamw", {"type": "adamw", "betas": [0.9, 0.999], "eps": 1e-8})
     )
     assert short.id == full.id != plain.id
+
+
+def steps_taken(tiny, folder, student, wrap=lambda module: module, **recipe):
+    """Weights and mean terms after three steps; the last batch has 8 images."""
+    assembly = assembled(tiny, folder, recipe={**DIGITS, "lr": 0.01, **recipe}, pairs=[{"student": student}])
+    step = assembly.step()
+    [(cell_id, member)] = step.members.items()
+    member.module = wrap(member.module)
+    step.train()
+    step.set_lr(0.01)
+    for batch in assembly.stream(member.trainee).epoch(0):
+        step(batch)
+    return member.trainee.student.state_dict(), step.mean_terms(3)[cell_id]
+
+
+def close(some, others):
+    return all(torch.allclose(some[name].double(), others[name].double(), atol=1e-6) for name in some)
+
+
+def test_gradients_of_parts_add_up_to_those_of_the_batch(tiny, tmp_path):
+    """Where nothing looks across images, as in a transformer, the parts make no difference; last batch: parts of 3, 3 and 2."""
+    pytest.importorskip("timm")
+    (whole, terms), (parts, sums) = (steps_taken(tiny, tmp_path, VIT, accumulate=n) for n in (1, 3))
+    assert close(whole, parts)
+    assert sums == pytest.approx(terms)
+
+
+def test_batch_norm_sees_a_part(tiny, tmp_path):
+    found, _ = steps_taken(tiny, tmp_path, "resnet8", accumulate=2)
+    assembly = assembled(tiny, tmp_path, recipe=DIGITS, pairs=[{"student": "resnet8"}])
+    [trainee] = assembly.trainees.values()
+    optimizer = Optimizer(trainee, assembly.device)
+    optimizer.set_lr(0.01)
+    trainee.train()
+    for batch in assembly.stream(trainee).epoch(0):
+        for image, target in zip(batch.image.chunk(2), batch.target.chunk(2), strict=True):
+            (nn.functional.cross_entropy(trainee.student(image).logits, target) / 2).backward()
+        optimizer.step()
+    assert close(found, trainee.student.state_dict())
+
+
+def test_processes_average_gradients_once_a_step(tiny, tmp_path):
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    plain, _ = steps_taken(tiny, tmp_path, "resnet8", accumulate=2)
+    reduced = []
+
+    def average(_, bucket):
+        reduced.append(bucket.index())
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+
+        def wrap(module):
+            wrapped = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+            wrapped.register_comm_hook(None, average)
+            return wrapped
+
+        found, _ = steps_taken(tiny, tmp_path, "resnet8", wrap, accumulate=2)
+    finally:
+        dist.destroy_process_group()
+    assert all(torch.equal(plain[name], found[name]) for name in plain)
+    assert reduced.count(0) == 3  # of three steps with two parts each

@@ -71,7 +71,7 @@ class Stream:
         self.recipe, self.seed, self.device, self.partner, self.classes = recipe, seed, device, partner, data.classes
         self.cpu_targets, self.targets = train.targets, train.targets.to(device)
         rest = len(train.targets) % recipe.batch_size
-        short = rest < 2 * recipe.processes  # batch norm cannot train on a single image: such a last batch is dropped
+        short = rest < 2 * recipe.shares  # batch norm cannot train on a single image: such a last batch is dropped
         self.samples = len(train.targets) - rest * short
         self.batches_at_once = _batches_at_once(train.images, recipe, device)
         self.crops = _crops(train.images, recipe, device, self.batches_at_once * recipe.batch_size)

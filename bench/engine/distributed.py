@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -26,6 +27,18 @@ from methods.base import Batch
 
 STEP_PATIENCE = timedelta(minutes=30)  # for another process within a training
 IDLE_PATIENCE = timedelta(days=30)  # for the next cell
+
+
+def rows_of(batch: Batch, part: int, parts: int) -> tuple[Batch, float]:
+    """One of so many parts of a batch, as even as can be, and the weight that makes their mean the mean over the batch."""
+    rows = torch.arange(len(batch.target)).tensor_split(parts)[part]
+    where = slice(int(rows[0]), int(rows[-1]) + 1)
+    shared = {
+        name: value[where]
+        for name in ("image", "target", "index", "partner", "soft")
+        if (value := getattr(batch, name)) is not None
+    }
+    return batch._replace(**shared), len(rows) * parts / len(batch.target)
 
 
 @dataclass(frozen=True)
@@ -55,16 +68,7 @@ class Team:
 
     def share(self, batch: Batch) -> tuple[Batch, float]:
         """This process's rows of a batch, and the weight that makes the mean over processes the mean over the batch."""
-        if self.size == 1:
-            return batch, 1.0
-        rows = torch.arange(len(batch.target)).tensor_split(self.size)[self.rank]
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        shared = {
-            name: value[part]
-            for name in ("image", "target", "index", "partner", "soft")
-            if (value := getattr(batch, name)) is not None
-        }
-        return batch._replace(**shared), len(rows) * self.size / len(batch.target)
+        return (batch, 1.0) if self.size == 1 else rows_of(batch, self.rank, self.size)
 
     def part(self, split: Split) -> Split:
         """This process's samples of a split to evaluate; each sample is in one part."""
@@ -92,6 +96,10 @@ class Team:
             broadcast_buffers=False,
             find_unused_parameters=True,  # a preparation phase trains a part; some methods leave a part out of a step
         )
+
+    def apart(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Inside, the module's gradients stay with this process; they are averaged after the next backward outside."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
         """Add up over the processes, in place."""

@@ -8,6 +8,7 @@ replayed, which `tests/test_capture.py` shows for every method.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import add
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from bench.engine.branches import Streams
 from bench.engine.clock import SILENT, Clock, SilentClock
 from bench.engine.device import autocast
-from bench.engine.distributed import ALONE, Team
+from bench.engine.distributed import ALONE, Team, rows_of
 from bench.engine.optimizer import Optimizer
 from bench.engine.trainee import Teacher, Trainee
 from methods.base import Batch
@@ -48,7 +49,8 @@ class Step:
 
     The order is fixed: teachers forget, then for each trainee forward, backward (which averages gradients over processes), the
     method's `gradients`, clipping, optimizer, the method's `after_step`, moving average. In a preparation phase a method's
-    `prepare` replaces its `step`; `gradients`, `after_step` and the average belong to the main phase alone.
+    `prepare` replaces its `step`; `gradients`, `after_step` and the average belong to the main phase alone. Where the recipe
+    divides a batch (`accumulate`), all up to the backward is done for each part in turn, and their gradients add up.
 
     Args:
         trainees: by cell id; they see the same batches, and a teacher that they share is asked once a step. On a GPU each
@@ -68,6 +70,7 @@ class Step:
             cell_id: Member(trainee, team.wrap(trainee, device), Optimizer(trainee, device))
             for cell_id, trainee in trainees.items()
         }
+        self._parts = next(iter(trainees.values())).recipe.accumulate  # all have one recipe
         self.clock: Clock | SilentClock = SILENT
         self._teachers: list[Teacher] = []
         for trainee in trainees.values():
@@ -90,31 +93,48 @@ class Step:
                 numbers are written into static tensors.
         """
         batch, weight = self.team.share(self.static(batch))
+        if self._parts == 1:
+            self._run(self._one, batch, weight, preparing)
+            return
+        for number in range(self._parts):
+            part, share = rows_of(batch, number, self._parts)
+            last = number == self._parts - 1
+            self._run(self._one if last else self._add_gradients, part, weight * share / self._parts, preparing)
+
+    def _run(self, work: Callable[[Member, Batch, float, bool], None], batch: Batch, weight: float, preparing: bool) -> None:
+        """Do this for each trainee; on a GPU at the same time."""
         for teacher in self._teachers:
             teacher.forget()
         if self._streams is None:
             for member in self.members.values():
-                self._one(member, batch, weight, preparing)
+                work(member, batch, weight, preparing)
         else:
-            self._streams.run([partial(self._one, member, batch, weight, preparing) for member in self.members.values()])
+            self._streams.run([partial(work, member, batch, weight, preparing) for member in self.members.values()])
+
+    def _add_gradients(self, member: Member, batch: Batch, weight: float, preparing: bool) -> None:
+        with self.team.apart(member.module):
+            self._backward(member, batch, weight, preparing)
 
     def _one(self, member: Member, batch: Batch, weight: float, preparing: bool) -> None:
-        trainee, optimizer, measure = member.trainee, member.optimizer, self.clock.measure
-        method, student = trainee.method, trainee.student
+        self._backward(member, batch, weight, preparing)
+        trainee, optimizer = member.trainee, member.optimizer
+        with self.clock.measure("optimizer"):
+            if not preparing:
+                trainee.method.gradients(trainee.student)
+            optimizer.clip()
+            optimizer.step()
+            if not preparing:
+                trainee.method.after_step(trainee.student)
+                trainee.move_average()
+
+    def _backward(self, member: Member, batch: Batch, weight: float, preparing: bool) -> None:
+        measure = self.clock.measure
         with measure("forward"), autocast(self.device, self.precision):
             terms = member.module(batch, preparing)
         if weight != 1:
             terms = {name: weight * term for name, term in terms.items()}
         with measure("backward"):
             total(terms).backward()
-        with measure("optimizer"):
-            if not preparing:
-                method.gradients(student)
-            optimizer.clip()
-            optimizer.step()
-            if not preparing:
-                method.after_step(student)
-                trainee.move_average()
         _add(member.sums[preparing], terms)
 
     def static(self, batch: Batch) -> Batch:

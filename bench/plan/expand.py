@@ -355,8 +355,8 @@ def _misfit(method: Method, sides: _Sides) -> str | None:
         return "needs a teacher whose training was stopped early, and this pair's is not trained here"
     if method.memory_by_sample and student.recipe.processes > 1:
         return "keeps a memory by sample, of which each of several processes would see a part"
-    if method.partner == "mixed" and student.recipe.processes > 1:
-        return "mixes the images of a batch, of which each of several processes would see a part"
+    if method.partner == "mixed" and student.recipe.shares > 1:
+        return "mixes the images of a batch, of which it would see a part at a time"
     if method.needs_hard_labels and student.recipe.soft_targets:
         return "needs hard labels, and this recipe mixes or smooths them"
     other = student if method.needs == "self" else teacher

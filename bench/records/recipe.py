@@ -46,6 +46,7 @@ class Recipe(Frozen):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
     padding: Literal["zero", "reflect"] = Field("zero", json_schema_extra=LATER)  # what `pad` pads with
     processes: int = Field(1, ge=1, json_schema_extra=LATER)  # that share each batch; batch norm sees a share
+    accumulate: int = Field(1, ge=1, json_schema_extra=LATER)  # parts of a batch, one after the other; batch norm sees a part
     optimizer: dict[str, Any] = Field({"type": "sgd"}, json_schema_extra=LATER)  # of `list optimizers`, with its arguments
     decay_all: bool = Field(True, json_schema_extra=LATER)  # False: no weight decay of norms, biases and position embeddings
     min_lr: float = Field(0.0, ge=0, json_schema_extra=LATER)  # at which `cosine` and `timm_cosine` end
@@ -70,8 +71,9 @@ class Recipe(Frozen):
             raise ValueError(f"min_lr {self.min_lr:g} and warmup_lr {self.warmup_lr:g} are at most lr, which is {self.lr:g}")
         if self.nesterov and self.optimizer.get("type") == "adamw":
             raise ValueError("nesterov has no effect beside optimizer adamw")
-        if self.batch_size < 2 * self.processes:
-            raise ValueError(f"batch_size {self.batch_size} leaves some of {self.processes} processes fewer than 2 images")
+        if self.batch_size < 2 * self.shares:
+            owners = f"{self.processes} processes" if self.accumulate == 1 else f"{self.shares} parts (processes x accumulate)"
+            raise ValueError(f"batch_size {self.batch_size} leaves some of {owners} fewer than 2 images")
         if self.padding != "zero" and (self.crop != "pad" or not self.crop_padding):
             raise ValueError(f"padding: {self.padding} needs crop: pad, with a crop_padding above 0")
         if self.image_size and self.crop != "resized":
@@ -83,6 +85,11 @@ class Recipe(Frozen):
         """The fields as JSON values, without those added later that have their default."""
         later = marked(self, "added_later")
         return self.model_dump(mode="json", exclude={name for name, at_default in later.items() if at_default})
+
+    @property
+    def shares(self) -> int:
+        """How many parts of a batch batch norm and methods see apart: of processes, and within each."""
+        return self.processes * self.accumulate
 
     @property
     def soft_targets(self) -> bool:
