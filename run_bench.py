@@ -52,7 +52,7 @@ from bench.command_line import run as run_verb
 # Everything else is imported by the verb that needs it: help is instant, and what only reads results needs no torch.
 if TYPE_CHECKING:
     from bench.jobs.base import Backend
-    from bench.plan.expand import Grid
+    from bench.plan.grid import Grid
     from bench.records.folders import GridFolder, ResultsFolder
     from bench.records.options import Options
 
@@ -183,12 +183,13 @@ def speed(given: Given) -> None:
 @verb("Show how far a run is: methods by seeds, with accuracies", RESULTS, FINISHED, JSON, WATCH)
 def status(given: Given) -> int:
     from bench.jobs import base
+    from bench.plan import seeds
     from bench.records import progress
 
     folder, screen = finished(given), console()
     look = lambda: progress.status(folder, *base.try_queue(folder))  # noqa: E731
     found = progress.watch(look, screen) if given.watch else look()
-    print(json.dumps(found.as_json(), indent=1)) if given.json else found.show(screen)
+    print(json.dumps(found.as_json(), indent=1)) if given.json else found.show(screen, seeds.lines(folder))
     return 1 if "unreadable" in found.counts else 0
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +31,9 @@ from bench.jobs.base import Backend
 from bench.jobs.debug import Debug
 from bench.jobs.local import Local
 from bench.measure.costs import measure
-from bench.plan import grid_file
-from bench.plan.expand import Grid, expand
+from bench.plan import grid_file, seeds
+from bench.plan.expand import expand
+from bench.plan.grid import Grid
 from bench.plugins import import_plugin
 from bench.records import upkeep
 from bench.records.cell import Cell
@@ -70,7 +71,7 @@ def plan(
     options: Options | None = None,
     backend: Backend | None = None,
 ) -> tuple[Grid, GridFolder]:
-    """The cells of a grid, and the folder of their results.
+    """The cells of a grid, and the folder of their results. Of sequential seeds, those that results ask for so far.
 
     Args:
         grid: a shipped grid's name, or a grid file.
@@ -86,7 +87,8 @@ def plan(
     name, raw = grid_file.read(grid, overrides)
     device = backend.plans_for(options.device) if backend else options.device
     planned = replace(expand(name, raw, options.data_root, device), file=grid_file.path_of(grid))
-    return planned, ResultsFolder(results).grid(name)
+    folder = ResultsFolder(results).grid(name)
+    return seeds.spend(planned, folder), folder
 
 
 def run(
@@ -219,10 +221,30 @@ def _file_of_this_name(grid: Grid, folder: GridFolder) -> str | None:
     return f"shipped:{grid.name}" if grid_file.is_shipped(grid.file) else os.path.relpath(grid.file.resolve(), here)
 
 
-def rounds(grid: Grid, folder: GridFolder) -> Iterator[list[Cell]]:
-    """The cells that are left to train, round by round; what one round has found may decide about the next."""
-    if left := [cell for cell in grid.cells if not folder.cell(cell.id).settled()]:
-        yield left
+def rounds(
+    grid: Grid, folder: GridFolder, prepare: Callable[[Sequence[Cell], bool], None]
+) -> Iterator[tuple[Grid, list[Cell]]]:
+    """The grid and its cells that are left to train, round by round: what a round has found decides about further seeds.
+
+    Args:
+        prepare: called with the cells that a round adds and their teachers, and whether they are the first.
+    """
+    prepared: set[str] = set()
+    before: list[Cell] = []
+    while True:
+        grid = seeds.spend(grid, folder)
+        if new := {cell.id: cell for cell in grid.cells if cell.id not in prepared}:
+            if prepared:
+                begin(grid, folder)
+            teachers = {cell.teacher.cell for cell in new.values() if cell.teacher}
+            prepare([cell for cell in grid.cells if cell.id in new or cell.id in teachers], not prepared)
+            prepared |= new.keys()
+            continue  # what was copied from another grid may be enough for a look
+        left = [cell for cell in grid.cells if not folder.cell(cell.id).settled()]
+        if not left or left == before:
+            return
+        yield grid, left
+        before = left
 
 
 def _run(
@@ -236,26 +258,33 @@ def _run(
     keep: bool,
     console: Console,
 ) -> Outcome:
-    started, trained = time.monotonic(), 0
+    started, trained, looks = time.monotonic(), 0, seeds.Looks(folder, commit())
     for line in grid.warnings:
         console.print(line, highlight=False, markup=False, style="yellow")
     for skip in grid.skipped:
         console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
     code = own_code(grid.cells)
     options = replace(options, code=tuple(code.items()))
-    for line in upkeep.prepare(grid.cells, folder, retry, force, code, keep):
-        console.print(line, highlight=False, markup=False)
-    for cells in rounds(grid, folder):
+
+    def prepare(cells: Sequence[Cell], first: bool) -> None:
+        for line in upkeep.prepare(cells, folder, retry, force and first, code, keep):
+            console.print(line, highlight=False, markup=False)
+
+    for asked, cells in rounds(grid, folder, prepare):
+        looks.show(asked, console)
         _check_data(cells[0], options)
         _measure_teachers(cells, folder, options, backend, console)
         if options.together:
             _name_who_trains_alone(cells, console)
         trained += len(cells)
-        with Progress(folder, [cell.id for cell in grid.cells], console) as progress:
+        with Progress(folder, [cell.id for cell in asked.cells], console) as progress:
             handed = backend.train(cells, folder, _for_workers(options), wait, progress)
         if not handed.ended:
-            console.print("`status` shows how far they are; `run` again hands over what was lost, then reports")
+            goes_on = "spends further seeds where they are sequential" if grid.rule else "reports"
+            console.print(f"`status` shows how far they are; `run` again hands over what was lost, then {goes_on}")
             return Outcome(folder, {}, ended=False)
+    grid = seeds.spend(grid, folder)
+    looks.show(grid, console)
     states: dict[str, str] = {cell.id: folder.cell(cell.id).state() for cell in grid.cells}
     ends, spent = list(states.values()), time.monotonic() - started
     counts = f"{ends.count('done')} of {len(ends)} done, {ends.count('failed')} failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from bench.records.comparisons import Family
 from bench.records.files import Problem
 from bench.records.folders import GridFolder
 from bench.records.record import Record
-from bench.stats import MARGIN, look_number
+from bench.stats import MARGIN, SeedRule, look_number
 from reports.reading import NOT_A_NUMBER
 
 
@@ -54,6 +55,7 @@ class Design:
     searches: Mapping[str, int] = field(default_factory=dict)  # number of the search by the id of a cell
     declared: Family = field(default_factory=lambda: Family(0, 0))  # comparisons, trained or not
     requests: Sequence[Mapping[str, Any]] = ()  # see `bench.records.requests`
+    rule: SeedRule | None = None  # of sequential seeds, where the last request has any
     missing: tuple[Missing, ...] = ()
 
     @classmethod
@@ -65,8 +67,10 @@ class Design:
             bad: what is wrong with the others.
         """
         cells = manifest["cells"]
+        rule = SeedRule(**manifest["rule"]) if manifest.get("rule") else None
         return cls(
-            margin=float(manifest.get("grid", {}).get("margin") or MARGIN),
+            margin=rule.margin if rule else float(manifest.get("grid", {}).get("margin") or MARGIN),
+            rule=rule,
             primary=frozenset(cell["id"] for cell in cells if cell.get("primary")),
             searches={cell["id"]: cell["search"] for cell in cells if "search" in cell},
             declared=Family(**manifest["comparisons"]) if "comparisons" in manifest else Family(0, 0),
@@ -80,16 +84,31 @@ class Design:
         failed = sum(each.failed for each in lost)
         return Lacking(failed, len(lost) - failed)
 
-    def look(self, method: Group, baseline: Group) -> int:
+    def look(self, method: Group, baseline: Group, requests: Sequence[Mapping[str, Any]] | None = None) -> int:
         """Number of the present look at a comparison, see `bench.stats.look_number`; 1 where no history is known."""
         sets, complete = [], []
-        for index, request in enumerate(self.requests):
+        requests = self.requests if requests is None else requests
+        for index, request in enumerate(requests):
             asked = _seeds(request["seeds"], method.keys) & _seeds(request["seeds"], baseline.keys)
-            later = self.requests[index + 1]["done"] if index + 1 < len(self.requests) else {}
+            later = requests[index + 1]["done"] if index + 1 < len(requests) else {}
             if asked:
                 sets.append(asked)
                 complete.append(asked <= _seeds(later, method.keys) & _seeds(later, baseline.keys))
         return look_number(sets, complete) if sets else 1
+
+    def planned(self, method: Group, baseline: Group) -> bool:
+        """Whether the rule of sequential seeds was fixed before anything of a comparison could be seen.
+
+        The rule plans its own looks, so all requests under it count as one.
+        """
+        if self.rule is None:
+            return False
+        rule = self.rule.as_json()
+        under_it = [*itertools.takewhile(lambda request: request.get("rule") == rule, reversed(self.requests))]
+        if not under_it:
+            return True  # no history is known
+        one = {**under_it[0], "done": under_it[-1]["done"]}
+        return self.look(method, baseline, [*self.requests[: -len(under_it)], one]) == 1
 
     @property
     def rebuilt(self) -> bool:

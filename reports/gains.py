@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,18 +19,23 @@ from bench.stats import (
     Decision,
     Estimate,
     Floats,
+    SeedRule,
+    Word,
     correlation,
     decide,
     detectable_gain,
+    detectable_under,
     estimate,
+    follow,
     over_teachers,
+    pooled_spread,
 )
 from reports.design import Design, Group, Lacking
 from reports.frame import PAIR_COLUMNS
 
 COLUMNS = [
     *("n_paired", "unpaired", "gain", "low", "high", "p", "p_adjusted", "p_equivalent", "word", "primary", "comparisons"),
-    *("looks", "one_teacher", "detectable", "correlation"),
+    *("looks", "most", "one_teacher", "detectable", "correlation"),
 ]
 Key = tuple[str, str, str, str, str]  # setting, student, teacher or "" where neither side has one, method, baseline
 
@@ -55,6 +61,7 @@ class Comparison(NamedTuple):
     one_teacher: bool  # whether a side with a teacher had the same for all seeds
     primary: bool
     looks: int
+    most: int | None  # of sequential seeds, where this comparison is followed seed by seed; its differences are in that order
     failed: bool  # a training of either side
     late: bool  # likewise, not there yet
     correlation: float
@@ -97,8 +104,10 @@ def compare(table: pd.DataFrame, rows: pd.DataFrame, design: Design) -> dict[Key
     for primary in (True, False):
         family = [each for each in found.values() if each.primary == primary]
         m = max(len(family), design.declared.primary if primary else design.declared.exploratory)
+        exploratory = bool(design.primary) and not primary
         if family:
-            decided |= _decided(family, m, bool(design.primary) and not primary, design.margin)
+            rule = replace(design.rule, comparisons=m) if design.rule else None
+            decided |= _decided(family, m, exploratory, design.margin, rule)
     return decided
 
 
@@ -111,6 +120,7 @@ def key_of(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Key:
 
 def _comparisons(table: pd.DataFrame, runs: Mapping[tuple[str, str, str, str], Runs], design: Design) -> dict[Key, Comparison]:
     found: dict[Key, Comparison] = {}
+    going_on = _going_on(table, runs, design)
     columns = [*PAIR_COLUMNS, "method_id", "needs", "baseline"]
     for pair, part in table[columns].groupby(PAIR_COLUMNS, sort=False):
         methods = part.to_dict("records")
@@ -123,14 +133,33 @@ def _comparisons(table: pd.DataFrame, runs: Mapping[tuple[str, str, str, str], R
                 key = key_of(row, base)
                 if key not in found:
                     ours, theirs = (runs[(*pair, each["method_id"])] for each in (row, base))
-                    found[key] = _comparison(key, against, ours, theirs, design)
+                    follows = all((*pair[:2], each["method_id"]) in going_on for each in (row, base))
+                    found[key] = _comparison(key, against, ours, theirs, design, follows)
     return found
 
 
-def _comparison(key: Key, against: Baseline, ours: Runs, theirs: Runs, design: Design) -> Comparison:
-    seeds = sorted({*ours.top1, *theirs.top1})
+def _going_on(table: pd.DataFrame, runs: Mapping[tuple[str, str, str, str], Runs], design: Design) -> set[tuple[str, str, str]]:
+    """(setting, student, method_id) of what gets further seeds while anything is open: primary methods or all, baselines."""
+    if design.rule is None:
+        return set()
+    found = {(*key[:2], key[3]) for key, own in runs.items() if own.primary or not design.primary}
+    students = {key[:2] for key in found}
+    bases = table[table["baseline"].notna()][["setting", "student", "method_id"]].itertuples(index=False, name=None)
+    return found | {(setting, student, method_id) for setting, student, method_id in bases if (setting, student) in students}
+
+
+def _comparison(key: Key, against: Baseline, ours: Runs, theirs: Runs, design: Design, follows: bool) -> Comparison:
+    """One comparison.
+
+    Args:
+        follows: whether both sides get further seeds under a rule of sequential seeds; else it is about the first seeds.
+    """
+    groups = ours.group, theirs.group
+    rule = design.rule if design.planned(*groups) else None
+    seeds = list(range(rule.most if follows else rule.first)) if rule else sorted({*ours.top1, *theirs.top1})
     both = np.array([[side.top1.get(seed, math.nan) for side in (ours, theirs)] for seed in seeds])
     differences = both[:, 0] - both[:, 1]
+    failed, late = (any(getattr(side.lacking, name) for side in (ours, theirs)) for name in ("failed", "late"))
     used = [seed for seed, value in zip(seeds, differences, strict=True) if not math.isnan(value)]
     counts = [len({side.teachers[seed] for seed in used}) for side in (ours, theirs) if side.teachers]
     teachers = [tuple(side.teachers.get(seed, "") for side in (ours, theirs)) for seed in seeds]
@@ -139,18 +168,36 @@ def _comparison(key: Key, against: Baseline, ours: Runs, theirs: Runs, design: D
         key,
         against,
         differences,
-        int(np.isnan(differences).sum()),
-        over_teachers(differences, teachers) if several else estimate(differences),
+        0 if rule else int(np.isnan(differences).sum()),
+        over_teachers(differences, teachers) if several and not rule else estimate(differences),
         bool(used) and 1 in counts,
         ours.primary,
-        design.look(ours.group, theirs.group),
-        failed=bool(ours.lacking.failed or theirs.lacking.failed),
-        late=bool(ours.lacking.late or theirs.lacking.late),
+        1 if rule else design.look(*groups),
+        most=rule.most if rule and follows else None,
+        failed=failed,
+        late=len(used) < rule.first and not failed if rule else late,
         correlation=float(correlation(both, [(0, 1)])[0]),
     )
 
 
-def _decided(family: list[Comparison], m: int, exploratory: bool, margin: float) -> dict[Key, dict[str, Any]]:
+def _followed(each: Comparison, rule: SeedRule, exploratory: bool) -> dict[str, Any]:
+    """The columns that sequential seeds change: mean, interval and word at the decision; there is no p."""
+    found = follow(each.differences, rule, each.failed)
+    word = Word(str(found.word))
+    nothing = dict.fromkeys(("p", "p_adjusted", "p_equivalent"), math.nan)
+    return nothing | {
+        "n_paired": int(found.n),
+        "gain": float(found.mean),
+        "low": float(found.low),
+        "high": float(found.high),
+        "word": Word.SHOWN_EXPLORATORY if exploratory and word == Word.SHOWN else word,
+        "most": rule.most,
+    }
+
+
+def _decided(
+    family: list[Comparison], m: int, exploratory: bool, margin: float, rule: SeedRule | None
+) -> dict[Key, dict[str, Any]]:
     estimates = together([each.estimate for each in family])
     decision = decide(
         estimates,
@@ -161,8 +208,11 @@ def _decided(family: list[Comparison], m: int, exploratory: bool, margin: float)
         diverged=[each.failed for each in family],
         finished=[not each.late for each in family],
     )
-    seen = _detectable(family, estimates, m)
-    return {each.key: _columns(each, index, decision, m, seen[index]) for index, each in enumerate(family)}
+    seen = _detectable(family, estimates, m, rule)
+    columns = {each.key: _columns(each, index, decision, m, seen[index]) for index, each in enumerate(family)}
+    if rule is None:
+        return columns
+    return columns | {each.key: columns[each.key] | _followed(each, rule, exploratory) for each in family if each.most}
 
 
 def together(estimates: list[Estimate]) -> Estimate:
@@ -170,14 +220,18 @@ def together(estimates: list[Estimate]) -> Estimate:
     return Estimate(*(np.array([float(value) for value in column]) for column in zip(*estimates, strict=True)))
 
 
-def _detectable(family: list[Comparison], estimates: Estimate, m: int) -> list[float]:
+def _detectable(family: list[Comparison], estimates: Estimate, m: int, rule: SeedRule | None) -> list[float]:
     """One number for all comparisons of one student with one baseline: the true gain that they would have shown."""
-    places = [(*each.key[:2], each.against) for each in family]
+    places = [(*each.key[:2], each.against, bool(each.most)) for each in family]
     usable = np.array([not (each.collapsed or each.failed) for each in family])
     known = {}
     for place in dict.fromkeys(places):
         at = np.array([place == each for each in places])
-        known[place] = detectable_gain(Estimate(*(column[at] for column in estimates)), m, usable[at])
+        own = Estimate(*(column[at] for column in estimates))
+        sequential = rule is not None and place[-1]
+        known[place] = (
+            detectable_under(rule, pooled_spread(own, usable[at])) if sequential else detectable_gain(own, m, usable[at])
+        )
     return [known[place] for place in places]
 
 
@@ -191,6 +245,7 @@ def _columns(each: Comparison, index: int, decision: Decision, m: int, detectabl
         "primary": each.primary,
         "comparisons": m,
         "looks": each.looks,
+        "most": math.nan,
         "one_teacher": each.one_teacher,
         "detectable": detectable,
         "correlation": each.correlation,

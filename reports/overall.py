@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench.records.record import BUSY_PERCENT
-from bench.stats import COMPONENTS_FROM, SHOWN, CostWord, Word
+from bench.stats import COMPONENTS_FROM, SHOWN, CostWord, SeedRule, Word
 from reports.design import Design
 from reports.frame import PAIR_COLUMNS
 from reports.tables.table import p_value, points
@@ -123,6 +123,8 @@ def _caveats_of_families(summary: pd.DataFrame, design: Design) -> list[str]:
     found = [f"{family}; p and intervals are corrected for it, so that an interval leaves out 0 where a difference is shown."]
     found.append("Suggested is not controlled: among 15 methods without any difference, 42 % of reports suggest one.")
     found.append(f"Two accuracies count as the same within {design.margin:g} points: equivalent means shown to lie within.")
+    if design.rule:
+        found.append(_sequential(summary, design.rule))
     looks = max(summary[f"looks{suffix}"].max() for suffix in ("", "_kd"))
     if looks > 1:
         text = f"Seeds were added after others were complete. At look k, here up to {looks:.0f}, p is multiplied by k (k + 1)."
@@ -130,6 +132,20 @@ def _caveats_of_families(summary: pd.DataFrame, design: Design) -> list[str]:
     elif not design.requests:
         found.append("No history of requests is known: were seeds added after a look at results, p is too small.")
     return found
+
+
+def _sequential(summary: pd.DataFrame, rule: SeedRule) -> str:
+    if not any(summary[f"most{suffix}"].notna().any() for suffix in ("", "_kd")):
+        return (
+            f"Seeds are sequential, up to {rule.most}, and that rule was not there before results: verdicts count every look, "
+            "as for seeds that were added by hand."
+        )
+    return (
+        f"Seeds are sequential: {rule.first} first, then one at a time up to {rule.most} for what is open. Verdicts are by a "
+        "group-sequential t-test, which may be looked at after every seed and keeps its 5 %; it has no p. Comparisons of which "
+        "a side gets no further seeds, and gains over several pairs, are about the first seeds. A gain that stops its own "
+        "trainings is too large on average: a true .3 reads .37."
+    )
 
 
 def _caveats_of_costs(summary: pd.DataFrame, hardware: list[str], busy_percent: float, processes: int) -> list[str]:

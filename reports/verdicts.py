@@ -216,10 +216,14 @@ def _shown_in_short(part: pd.DataFrame) -> list[str]:
 
 def _evidence(row: Row, suffix: str = "") -> str:
     low, high = points(row["low" + suffix]), points(row["high" + suffix])
-    p = p_value(row["p_adjusted" + suffix])
-    looks = f", look {row['looks' + suffix]:.0f}" if row["looks" + suffix] > 1 else ""
-    n = f"{row['n_paired' + suffix]:.0f}"
-    text = f"simultaneous 95_% interval {low} to_{high}, n_=_{n}, p_{p if '<' in p else '=_' + p}{looks}"
+    n, most = f"{row['n_paired' + suffix]:.0f}", row["most" + suffix]
+    text = f"simultaneous 95_% interval {low} to_{high}, n_=_{n}"
+    if math.isnan(most):
+        p = p_value(row["p_adjusted" + suffix])
+        text += f", p_{p if '<' in p else '=_' + p}"
+        text += f", look {row['looks' + suffix]:.0f}" if row["looks" + suffix] > 1 else ""
+    else:
+        text += f" of at most {most:.0f}, by a look after every seed"
     text += f", {_failures(row)}" if row["failed"] else ""
     text += ", exploratory" if row["word" + suffix] == Word.SHOWN_EXPLORATORY else ""
     return text.replace("< ", "<_").replace("_", "\N{NO-BREAK SPACE}")

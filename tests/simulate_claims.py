@@ -185,6 +185,22 @@ def sequential(rng: np.random.Generator, draws: int) -> Iterator[Row]:
             )
 
 
+def savings(rng: np.random.Generator, draws: int) -> Iterator[Row]:
+    """Trainings that sequential seeds take, against fixed seeds of the same power; the plain student goes on with the last."""
+    for m in (1, 2, 8, 15):
+        rule = SeedRule(3, 20, m)
+        for gain in (0.3, 0.5, 0.8):
+            found = follow(gains_of(shared(rng, (draws, rule.most, m + 1))) + gain, rule)
+            power = float((found.word == Word.SHOWN).mean())
+            trainings = float((found.n.sum(axis=-1) + found.n.max(axis=-1)).mean())
+            fixed = seeds_needed(gain, math.sqrt(2) * SPREAD, m, power) if power < 1 else None
+            note = f"a gain of {gain}: {trainings:.1f} trainings"
+            note += (
+                f", {fixed} fixed seeds take {fixed * (m + 1)}: saving {1 - trainings / fixed / (m + 1):+.0%}" if fixed else ""
+            )
+            yield Row(f"sequential seeds, {m} gains of {gain}", "shared", power=power, note=note, promised=False)
+
+
 def several_pairs(rng: np.random.Generator, draws: int) -> Iterator[Row]:
     """Seven pairs, four students, some teachers shared; the mean gain of one method."""
     students, teachers = list("aabbccd"), list("TUVWXYZ")
@@ -340,6 +356,7 @@ KINDS = (
     test_set,
     published,
     page,
+    savings,
 )
 PYTHON_LOOPS = (break_even, rankings, test_set, published, page)  # a draw at a time: a tenth of the draws
 

@@ -41,6 +41,7 @@ WITHOUT_TORCH = (
         "bench.stats",
         "bench.plan.recipes",
         "bench.plan.grid_file",
+        "bench.plan.seeds",
     ),
     *("bench.records.cell", "bench.records.files", "bench.records.folders", "bench.records.options", "bench.records.progress"),
     *("bench.records.naming", "bench.records.record", "bench.records.source", "bench.records.upkeep"),

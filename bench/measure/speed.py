@@ -29,7 +29,7 @@ from bench.engine.trainee import Teacher, Trainee
 from bench.measure.probe import Probe
 from bench.measure.usual_loop import UsualLoop, training_loader
 from bench.models import Network, Stage
-from bench.plan.expand import Grid
+from bench.plan.grid import Grid
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder
 from bench.records.naming import describe

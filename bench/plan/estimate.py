@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 
 import torch
@@ -14,8 +14,9 @@ from torch import nn
 
 from bench.data import Shape
 from bench.engine.code import own_code
+from bench.plan import seeds
 from bench.plan.compatibility import ShapesOnly, forward_shapes
-from bench.plan.expand import Grid
+from bench.plan.grid import Grid
 from bench.records.board import RARE_STATES, STATES, settings
 from bench.records.cell import Cell, Spec, digest
 from bench.records.folders import GridFolder
@@ -71,17 +72,32 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
     left = [cell for name, cell in cells.items() if states[name] not in ("done", "unreadable")]
     if left:
         console.print(f"left to do: {estimate(left, grid.shapes, folder.costs()[0])}", highlight=False)
+    _show_seeds(grid, folder, left, console)
     return unreadable
+
+
+def _show_seeds(grid: Grid, folder: GridFolder, left: Sequence[Cell], console: Console) -> None:
+    """Of sequential seeds: the rule, what it does on average, where comparisons stand, and the most that it may take."""
+    if (rule := grid.rule) is None:
+        return
+    standings = seeds.look(grid, folder)
+    for line in [*seeds.explained(rule), *map(str, standings), seeds.summed_up(rule, standings)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    started = {cell.id for cell in grid.cells}
+    further = [cell for cell in seeds.worst_case(grid, standings) if cell.id not in started]
+    if further:
+        worst = estimate([*left, *further], grid.shapes, folder.costs()[0])
+        console.print(f"in the worst case {len(left) + len(further)} cells are left: {worst}", highlight=False, soft_wrap=True)
 
 
 def _counted(counts: Mapping[str, int], states: Iterable[str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in states)
 
 
-def _ranges(seeds: Iterable[int]) -> str:
+def _ranges(numbers: Iterable[int]) -> str:
     """'0–4, 7'."""
     ranges: list[list[int]] = []
-    for seed in sorted(seeds):
+    for seed in sorted(numbers):
         if ranges and seed == ranges[-1][1] + 1:
             ranges[-1][1] = seed
         else:

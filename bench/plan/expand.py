@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from bench.data import DATASETS, Look, Normalization, Shape
-from bench.engine.code import own_code
+from bench.data import DATASETS, Normalization, Shape
 from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError
 from bench.models import MODELS, weights
@@ -19,92 +17,18 @@ from bench.models.checkpoints import fit
 from bench.plan import images
 from bench.plan.compatibility import UnbuildableError, forward_shapes, pretrained, refusal
 from bench.plan.data import Data
-from bench.plan.declared import Declarations, Declared
-from bench.plan.grid_file import GridFile, Pair, long_form, variations
+from bench.plan.declared import Declarations
+from bench.plan.grid import Grid, Skip
+from bench.plan.grid_file import GridFile, Pair, SequentialSeeds, long_form, variations
 from bench.plan.recipe_parts import full_recipe
 from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures
-from bench.records.board import facts
-from bench.records.cell import Cell, Spec, Teacher, digest
-from bench.records.comparisons import Comparison, comparisons, count
-from bench.records.naming import data_name, describe, method_family, method_label, model_name, nested, pair_name
+from bench.records.cell import Cell, Spec, Teacher
+from bench.records.naming import describe, method_label, model_name, pair_name
 from bench.records.recipe import Recipe
 from methods import METHODS
 from methods.base import Method
 
 TWIN = 1000  # the seed of a teacher of the student's own spec, less the student's
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A method on a pair that cannot be trained, and why."""
-
-    what: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The cells of a grid."""
-
-    name: str
-    about: str
-    cells: list[Cell]  # teachers first
-    skipped: list[Skip] = field(default_factory=list)
-    source: dict[str, Any] = field(default_factory=dict)  # the file's contents after --set
-    looks: dict[str, Look] = field(default_factory=dict)  # what was found of the data, by the digest of a cell's `data`
-    declared: Declared = field(default_factory=Declared)
-    file: Path | None = None  # where the grid was read from
-
-    @property
-    def comparisons(self) -> list[Comparison]:
-        """Every method with `none` and with `kd`; the primary ones are marked."""
-        students = (cell for cell in self.cells if cell.id in self.declared.students)
-        return comparisons(students, self.declared.primary)
-
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        """Of the data sets, by the digest of a cell's `data`."""
-        return {key: found.shape for key, found in self.looks.items()}
-
-    @property
-    def data(self) -> list[tuple[str, Look]]:
-        """Each data set by the name that people know, with what was found of it."""
-        specs = {digest(cell.data): cell.data for cell in self.cells}
-        return [(data_name(spec), self.looks[key]) for key, spec in specs.items()]
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is suspicious about the data, a line each."""
-        return [f"warning: data {name}: {note}" for name, found in self.data for note in found.notes]
-
-    @property
-    def by_id(self) -> dict[str, Cell]:
-        return {cell.id: cell for cell in self.cells}
-
-    def manifest(self) -> dict[str, Any]:
-        """What `manifest.json` in the grid's folder holds."""
-        teachers = {cell.teacher.cell for cell in self.cells if cell.teacher}
-        specs = [cell.method for cell in self.cells]
-        keys = {part["type"] for spec in specs for part in nested(spec)}
-        where = facts(self.by_id)
-        return {
-            "about": self.about,
-            "grid": self.source,
-            "cells": [self._entry(cell, cell.id in teachers) | where[cell.id] for cell in self.cells],
-            "comparisons": count(self.comparisons)._asdict(),
-            "skipped": [{"what": skip.what, "reason": skip.reason} for skip in self.skipped],
-            "methods": {key: asdict(METHODS.get(key).card) for key in sorted(keys)},
-            "plugins": {key: found._asdict() for key, found in signatures(specs).items()},
-        } | ({"code": code} if (code := own_code(self.cells)) else {})
-
-    def _entry(self, cell: Cell, teaches: bool) -> dict[str, Any]:
-        """A cell in the manifest; "group" is shared by all seeds of a method on a pair."""
-        entry: dict[str, Any] = {"id": cell.id, "label": cell.label, "family": method_family(cell.method), "teacher": teaches}
-        entry |= {"group": cell.cost_key, "seed": cell.seed}
-        entry |= {"primary": True} if cell.id in self.declared.primary else {}
-        entry |= {"own_label": True} if cell.id in self.declared.labeled else {}
-        search = self.declared.searches.get(cell.id)
-        return entry | ({"search": search} if search is not None else {})
 
 
 def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, device: str = "auto") -> Grid:
@@ -127,9 +51,10 @@ def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, devi
     if not cells:
         reasons = "; ".join(f"{skip.what}: {skip.reason}" for skip in expansion.skipped)
         raise UserError(f"{name}: the grid expands to nothing. {reasons}")
-    about = found[0][1].about
+    file = found[0][1]
     declared = expansion.declarations.declared(expansion.students)
-    return Grid(name, about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.data.looks, declared)
+    grid = Grid(name, file.about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.data.looks, declared)
+    return grid.spending(file.seeds, file.until) if isinstance(file.seeds, SequentialSeeds) else grid
 
 
 @dataclass(frozen=True)
@@ -271,10 +196,11 @@ class _Expansion:
                 self.skipped[Skip(f"{name} on {sides}", reason)] = None
                 continue
             later = added_later(METHODS, spec) | sides.student.added_later
-            counts = {"first": 1, "each": len(file.seeds)}
-            teachers = file.seeds[: counts.get(str(file.teacher_seeds)) or int(file.teacher_seeds)]
+            seeds = file.every_seed
+            counts = {"first": 1, "each": len(seeds)}
+            teachers = seeds[: counts.get(str(file.teacher_seeds)) or int(file.teacher_seeds)]
             suppliers = [self._supplier(method, sides, seed) for seed in teachers]
-            for place, seed in enumerate(file.seeds):
+            for place, seed in enumerate(seeds):
                 teacher = suppliers[place % len(suppliers)]
                 cell = Cell(
                     data=sides.student.data,

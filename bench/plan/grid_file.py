@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from bench.errors import UserError, unknown
 from bench.records.cell import safe
+from bench.stats import MARGIN
 
 SHIPPED = Path(__file__).parents[1] / "grids"
+SEEDS_MOST = 100  # of a sequential rule: its bounds take 10 ms a look
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]  # NumPy's generators, which mmengine seeds, take no others
 
 
@@ -30,6 +32,31 @@ class Pair(BaseModel):
     teacher: str | dict[str, Any] | None = None
 
 
+class SequentialSeeds(BaseModel):
+    """Seeds 0, 1, 2, ... that are spent on open comparisons alone: see `bench.plan.seeds` and `bench.stats.sequential`."""
+
+    model_config = ConfigDict(extra="forbid")
+    first: int = Field(3, strict=True, ge=2)  # before the first look
+    most: int = Field(strict=True, ge=2, le=SEEDS_MOST)  # of each method
+    until: float | None = Field(None, gt=0)  # points; equivalent within it is decided too; None: the grid's `margin`
+
+    @model_validator(mode="after")
+    def _first_within_most(self) -> SequentialSeeds:
+        if self.first > self.most:
+            raise ValueError("most must be at least first")
+        return self
+
+
+def _kind_of_seeds(value: object) -> str:
+    return "sequential" if isinstance(value, dict | SequentialSeeds) else "list"
+
+
+Seeds = Annotated[
+    Annotated[list[Seed], Field(min_length=1), Tag("list")] | Annotated[SequentialSeeds, Tag("sequential")],
+    Discriminator(_kind_of_seeds),
+]
+
+
 class GridFile(BaseModel):
     """The keys of a grid file.
 
@@ -43,7 +70,7 @@ class GridFile(BaseModel):
     recipe: str | dict[str, Any] = "crd"
     teacher_recipe: str | dict[str, Any] | None = None  # None: the students' recipe, with the teacher's own learning rate
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    seeds: list[Seed] = Field(min_length=1)
+    seeds: Seeds
     teacher_seeds: Literal["first", "each"] | Annotated[int, Field(strict=True, ge=1)] = "first"
     # one teacher for all seeds, one for each, or so many, which take turns
     pairs: list[Pair] = Field(min_length=1)
@@ -52,6 +79,17 @@ class GridFile(BaseModel):
     margin: float | None = Field(None, gt=0)  # points within which two accuracies count as the same; None: the reports' default
     search: list[str | dict[str, Any]] = []  # methods whose values were tried to choose one; its price includes all of an entry
     also: list[dict[str, Any]] = []
+
+    @property
+    def every_seed(self) -> list[int]:
+        """All that may be trained."""
+        return list(range(self.seeds.most)) if isinstance(self.seeds, SequentialSeeds) else self.seeds
+
+    @property
+    def until(self) -> float:
+        """Points within which a comparison of sequential seeds counts as equivalent."""
+        stated = self.seeds.until if isinstance(self.seeds, SequentialSeeds) else None
+        return stated or self.margin or MARGIN
 
 
 def shipped() -> dict[str, Path]:
@@ -124,6 +162,8 @@ def variations(name: str, raw: Mapping[str, Any]) -> list[tuple[str, GridFile]]:
     found = [(name, grid)]
     for index, change in enumerate(grid.also):
         where = f"{name}, also[{index}]"
+        if isinstance(grid.seeds, SequentialSeeds) and "seeds" in change:
+            raise UserError(f"{where}, seeds: sequential seeds are one rule for all of a grid; leave the key out here")
         if "also" in change:
             raise unknown("key", "also", GridFile.model_fields.keys() - {"also"}, f"{where}.also")
         found.append((where, _checked(where, _merged(base, change))))
@@ -136,15 +176,35 @@ def _checked(where: str, raw: Mapping[str, Any]) -> GridFile:
     except ValidationError as error:
         errors = error.errors()
         first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])  # a slip before a missing key
-        key = ".".join(str(part) for part in first["loc"])
+        loc = [part for index, part in enumerate(first["loc"]) if (index, part) not in ((1, "list"), (1, "sequential"))]
+        key = ".".join(map(str, loc))
         if first["type"] == "extra_forbidden":
-            known = Pair.model_fields if first["loc"][0] == "pairs" else GridFile.model_fields
-            raise unknown("key", first["loc"][-1], known, f"{where}, {key}") from None
-        raise UserError(f"{where}, {key}: {first['msg']}, not {first['input']!r}") from None
-    for seed in file.seeds:
-        if file.seeds.count(seed) > 1:
-            raise UserError(f"{where}, seeds: {seed!r} stands twice; remove one")
+            inner: dict[object, type[BaseModel]] = {"pairs": Pair, "seeds": SequentialSeeds}
+            raise unknown("key", loc[-1], inner.get(loc[0], GridFile).model_fields, f"{where}, {key}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}, {key}: {message}, not {first['input']!r}") from None
+    _check_seeds(where, file)
     return file
+
+
+def _check_seeds(where: str, file: GridFile) -> None:
+    """Refuse what the types of a grid file's keys do not show.
+
+    Raises:
+        UserError: a seed stands twice, or sequential seeds contradict another key.
+    """
+    if not isinstance(file.seeds, SequentialSeeds):
+        for seed in file.seeds:
+            if file.seeds.count(seed) > 1:
+                raise UserError(f"{where}, seeds: {seed!r} stands twice; remove one")
+        return
+    if file.seeds.until and file.margin and file.seeds.until != file.margin:
+        raise UserError(
+            f"{where}, seeds.until: {file.seeds.until:g} contradicts margin, {file.margin:g}; leave one of them out"
+        )
+    if file.teacher_seeds not in ("first", "each", 1):
+        allowed = "first or each with sequential seeds, whose teachers cannot take turns"
+        raise UserError(f"{where}, teacher_seeds: {allowed}, not {file.teacher_seeds!r}")
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,11 @@ def count(found: Sequence[Comparison]) -> Family:
     return Family(primary, len(found) - primary)
 
 
+def governed(found: Sequence[Comparison]) -> list[Comparison]:
+    """Those on which sequential seeds are spent: the primary ones where any are declared, else all."""
+    return [each for each in found if each.primary] or list(found)
+
+
 def _of_student(cells: Sequence[Cell], primary: Collection[str]) -> list[Comparison]:
     """The comparisons of one student in one setting."""
     free = _by_method(cell for cell in cells if cell.needs != "teacher")

@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -205,7 +205,7 @@ class GridFolder:
         former = files.read_hint(path)
         body = (former or {}) | manifest
         history = body.get("requests") or (requests.rebuilt(self.records()[0]) if former else [])
-        history = requests.appended(history, body["cells"], lambda name: self.cell(name).done(), commit)
+        history = requests.appended(history, body["cells"], lambda name: self.cell(name).done(), commit, body.get("rule"))
         files.write_json(path, body | ({"requests": history} if history else {}))
 
     def request(self, manifest: dict[str, Any], file: str | None = None, commit: str | None = None) -> None:
@@ -221,12 +221,24 @@ class GridFolder:
         present = {cell["id"] for cell in manifest["cells"]}
         earlier = [cell | {"earlier": True} for cell in former.get("cells", []) if cell["id"] not in present]
         body = manifest | {"cells": [*manifest["cells"], *earlier]} | ({"file": file} if file else {})
+        body |= {"rule": manifest.get("rule")} if "rule" in former else {}
         for key in ("methods", "plugins", "code"):
             both = former.get(key, {}) | manifest.get(key, {})
             body |= {key: both} if both else {}
         counts, now = former.get("comparisons", {}), manifest.get("comparisons", {})
         body |= {"comparisons": {key: max(now[key], counts.get(key, 0)) for key in now}} if now else {}
         self.write_manifest(body, commit)
+
+    def add_look(self, rule: Mapping[str, float], compared: Sequence[Mapping[str, Any]], commit: str | None) -> None:
+        """Add a look at sequential seeds to the manifest, which keeps all of them; one that finds nothing new is none.
+
+        Args:
+            compared: what was found of each comparison, see `bench.records.requests.Look`.
+        """
+        manifest = self.manifest()
+        looks = requests.with_look(manifest.get("looks", []), rule, compared, commit)
+        if looks != manifest.get("looks"):
+            self.write_manifest(manifest | {"looks": looks}, commit)
 
     def grid_file(self) -> str | None:
         """The path of the grid file that was run here last, as `request` got it; None where none is known."""
@@ -240,11 +252,11 @@ class GridFolder:
             known = {cell["id"] for cell in ours["cells"]}
             new = [cell for cell in manifest["cells"] if cell["id"] not in known]
             cards, code = ({**manifest.get(key, {}), **ours.get(key, {})} for key in ("methods", "code"))
-            both = requests.merged(ours.get("requests", []), manifest.get("requests", []))
+            both = {key: requests.merged(ours.get(key, []), manifest.get(key, [])) for key in ("requests", "looks")}
             manifest = (
                 ours | {"cells": ours["cells"] + new} | ({"methods": cards} if cards else {}) | ({"code": code} if code else {})
             )
-            manifest |= {"requests": both} if both else {}
+            manifest |= {key: history for key, history in both.items() if history}
         self.write_manifest(manifest)
 
     def manifest(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -97,10 +97,11 @@ class Status(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         return {"grid": self.folder.name, "counts": self.counts, "cells": self.states, "skipped": self.skipped}
 
-    def show(self, console: Console) -> None:
+    def show(self, console: Console, more: Iterable[str] = ()) -> None:
+        """Print the table, what else there is to know, and further lines."""
         console.print(f"{self.folder.name}: {self.board.headline()}", highlight=False, markup=False)
         console.print(self.board.view(console.width))
-        for line in self.notes():
+        for line in [*self.notes(), *more]:
             print_line(console, line)
 
     def notes(self) -> list[str]:

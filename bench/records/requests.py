@@ -14,31 +14,47 @@ from bench.records.record import Record
 
 Request = Mapping[str, Any]
 """{"time", "commit", "seeds": {group: [seed, ...]}, "done": likewise, what was trained by then, "rebuilt": true where the
-request was not written down but is guessed from records}."""
+request was not written down but is guessed from records; "rule": of sequential seeds, see `bench.stats.SeedRule`}."""
+Look = Mapping[str, Any]
+"""{"time", "commit", "rule", "comparisons": [{"method", "baseline": groups, "seeds", "word", "decided", "cells", ...}]}."""
 
 
 def appended(
-    former: Sequence[Request], cells: Iterable[Mapping[str, Any]], done: Callable[[str], bool], commit: str | None
+    former: Sequence[Request],
+    cells: Iterable[Mapping[str, Any]],
+    done: Callable[[str], bool],
+    commit: str | None,
+    rule: Mapping[str, float] | None = None,
 ) -> list[Request]:
-    """The requests, and the present one where it asks for other trainings than the last.
+    """The requests, and the present one where it asks for other trainings than the last, or by another rule.
 
     Args:
         former: the requests so far.
         cells: of the present manifest, with "id", "group" and "seed"; a manifest of a former version has no groups.
         done: whether the cell of an id is trained; asked only where the request is new.
         commit: of this project.
+        rule: of sequential seeds.
     """
     grouped = [cell for cell in cells if "group" in cell]
     seeds = _by_group((cell["group"], cell["seed"]) for cell in grouped)
-    if not seeds or (former and former[-1]["seeds"] == seeds):
+    if not seeds or (former and former[-1]["seeds"] == seeds and former[-1].get("rule") == (rule or None)):
         return list(former)
     trained = _by_group((cell["group"], cell["seed"]) for cell in grouped if done(cell["id"]))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return [*former, {"time": now, "commit": commit, "seeds": seeds, "done": trained}]
+    request = {"time": _now(), "commit": commit, "seeds": seeds, "done": trained}
+    return [*former, request | ({"rule": dict(rule)} if rule else {})]
 
 
-def merged(ours: Sequence[Request], theirs: Sequence[Request]) -> list[Request]:
-    """Both histories as one, in order of time."""
+def with_look(
+    former: Sequence[Look], rule: Mapping[str, float], compared: Sequence[Mapping[str, Any]], commit: str | None
+) -> list[Look]:
+    """The looks at sequential seeds, and the present one where it has found anything else than the last."""
+    if former and (former[-1]["rule"], former[-1]["comparisons"]) == (rule, compared):
+        return list(former)
+    return [*former, {"time": _now(), "commit": commit, "rule": rule, "comparisons": compared}]
+
+
+def merged(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Both histories, of requests or of looks, as one, in order of time."""
     return sorted([*ours, *(each for each in theirs if each not in ours)], key=lambda request: str(request["time"]))
 
 
@@ -57,6 +73,10 @@ def rebuilt(records: Iterable[Record]) -> list[Request]:
         seeds, trained = (_by_group((each.cell.cost_key, each.cell.seed) for each in some) for some in (asked, done))
         found.append({"time": start, "commit": commit, "seeds": seeds, "done": trained, "rebuilt": True})
     return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _by_group(runs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:

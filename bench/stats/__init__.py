@@ -10,6 +10,7 @@ from bench.stats.claims import (
     check_claim,
     expected_best,
 )
+from bench.stats.designs import detectable_under
 from bench.stats.images import McNemar, TwoWay, agreement, mcnemar, two_way
 from bench.stats.intervals import ALPHA, LEVEL, half_interval, median_interval, t_quantile
 from bench.stats.looks import look_factor, look_number
@@ -24,6 +25,7 @@ from bench.stats.paired import (
     decide,
     detectable_gain,
     estimate,
+    pooled_spread,
 )
 from bench.stats.pairs import COMPONENTS_FROM, components, like_these, over_these, profile
 from bench.stats.planning import POWER
@@ -37,7 +39,7 @@ from bench.stats.ratios import (
     time_ratio,
     wants_second_session,
 )
-from bench.stats.sequential import MARGIN
+from bench.stats.sequential import MARGIN, SeedRule, follow
 from bench.stats.teachers import TeacherSpread, by_teacher, over_teachers, teacher_spread
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "McNemar",
     "Price",
     "Ranking",
+    "SeedRule",
     "TeacherSpread",
     "TwoWay",
     "Word",
@@ -76,9 +79,11 @@ __all__ = [
     "correlation",
     "decide",
     "detectable_gain",
+    "detectable_under",
     "estimate",
     "expected_best",
     "flops_ratio",
+    "follow",
     "half_interval",
     "like_these",
     "look_factor",
@@ -87,6 +92,7 @@ __all__ = [
     "median_interval",
     "over_teachers",
     "over_these",
+    "pooled_spread",
     "price",
     "profile",
     "rank_students",

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.stats.paired import Word
-from bench.stats.planning import seeds_needed
+from bench.stats.paired import DETECTABLE_MOST, Word
+from bench.stats.planning import POWER, seeds_needed
 from bench.stats.sequential import SeedRule, follow
 
 
@@ -49,3 +49,20 @@ def behavior(rule: SeedRule, gain: float, spread: float, draws: int = 20_000, se
         mean_where_shown=float(result.mean[right].mean()) if right.any() else math.nan,
         fixed_seeds=needs,
     )
+
+
+@lru_cache(maxsize=64)
+def detectable_under(rule: SeedRule, spread: float) -> float:
+    """Smallest true gain (points) that a comparison under a rule shows with 80 % probability, to 0.01 of itself.
+
+    At most `DETECTABLE_MOST`, which then reads "or more". NaN where there is no spread.
+    """
+    if not spread > 0:
+        return math.nan
+    low, high = 0.0, DETECTABLE_MOST
+    if behavior(rule, high, spread, 4000).shown < POWER:
+        return high
+    while high - low > 0.01 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if behavior(rule, middle, spread, 4000).shown >= POWER else (middle, high)
+    return high

@@ -48,6 +48,10 @@ class SeedRule:
         if not self.margin > 0:
             raise ValueError(f"seeds: until is {self.margin}, it must be above 0")
 
+    def as_json(self) -> dict[str, float]:
+        """What fixes the rule, for a manifest; `SeedRule(**rule)` reads it."""
+        return {name: getattr(self, name) for name in ("first", "most", "comparisons", "margin")}
+
     @property
     def levels(self) -> tuple[float, ...]:
         """Nominal two-sided levels a_n of the t-tests after n = first, ..., most seeds."""
