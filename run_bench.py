@@ -27,7 +27,6 @@ from bench.arguments import (
     CELL,
     CLUSTER,
     CLUSTER_OPTIONS,
-    COMPARE,
     DATA_ROOT,
     FINISHED,
     GRID,
@@ -37,6 +36,7 @@ from bench.arguments import (
     LISTS,
     MAPS,
     PLUGINS,
+    REPORT,
     RESULTS,
     SOURCE,
     SPEED,
@@ -211,11 +211,11 @@ def logs(given: Given) -> None:
         print(f"failed at {failure.get('when')}: {failure.get('error')}")
 
 
-@verb("Write a grid's tables, figures and page", RESULTS, FINISHED, COMPARE)
+@verb("Write a grid's tables, figures and page", RESULTS, FINISHED, REPORT)
 def report(given: Given) -> None:
     from reports import terminal
 
-    terminal.report(finished(given), console(), given.compare)
+    terminal.report(finished(given), console(), given.compare, given.style)
 
 
 @verb("Draw where trained students look (Grad-CAM++), side by side, for the report", RESULTS, PLUGINS, MAPS, DATA_ROOT)

@@ -70,7 +70,10 @@ TRAINING = together(
 AGAIN = flag("--force", "measure again what was measured on this hardware")
 ABLATE = flag("--ablate", "also switch off each piece in turn")
 SPEED = "Measure this engine against the field's usual training loop, and what each of its pieces gains"
-COMPARE = argument("--compare", metavar="DIR", help="another folder of results, to set beside it")
+REPORT = together(
+    argument("--compare", metavar="DIR", help="another folder of results, to set beside it"),
+    argument("--style", metavar="FILE", help="names, choice, order and colors of methods, size and font [reports/style.yaml]"),
+)
 MAPS = together(
     argument("cells", nargs="+", metavar="CELL", help="ids of finished cells, or enough of them"),
     argument("--images", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N", help="positions in the test set"),

@@ -106,6 +106,7 @@ def _methods(report: Report) -> list[MethodFact]:
             known = [cards[key] for key in keys if key in cards]
             shown = tuple(Card(*(str(card.get(name, "")) for name in ("title", "formula", "paper"))) for card in known)
             label = method_label(cell.method, pair, plugins, stored=cell.label)
+            label = report.style.named(label)
             found[key] = MethodFact(label, cell.needs, cell.method_version, cell.method, shown)
     unique = {json.dumps([fact.label, fact.spec, fact.version], sort_keys=True): fact for fact in found.values()}
     return sorted(unique.values(), key=lambda fact: (fact.needs, fact.label))

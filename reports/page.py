@@ -28,6 +28,8 @@ from reports.figures.style import Figure
 from reports.frame import SHARED_BY
 from reports.pair import Pair
 from reports.report import Report
+from reports.style import DEFAULT
+from reports.style import read as read_style
 from reports.tables import tables_of_pair, tables_of_report
 from reports.tables.compared import in_both_precisions
 from reports.tables.table import Table, markdown_text
@@ -115,6 +117,7 @@ class Written(NamedTuple):
 
     page: Path
     summary: pd.DataFrame  # one row for every method of every pair; empty where no student has been trained
+    notes: tuple[str, ...]  # what the style hides, and what it names in vain
 
 
 @contextmanager
@@ -130,7 +133,9 @@ def uncollected() -> Iterator[None]:
 
 
 @uncollected()
-def write(folder: GridFolder, to: Path | None = None, compare: str | Path | None = None) -> Written:
+def write(
+    folder: GridFolder, to: Path | None = None, compare: str | Path | None = None, style: str | Path | None = None
+) -> Written:
     """Write the report of a grid.
 
     Args:
@@ -138,20 +143,23 @@ def write(folder: GridFolder, to: Path | None = None, compare: str | Path | None
         to: the report's folder, by default the grid's own; its `tables` and `figures` are replaced, and what the verb `maps`
             drew in `maps` is shown.
         compare: a second results folder with a grid of this name, or a grid's own folder, to set beside the first.
+        style: a style file, by default `reports/style.yaml`, which explains the keys.
 
     Returns:
         The page, `report.html`, and the summary. Beside the page: report.md, records.csv (the tidy frame), tables/ (Markdown,
         CSV, LaTeX) and figures/ (PNG, SVG, PDF).
 
     Raises:
-        UserError: a grid has no manifest.
+        UserError: a grid has no manifest, or the style file cannot be used.
     """
-    report = Report.of_grid(folder, compare)
+    look = read_style(style or DEFAULT)
+    report = Report.of_grid(folder, compare, look)
     to = to or folder.report_folder()
     for name in ("tables", "figures"):
         shutil.rmtree(to / name, ignore_errors=True)
         (to / name).mkdir(parents=True)
-    made = [(entry.section, table) for entry in tables_of_report for table in _several(entry.make(report)) if table]
+    made = [(entry.section, table.styled(look)) for entry in tables_of_report for table in _several(entry.make(report))]
+    made = [(section, table) for section, table in made if table]
     drawings = [(entry.section, drawing) for entry in figures_of_report for drawing in _several(entry.make(report))]
     for _, drawing in drawings:
         drawing.save(to / "figures")
@@ -167,7 +175,7 @@ def write(folder: GridFolder, to: Path | None = None, compare: str | Path | None
     (to / "report.md").write_text(_markdown(page, tables), encoding="utf-8")
     at = to / "report.html"
     at.write_text(render(page), encoding="utf-8")
-    return Written(at, report.summary)
+    return Written(at, report.style.shown(report.summary), report.style_notes)
 
 
 def _several(made: Table | Figure | Sequence[Table] | Sequence[Figure] | None) -> list:
@@ -176,7 +184,7 @@ def _several(made: Table | Figure | Sequence[Table] | Sequence[Figure] | None) -
 
 def _pair_section(pair: Pair, figures: Path | None) -> PairSection:
     """The section of a pair; its figures are drawn where a folder for them is given."""
-    made = [table for entry in tables_of_pair for table in _several(entry.make(pair)) if table]
+    made = [table.styled(pair.style) for entry in tables_of_pair for table in _several(entry.make(pair)) if table]
     drawings = [drawing for entry in figures_of_pair for drawing in _several(entry.make(pair))] if figures else []
     for drawing in drawings:
         assert figures is not None
@@ -186,7 +194,7 @@ def _pair_section(pair: Pair, figures: Path | None) -> PairSection:
 
 def _overall(report: Report) -> list[verdicts.Sentence]:
     """Sentences over several pairs, and over both precisions."""
-    found = overall.of_methods(report.over) if len(report.pairs) > 1 else []
+    found = overall.of_methods(report.style.shown(report.over)) if len(report.pairs) > 1 else []
     precisions = in_both_precisions(report.frame, report.design)
     return found + overall.of_precisions(precisions.frame if precisions else None)
 
@@ -213,6 +221,7 @@ def _page(
     of_costs = report.places, behind.busy_percent, behind.processes
     caveats = overall.caveats(report.summary, report.design, len(report.problems), *of_costs) if report.pairs else []
     caveats += [f"{warning[0].upper()}{warning[1:]}." for found in report.teachers.values() if (warning := found.warning)]
+    caveats += report.style_notes
     caveats += mixed_code(report.records, code_of(report.manifest))
     return Page(
         grid=report.grid,
@@ -230,7 +239,7 @@ def _page(
         on_top=len(pairs) <= SENTENCES_ON_TOP,
         open_pairs=OPEN_PAIRS,
         maps=[base64.b64encode(path.read_bytes()).decode() for path in sorted(maps.glob("*.png"))],
-        missing=report.design.missing,
+        missing=[cell._replace(label=report.style.named(cell.label)) for cell in report.design.missing],
         skipped=pairs_in(report.manifest.get("skipped", []), "what", "reason"),
         problems=[(problem.path, problem.reason) for problem in report.problems],
         facts=behind,

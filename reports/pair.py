@@ -14,6 +14,7 @@ from bench.records.record import Cost
 from reports.design import Design
 from reports.frame import PAIR_COLUMNS, by_pair, place, places, with_costs
 from reports.reading import ByImage, Curve
+from reports.style import Style
 from reports.summary import summary
 
 
@@ -31,6 +32,7 @@ class Pair:
     curves: Mapping[str, Curve]  # by the id of a cell
     by_image: Mapping[str, ByImage]  # likewise, where it was kept
     costs: Mapping[str, Cost]  # by `method_id`, on the hardware of `methods`
+    style: Style
 
     @property
     def full_title(self) -> str:
@@ -60,12 +62,13 @@ def pairs_of(
     curves: Mapping[str, Curve],
     design: Design | None = None,
     by_image: Mapping[str, ByImage] | None = None,
+    style: Style | None = None,
 ) -> list[Pair]:
     """All pairs of a report, in the order of the summary.
 
     Args:
         frame: with the costs of the hardware that timed most cells.
-        methods: the summary of the same frame.
+        methods: the summary of the same frame, or the part of it that is shown.
     """
     timed_on = places(costs)
     others = [summary(with_costs(frame, costs, where), costs, design) for where in timed_on[1:]]
@@ -74,6 +77,7 @@ def pairs_of(
     found = []
     for index, (key, part) in enumerate(methods.groupby(PAIR_COLUMNS, sort=False)):
         rows, title = runs[key], str(part["pair"].iloc[0])
+        rows = rows[rows["method_id"].isin(part["method_id"])]
         keys = zip(rows["method_id"], rows["cost_key"], strict=True)
         found.append(
             Pair(
@@ -86,6 +90,7 @@ def pairs_of(
                 elsewhere=tuple(other.merge(part[[*PAIR_COLUMNS, "method_id"]]) for other in others),
                 curves=curves,
                 by_image=by_image or {},
+                style=style or Style(),
                 costs={method_id: by_key[cost_key] for method_id, cost_key in keys if cost_key in by_key},
             )
         )

@@ -20,6 +20,8 @@ from reports.frame import places, tidy, with_costs
 from reports.over_pairs import over_pairs
 from reports.pair import Pair, pairs_of
 from reports.reading import ByImage, Curve, read, read_by_image, read_curves
+from reports.style import Style
+from reports.style import read as read_style
 from reports.summary import summary
 
 
@@ -49,6 +51,13 @@ class Report:
     places: tuple[str, ...]  # hardware of the costs; the first is that of `frame` and `summary`
     other: Other | None = None
     teachers: Mapping[str, TeacherAccuracy] = field(default_factory=dict)  # not trained here; by `key_of` a student's cell
+    style: Style = field(default_factory=Style)
+    style_notes: tuple[str, ...] = ()  # what it hides, and what it names in vain
+
+    @cached_property
+    def shown_frame(self) -> pd.DataFrame:
+        """The rows of the frame that are about methods to show."""
+        return self.style.shown(self.frame)
 
     @cached_property
     def over(self) -> pd.DataFrame:
@@ -56,15 +65,17 @@ class Report:
         return over_pairs(self.frame, self.summary, self.design)
 
     @classmethod
-    def of_grid(cls, folder: GridFolder, compare: str | Path | None = None) -> Report:
+    def of_grid(cls, folder: GridFolder, compare: str | Path | None = None, style: Style | None = None) -> Report:
         """Read a grid.
 
         Args:
             compare: a second results folder with a grid of this name, or a grid's own folder.
+            style: by default that of `reports/style.yaml`.
 
         Raises:
-            UserError: a grid has no manifest.
+            UserError: a grid has no manifest, or the style cannot be.
         """
+        style = style or read_style()
         manifest = folder.manifest()
         records, problems = read(folder)
         design = Design.of(folder, manifest, records, problems)
@@ -74,12 +85,14 @@ class Report:
         problems += cost_problems + curve_problems + image_problems
         other = None
         if compare is not None:
-            other, other_problems = _other(Path(compare), folder.name)
+            other, other_problems = _other(Path(compare), folder.name, style)
             problems += other_problems
         frame = with_costs(tidy(records, plugins_of(manifest), own_labels(manifest)), costs)
+        labels = tuple(dict.fromkeys(frame["label"]))
+        frame["label"] = style.renamed(frame["label"])
         trained = bool((frame["role"] == "student").any())
         methods = summary(frame, costs, design) if trained else pd.DataFrame()
-        pairs = pairs_of(frame, methods, costs, curves, design, by_image) if trained else []
+        pairs = pairs_of(frame, style.shown(methods), costs, curves, design, by_image, style) if trained else []
         return cls(
             grid=folder.name,
             manifest=manifest,
@@ -95,15 +108,18 @@ class Report:
             places=tuple(places(costs)),
             teachers=_teachers(folder.results, records),
             other=other,
+            style=style,
+            style_notes=tuple(style.notes(labels)),
         )
 
 
-def _other(path: Path, grid: str) -> tuple[Other, list[Problem]]:
+def _other(path: Path, grid: str, style: Style) -> tuple[Other, list[Problem]]:
     if (path / "manifest.json").exists():
         path, grid = path.resolve().parent, path.resolve().name
     folder = ResultsFolder(path).grid(grid)
     records, problems = read(folder)
     frame = with_costs(tidy(records, plugins_of(folder.manifest()), own_labels(folder.manifest())), folder.costs()[0])
+    frame["label"] = style.renamed(frame["label"])
     named = [Problem(f"B: {problem.path}", problem.reason) for problem in problems]
     return Other(f"{path.name}/{grid}", frame), named
 

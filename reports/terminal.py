@@ -43,17 +43,19 @@ def _narrow(column: Column) -> Column:
 COLUMNS = tuple(map(_narrow, SUMMARY[2:-1]))  # what fits in 80 columns
 
 
-def report(folder: GridFolder, console: Console, compare: str | Path | None = None) -> Path:
+def report(folder: GridFolder, console: Console, compare: str | Path | None = None, style: str | Path | None = None) -> Path:
     """Write the report of a grid and print its summary and where it lies; returns the page.
 
     Args:
-        compare: see `page.write`.
+        compare, style: see `page.write`.
 
     Raises:
-        UserError: a grid has no manifest.
+        UserError: a grid has no manifest, or the style file cannot be used.
     """
-    written = page.write(folder, compare=compare)
+    written = page.write(folder, compare=compare, style=style)
     show(written.summary, console)
+    for note in written.notes:
+        console.print(note, highlight=False, markup=False)
     console.print(f"report: {written.page}", highlight=False, soft_wrap=True)
     return written.page
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,8 +13,21 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from reports.figures import figures_of_pair, letters
-from reports.figures.style import DISTILLED, KIND, MUTED, PAPER, STYLE, Figure, canvas, finished, names_beside
+from reports.figures.style import (
+    DISTILLED,
+    KIND,
+    MUTED,
+    PAPER,
+    Figure,
+    canvas,
+    characters,
+    drawn,
+    finished,
+    names_beside,
+    small,
+)
 from reports.pair import Pair
+from reports.style import Style
 
 TIME_UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 FLOP_UNITS = tuple((10.0**power, f"10^{power} FLOPs") for power in (15, 12, 9, 6, 3, 0))
@@ -53,11 +65,11 @@ def accuracy_cost(pair: Pair) -> Figure | None:
     title = f"{pair.full_title}: what accuracy costs"
     at = np.flatnonzero(points.known)
     best = at[frontier(points.total[at], points.top1[at])]
-    with mpl.rc_context(STYLE):
+    with drawn(pair.style):
         figure, axes = canvas(3.7, title)
         if points.log:
             axes.set_xscale("log")
-        _draw_methods(axes, points)
+        _draw_methods(axes, points, pair.style)
         axes.step(
             points.total[best],
             points.top1[best],
@@ -75,23 +87,24 @@ def accuracy_cost(pair: Pair) -> Figure | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         _fit_ticks(axes, points.log)
-        figure.legend(loc="outside lower left", ncols=2, fontsize=8.5)
-        labeled = zip(names_beside(list(points.part["label"])), points.top1, points.low, points.known, strict=True)
+        figure.legend(loc="outside lower left", ncols=2)
+        lines = names_beside(list(points.part["label"]), characters(28))
+        labeled = zip(lines, points.top1, points.low, points.known, strict=True)
         names = [
             name + f" ({value:.1f} %)" * bool(below) + " (teacher's cost unknown)" * (not known)
             for name, value, below, known in labeled
         ]
         _write_names(figure, axes, points.total, points.shown, names)
-    labels = points.part["label"].to_numpy()
-    values = "; ".join(
-        f"{m} {a:.2f} % at {c:.3g}" + ", its teacher's cost unknown" * (not k)
-        for m, a, c, k in zip(labels, points.top1, points.total, points.known, strict=True)
-    )
-    values += f"; without a cost: {', '.join(points.missing)}" if points.missing else ""
-    alt = f"Scatter plot of accuracy against training cost in {points.unit}, the teacher's included: {values}. "
-    return finished(
-        figure, f"{pair.name}-accuracy-cost", title, f"{alt}On the Pareto frontier of the means: {', '.join(labels[best])}."
-    )
+        labels = points.part["label"].to_numpy()
+        values = "; ".join(
+            f"{m} {a:.2f} % at {c:.3g}" + ", its teacher's cost unknown" * (not k)
+            for m, a, c, k in zip(labels, points.top1, points.total, points.known, strict=True)
+        )
+        values += f"; without a cost: {', '.join(points.missing)}" if points.missing else ""
+        alt = f"Scatter plot of accuracy against training cost in {points.unit}, the teacher's included: {values}. "
+        return finished(
+            figure, f"{pair.name}-accuracy-cost", title, f"{alt}On the Pareto frontier of the means: {', '.join(labels[best])}."
+        )
 
 
 def _points(methods: pd.DataFrame) -> _Points | None:
@@ -112,25 +125,24 @@ def _points(methods: pd.DataFrame) -> _Points | None:
     return _Points(part, *costs, top1, np.maximum(top1, floor), top1 < floor, unit, known, missing)
 
 
-def _draw_methods(axes: Axes, points: _Points) -> None:
+def _draw_methods(axes: Axes, points: _Points, style: Style) -> None:
     """Every method's point, a dotted line to its cost without the teacher, and an arrow where it lies below the scale."""
     own, total, shown = points.own, points.total, points.shown
     needs, half = points.part["needs"].to_numpy(), points.part["half"].fillna(0).to_numpy()
-    for kind, (marker, color, label) in KIND.items():
-        some = needs == kind
-        if not some.any():
-            continue
-        for known, face in ((True, color), (False, PAPER)):
-            these = some & (points.known == known)
+    colors = np.array([style.color(name, KIND[kind][1]) for name, kind in zip(points.part["label"], needs, strict=True)])
+    for kind, (marker, plain, label) in KIND.items():
+        for known in (True, False):
+            these = (needs == kind) & (points.known == known)
             if these.any():
-                bars = np.where(points.low, 0, half)[these]
-                look: dict[str, Any] = {"fmt": marker, "color": color, "mfc": face, "ms": 6, "lw": 1, "capsize": 2, "zorder": 3}
-                axes.errorbar(
-                    total[these], shown[these], bars, label=label if known else f"{label}, whose cost is unknown", **look
-                )
-        moved = some & (own < total)
-        axes.hlines(shown[moved], own[moved], total[moved], color=color, lw=1, linestyles="dotted", zorder=2)
-        axes.plot(own[moved], shown[moved], marker, color=color, mfc=PAPER, ms=6, zorder=3)
+                text = label if known else f"{label}, whose cost is unknown"
+                axes.plot([], [], marker, color=plain, mfc=plain if known else PAPER, ms=6, label=text)
+            for at in np.flatnonzero(these):
+                look: dict[str, Any] = {"fmt": marker, "color": colors[at], "ms": 6, "lw": 1, "capsize": 2, "zorder": 3}
+                bar = 0 if points.low[at] else half[at]
+                axes.errorbar(total[at], shown[at], bar, mfc=colors[at] if known else PAPER, **look)
+        for at in np.flatnonzero((needs == kind) & (own < total)):
+            axes.hlines(shown[at], own[at], total[at], color=colors[at], lw=1, linestyles="dotted", zorder=2)
+            axes.plot(own[at], shown[at], marker, color=colors[at], mfc=PAPER, ms=6, zorder=3)
     for x, y in zip(total[points.low], shown[points.low], strict=True):
         down = {"arrowstyle": "<-", "color": MUTED}
         axes.annotate("", (x, y), xytext=(0, -14), textcoords="offset points", arrowprops=down)
@@ -172,7 +184,8 @@ def _write_names(figure: Canvas, axes: Axes, x: np.ndarray, y: np.ndarray, names
     for index in np.argsort(-y):
         (px, py), name = places[index], names[index]
         lines = name.split("\n")
-        width, height = 5.6 * max(map(len, lines)) * dpi, 10 * len(lines) * dpi
+        size = small() / 8.5 * dpi
+        width, height = 5.6 * max(map(len, lines)) * size, 10 * len(lines) * size
         choices = [(dx, dy) for dy in (0, 9, -9, 18, -18, 27, -27, 36, -36) for dx in (8, -8)]
         for dx, dy in choices:
             left = px + dx * dpi - (width if dx < 0 else 0)
@@ -190,7 +203,7 @@ def _write_names(figure: Canvas, axes: Axes, x: np.ndarray, y: np.ndarray, names
             textcoords="offset points",
             ha="left" if dx > 0 else "right",
             va="center",
-            fontsize=8.5,
+            fontsize=small(),
             arrowprops=thread,
             bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )

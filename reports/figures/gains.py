@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import math
 
-import matplotlib as mpl
 import pandas as pd
 
 from bench.stats import SHOWN
 from reports.figures import figures_of_pair
-from reports.figures.style import INK, KIND, MUTED, PAPER, STYLE, Figure, canvas, finished, names_beside, row_inches
+from reports.figures.style import INK, KIND, MUTED, PAPER, Figure, canvas, characters, drawn, finished, names_beside, row_inches
 from reports.pair import Pair
 
 
 @figures_of_pair(20)
 def forest(pair: Pair) -> Figure | None:
     """Gains over `none` with simultaneous 95 % intervals; filled where one is shown. What collapsed lies off the scale."""
-    part = pair.methods[pair.methods["gain"].notna()].sort_values("gain")
+    part = pair.methods[pair.methods["gain"].notna()].sort_values("gain", ascending=False)
+    part = part.iloc[pair.style.arranged(list(part["label"]))[::-1]]  # the first on top
     if part.empty:
         return None
     title = f"{pair.full_title}: gains over none"
-    with mpl.rc_context(STYLE):
-        names = names_beside(list(part["label"]))
+    with drawn(pair.style):
+        names = names_beside(list(part["label"]), characters(28))
         figure, axes = canvas(1.2 + row_inches(names) * len(part), title)
         axes.axvline(0, color=INK, lw=1)
         values, off_scale = [], []
         edges = _edges(part)
         for at, row in enumerate(part.itertuples()):
             marker, color, _ = KIND[row.needs]
+            color = pair.style.color(row.label, color)
             inside = min(max(row.gain, edges[0]), edges[1])
             if not math.isnan(row.low):
                 axes.hlines(at, max(row.low, edges[0]), min(row.high, edges[1]), color=color, lw=1.6)
@@ -44,9 +45,9 @@ def forest(pair: Pair) -> Figure | None:
         axes.set_xlim(*_widened(edges))
         axes.set(xlabel="Gain over none in points, with simultaneous 95 % intervals", ylim=(-0.7, len(part) - 0.3))
         axes.grid(axis="y", visible=False)
-        figure.legend(loc="outside lower left", ncols=2, fontsize=8.5)
-    alt = f"Forest plot of gains over none in points: {'; '.join(reversed(values))}."
-    return finished(figure, f"{pair.name}-gains", title, alt)
+        figure.legend(loc="outside lower left", ncols=2)
+        alt = f"Forest plot of gains over none in points: {'; '.join(reversed(values))}."
+        return finished(figure, f"{pair.name}-gains", title, alt)
 
 
 def _edges(part: pd.DataFrame) -> tuple[float, float]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from bench.records.naming import abbreviated
 from reports.figures import figures_of_report
-from reports.figures.style import FREE, MUTED, STYLE, Figure, canvas, finished
+from reports.figures.style import FREE, MUTED, Figure, canvas, drawn, finished
 from reports.report import Report
+from reports.style import Style
 from reports.tables.across_pairs import Ranks, ranks_of
 
 TITLE = "Mean ranks and critical difference"
@@ -23,17 +24,22 @@ TITLE = "Mean ranks and critical difference"
 def ranks(report: Report) -> list[Figure]:
     """Demšar's diagram: methods at their mean ranks, bars over groups that the test does not tell apart."""
     found = ranks_of(report)
-    return [critical_difference(each, f"ranks-{index + 1}" if index else "ranks") for index, each in enumerate(found)]
+    return [
+        critical_difference(each, f"ranks-{index + 1}" if index else "ranks", report.style) for index, each in enumerate(found)
+    ]
 
 
-def critical_difference(ranks: Ranks, file: str = "ranks") -> Figure:
-    """The diagram of these ranks."""
-    names, values, critical = ranks.labels, ranks.found.mean_ranks, ranks.found.critical
+def critical_difference(ranks: Ranks, file: str = "ranks", style: Style | None = None) -> Figure:
+    """The diagram of these ranks; methods that the style does not show were ranked all the same."""
+    style = style or Style()
+    all_ranks = pd.DataFrame({"label": ranks.labels, "rank": ranks.found.mean_ranks})
+    shown = style.shown(all_ranks).sort_values("rank", kind="stable")
+    names, values, critical = list(shown["label"]), shown["rank"].to_numpy(), ranks.found.critical
     title = f"{TITLE}, {ranks.setting}: {ranks.found.students} students, each counted once"
     groups = _groups(values, critical)
     below = 0.5 * len(groups) + 0.6
     half = math.ceil(len(names) / 2)
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
+    with drawn(style, axes_grid=False):
         figure, axes = canvas(1.0 + 0.26 * (half + below), title)
         low, high = math.floor(values.min()), max(math.ceil(values.max()), math.floor(values.min()) + 1)
         axes.set(xlim=(low, high), ylim=(-below - half, 0), yticks=[], xlabel="Mean rank over students (1 is best)")
@@ -46,9 +52,9 @@ def critical_difference(ranks: Ranks, file: str = "ranks") -> Figure:
         for level, (start, end) in enumerate(groups):
             depth = -0.5 * (level + 1)
             axes.plot([values[start], values[end]], [depth, depth], color=FREE, lw=4, solid_capstyle="round", clip_on=False)
-    listed = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
-    alt = f"Mean ranks: {listed}. Ranks closer than {critical:.2f} do not differ by this test."
-    return finished(figure, file, title, alt)
+        listed = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, values, strict=True))
+        alt = f"Mean ranks: {listed}. Ranks closer than {critical:.2f} do not differ by this test."
+        return finished(figure, file, title, alt)
 
 
 def _groups(values: np.ndarray, difference: float) -> list[tuple[int, int]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
 from bench.records.record import Cost
 from reports.figures import figures_of_pair
-from reports.figures.style import INK, PAPER, PLAIN, STYLE, Figure, canvas, finished, names_beside, row_inches
+from reports.figures.style import INK, PAPER, PLAIN, Figure, canvas, characters, drawn, finished, names_beside, row_inches
 from reports.pair import Pair
 
 PARTS = {
@@ -27,13 +26,14 @@ TITLES = {"optimiser": "optimizer"}  # a cost's file keeps its former spelling
 @figures_of_pair(30)
 def step_split(pair: Pair) -> Figure | None:
     """One training step by its parts, the whole step as a tick."""
-    rows = pair.methods[pair.methods["method_id"].isin(pair.costs.keys())].sort_values("step_ms", ascending=False)
+    rows = pair.methods[pair.methods["method_id"].isin(pair.costs.keys())].sort_values("step_ms")
+    rows = rows.iloc[pair.style.arranged(list(rows["label"]))[::-1]]  # the first on top
     if rows.empty:
         return None
     costs = [pair.costs[method_id] for method_id in rows["method_id"]]
     title = f"{pair.full_title}: where a step's time goes"
-    with mpl.rc_context(STYLE):
-        names = names_beside(list(rows["label"]))
+    with drawn(pair.style):
+        names = names_beside(list(rows["label"]), characters(28))
         figure, axes = canvas(1.2 + row_inches(names) * len(costs), title)
         _draw_parts(axes, costs)
         steps = [cost.step for cost in costs]
@@ -43,12 +43,12 @@ def step_split(pair: Pair) -> Figure | None:
         axes.set_yticks(range(len(costs)), names)
         axes.set(xlabel="Milliseconds a step, measured alone on the machine", xlim=(0, None))
         axes.grid(axis="y", visible=False)
-        figure.legend(loc="outside lower left", ncols=4, fontsize=8.5)
-    values = "; ".join(
-        f"{label} {cost.step.median_ms:.1f} ms, of which the teacher {_part_ms(cost, 'teacher'):.1f}"
-        for label, cost in reversed(list(zip(rows["label"], costs, strict=True)))
-    )
-    return finished(figure, f"{pair.name}-step", title, f"Stacked bars of one training step by part: {values}.")
+        figure.legend(loc="outside lower left", ncols=4)
+        values = "; ".join(
+            f"{label} {cost.step.median_ms:.1f} ms, of which the teacher {_part_ms(cost, 'teacher'):.1f}"
+            for label, cost in reversed(list(zip(rows["label"], costs, strict=True)))
+        )
+        return finished(figure, f"{pair.name}-step", title, f"Stacked bars of one training step by part: {values}.")
 
 
 def _draw_parts(axes: Axes, costs: Sequence[Cost]) -> None:

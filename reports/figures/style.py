@@ -6,18 +6,23 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
+from bench.errors import unknown
 from bench.records.naming import abbreviated
 from reports.figures import letters
+from reports.style import FONT_SIZE, WIDTH, Style
 
 # Colors that people with any color vision distinguish (Okabe and Ito), and the page's variables that take their place.
 INK, MUTED, RULE, PAPER = "#1c1c1a", "#6b6b66", "#deded8", "#fefefd"
@@ -36,13 +41,56 @@ KIND = {
 
 DPI = 150
 STYLE: dict[Any, Any] = {
-    "font.size": 9.5, "font.family": "sans-serif", "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "reports",
+    "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "reports",
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.8, "axes.linewidth": 0.8, "axes.axisbelow": True,
     "legend.frameon": False,
     "figure.facecolor": PAPER, "axes.facecolor": "none", "savefig.facecolor": PAPER, "pdf.fonttype": 42, "hatch.linewidth": 0.6,
 }  # fmt: skip
+
+
+SMALL = 8.5 / FONT_SIZE  # size of legends, titles and names, relative to the font's
+
+
+def look(style: Style) -> dict[Any, Any]:
+    """Matplotlib's parameters for a style.
+
+    Raises:
+        UserError: the font is not installed.
+    """
+    if style.font not in (*font_manager.font_family_aliases, *installed()):
+        raise unknown("font", style.font, {"serif", "sans-serif", "monospace", *installed()}, "style")
+    small = SMALL * style.font_size
+    sizes = {"font.size": style.font_size, "legend.fontsize": small, "figure.titlesize": small}
+    return STYLE | sizes | {"font.family": style.font, "figure.figsize": (style.width, style.width)}
+
+
+@cache
+def installed() -> frozenset[str]:
+    """Families of fonts."""
+    return frozenset(font_manager.get_font_names())
+
+
+@contextmanager
+def drawn(style: Style, **changes: Any) -> Iterator[None]:
+    """Within it `canvas` and `finished` make a figure in this style.
+
+    Args:
+        changes: of parameters, such as `axes_grid=False`.
+    """
+    with mpl.rc_context(look(style) | {name.replace("_", "."): value for name, value in changes.items()}):
+        yield
+
+
+def small() -> float:
+    """Size of small text, points."""
+    return float(mpl.rcParams["legend.fontsize"])
+
+
+def characters(most: int) -> int:
+    """As many characters as are `most` in a figure of the default width and font."""
+    return max(10, round(most * mpl.rcParams["figure.figsize"][0] / WIDTH * FONT_SIZE / mpl.rcParams["font.size"]))
 
 
 @dataclass(frozen=True)
@@ -54,6 +102,7 @@ class Figure:
     alt: str
     svg: str
     canvas: Canvas
+    look: dict[Any, Any]  # matplotlib's parameters
 
     def inline(self) -> str:
         """The SVG for the page: its colors are the page's, its ids are its own."""
@@ -71,7 +120,7 @@ class Figure:
         """Write PNG, SVG and PDF; the folder is made."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context(self.look):
             self.canvas.savefig(folder / f"{self.name}.png", dpi=DPI)
             self.canvas.savefig(folder / f"{self.name}.pdf", metadata={"CreationDate": None})
 
@@ -80,21 +129,24 @@ def _themed(color: str) -> str:
     return f"var({THEME[color]})" if color in THEME else color
 
 
-def canvas(height: float, title: str, width: float = 5.2) -> tuple[Canvas, Axes]:
+def canvas(height: float, title: str, wider: float = 1.0) -> tuple[Canvas, Axes]:
     """An empty drawing with its title, since it may stand alone; the page strips the title for its own caption.
 
     Args:
-        height, width: inches; the title's lines add to the height.
+        height: inches, for text of the default size; the title's lines add to it.
+        wider: than the style's figures, times.
     """
-    figure = Canvas(figsize=(width, height), dpi=DPI, layout="constrained")  # text is as wide as in the PNG
+    scale = mpl.rcParams["font.size"] / FONT_SIZE
+    size = wider * mpl.rcParams["figure.figsize"][0], height * scale
+    figure = Canvas(figsize=size, dpi=DPI, layout="constrained")  # text is as wide as in the PNG
     FigureCanvasAgg(figure)
-    text = figure.suptitle(title, x=0.01, ha="left", fontsize=8.5, color=MUTED, gid="title")
+    text = figure.suptitle(title, x=0.01, ha="left", color=MUTED, gid="title")
     with letters.unwarned():
         for most in range(len(title), 20, -2):
             if text.get_window_extent().x1 <= figure.bbox.width:
                 break
             text.set_text("\n".join(textwrap.wrap(title, most)))
-    figure.set_figheight(height + 0.16 * (1 + text.get_text().count("\n")))
+    figure.set_figheight(scale * (height + 0.16 * (1 + text.get_text().count("\n"))))
     return figure, figure.add_subplot()
 
 
@@ -110,14 +162,14 @@ def row_inches(names: Sequence[str]) -> float:
 
 
 def finished(figure: Canvas, name: str, title: str, alt: str) -> Figure:
-    """The figure, laid out and drawn as SVG.
+    """The figure, laid out and drawn as SVG; to be called within `drawn`.
 
     Args:
         name: of its files.
         alt: what it shows, in words.
     """
     buffer = io.StringIO()
-    with mpl.rc_context(STYLE), letters.unwarned():  # fonts and ticks are settled only now
+    with letters.unwarned():  # fonts and ticks are settled only now
         figure.draw_without_rendering()
         lacking = letters.lacking(figure)
         unknown = letters.find_font(figure, lacking)
@@ -127,7 +179,7 @@ def finished(figure: Canvas, name: str, title: str, alt: str) -> Figure:
         figure.set_layout_engine("none")  # laid out once is enough for three formats
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         letters.replace(figure, unknown)  # in PNG and PDF
-    return Figure(name, title, alt, buffer.getvalue(), figure)
+    return Figure(name, title, alt, buffer.getvalue(), figure, {name: mpl.rcParams[name] for name in look(Style())})
 
 
 def _fit(figure: Canvas) -> None:
@@ -136,9 +188,9 @@ def _fit(figure: Canvas) -> None:
     for legend in list(figure.legends):
         while legend.get_window_extent().x1 > width and legend._ncols > 1:  # type: ignore[attr-defined]
             legend.remove()
-            drawn = figure.axes[0].get_legend_handles_labels()
+            handles = figure.axes[0].get_legend_handles_labels()
             columns = legend._ncols - 1  # type: ignore[attr-defined]
-            legend = figure.legend(*drawn, loc="outside lower left", ncols=columns, fontsize=8.5)
+            legend = figure.legend(*handles, loc="outside lower left", ncols=columns)
             figure.draw_without_rendering()
     titles = [text for text in figure.texts if text.get_gid() == "title"]
     top = min((text.get_window_extent().y0 for text in titles), default=height)

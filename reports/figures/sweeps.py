@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import re
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bench.records.comparisons import Baseline
 from reports.figures import figures_of_pair
-from reports.figures.style import CYCLE, PLAIN, STYLE, Figure, canvas, finished, plus_minus
+from reports.figures.style import CYCLE, PLAIN, Figure, canvas, drawn, finished, plus_minus
 from reports.pair import Pair
 from reports.sweeps import Sweep, find
 
@@ -27,7 +26,7 @@ def sweep(found: Sweep, pair: Pair) -> Figure:
     title = f"{pair.full_title}: accuracy along {found.argument}"
     rows = pair.methods.set_index("method_id")
     values = []
-    with mpl.rc_context(STYLE):
+    with drawn(pair.style):
         figure, axes = canvas(3.2, title)
         _set_scale(axes, sorted(value for line in found.lines for value, _ in line.points))
         if none := pair.baseline(Baseline.NONE):
@@ -47,9 +46,9 @@ def sweep(found: Sweep, pair: Pair) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=found.argument.replace(".", ": ", 1), ylabel="Top-1 accuracy, %")
-        figure.legend(loc="outside lower left", ncols=3, fontsize=8.5)
-    name = f"{pair.name}-{re.sub(r'[^a-z0-9]+', '-', found.argument.lower())}"
-    return finished(figure, name, title, f"Accuracy along {found.argument}: {'; '.join(values)}.")
+        figure.legend(loc="outside lower left", ncols=3)
+        name = f"{pair.name}-{re.sub(r'[^a-z0-9]+', '-', found.argument.lower())}"
+        return finished(figure, name, title, f"Accuracy along {found.argument}: {'; '.join(values)}.")
 
 
 def _set_scale(axes: Axes, values: list[float]) -> None:

@@ -34,7 +34,7 @@ CLAIM_COLUMNS = (
 @tables_of_report(42, section="published")
 def claims(report: Report) -> Table | None:
     """Claims about trainings like ours; what was trained otherwise is left out, since it is another claim."""
-    return check(report.frame, read(), report.design.margin) if report.pairs else None
+    return check(report.shown_frame, read(), report.design.margin) if report.pairs else None
 
 
 def check(frame: pd.DataFrame, numbers: pd.DataFrame, margin: float) -> Table:
@@ -93,9 +93,9 @@ def costs(report: Report) -> Table | None:
         return None
     known = read_costs()
     kd = known[known["method"] == Baseline.KD].drop_duplicates("source").set_index("source")["cost"]
-    found = []
+    shown, found = report.style.shown(report.summary), []
     for row in known[known["method"] != Baseline.KD].to_dict("records"):
-        ours = report.summary[(report.summary["family"] == row["method"]) & report.summary["ratio_kd"].notna()]
+        ours = shown[(shown["family"] == row["method"]) & shown["ratio_kd"].notna()]
         for own in ours.to_dict("records"):
             found.append(
                 {"source": row["source"], "their_pair": f"{row['teacher']} → {row['student']}, {row['data']}"}

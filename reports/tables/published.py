@@ -36,7 +36,7 @@ NOTE = "A difference is only about the method where nothing was trained otherwis
 @tables_of_report(40, section="published")
 def published(report: Report) -> Table | None:
     """Published numbers beside ours, chosen by the same rule and by our own (last epoch, mean of all seeds)."""
-    return beside_published(report.frame, read()) if report.pairs else None
+    return beside_published(report.shown_frame, read()) if report.pairs else None
 
 
 def beside_published(frame: pd.DataFrame, numbers: pd.DataFrame) -> Table:

@@ -44,7 +44,8 @@ def steps_of_untrained_cells(report: Report) -> list[Table]:
     found = []
     for index, ((where, _), together) in enumerate(sorted(sessions.items())):
         several = len({cost.teacher for cost in together if cost.teacher}) > 1
-        named = {cost.label + (f", {cost.teacher}" if several and cost.teacher else ""): cost for cost in together}
+        behind = [f", {cost.teacher}" if several and cost.teacher else "" for cost in together]
+        named = {report.style.named(cost.label) + more: cost for cost, more in zip(together, behind, strict=True)}
         kinds = [method_family(cost.method) if cost.method else families[cost.example] for cost in together]
         plain = next((cost for cost, family in zip(together, kinds, strict=True) if family == Baseline.NONE), None)
         student = together[0].student

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from reports.style import Style
 
 NOTHING = "–"
 
@@ -108,6 +110,13 @@ class Table:
 
     def __bool__(self) -> bool:
         return len(self.frame) > 0
+
+    def styled(self, style: Style) -> Table:
+        """The rows that are to be shown, in their order, see `Style.shown`; published methods go by the names of ours."""
+        frame = style.shown(self.frame)
+        if style.names and "method" in frame:
+            frame = frame.assign(method=frame["method"].map(style.named))
+        return replace(self, frame=frame)
 
     def rows(self) -> list[list[str]]:
         return [[shown for shown, _ in row] for row in self.sortable]
