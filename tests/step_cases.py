@@ -50,6 +50,7 @@ CASES |= {
     "nesterov": Case(("none",), recipe={"nesterov": True}),
     "adamw": Case(("tfd",), recipe={"optimizer": "adamw", "decay_all": False, "clip_grad_norm": 1.0}),
     "parts of a batch": Case(("kd", "tfd"), recipe={"accumulate": 2}),
+    "drop path": Case(("tfd",), recipe={"drop_path": 0.3}),
     "momentum 0": Case(("none",), recipe={"momentum": 0.0}),
     "mixup": Case(("tfd",), recipe={"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1}),
     "ema, dropout, clipping": Case(("tfd",), recipe={"ema": 0.9, "dropout": 0.2, "clip_grad_norm": 1.0}),

@@ -35,6 +35,7 @@ TODAY = {
     "warmup_epochs": 1,
     "warmup_lr": 0.01,
     "accumulate": 2,
+    "drop_path": 0.3,
 }
 SHORT = {"prepare_epochs": 1}  # of methods that have a preparation phase
 

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from bench.engine.assemble import assemble
+from bench.engine.lockstep import alone_because
 from bench.engine.optimizer import Optimizer, spared_from_decay
 from bench.engine.schedule import learning_rate
 from bench.errors import UserError
 from bench.measure.usual_loop import UsualLoop
+from bench.models import MODELS
+from bench.models.base import DropPath
 from bench.records.folders import ResultsFolder
 from bench.records.options import Options
 from bench.records.recipe import Recipe
@@ -206,3 +209,79 @@ def test_processes_average_gradients_once_a_step(tiny, tmp_path):
         dist.destroy_process_group()
     assert all(torch.equal(plain[name], found[name]) for name in plain)
     assert reduced.count(0) == 3  # of three steps with two parts each
+
+
+def network(spec):
+    return MODELS.build({**(spec if isinstance(spec, dict) else {"type": spec}), "classes": 4})
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet18", "wrn_16_2", "mobilenetv2"])
+def test_a_dropped_path_leaves_the_shortcut_and_the_others_are_scaled(name):
+    student = network(name).train()
+    student.drop_paths(0.5)
+    units = [(unit, unit.drop_path) for unit in student.modules() if getattr(unit, "drop_path", None) is not None]
+    rates = [path.rate for _, path in units]
+    assert rates == pytest.approx([0.5 * place / (len(units) - 1) for place in range(len(units))])
+    unit, path = units[-1]
+    branches = []
+    unit.branch.register_forward_hook(lambda *given: branches.append(given[2].detach()))
+    torch.manual_seed(0)
+    draws = torch.ones(64, 1, 1, 1).bernoulli_(0.5)
+    x = torch.rand(64, next(p for p in unit.branch.parameters() if p.ndim == 4).shape[1], 4, 4)
+    x = x if name != "preact_resnet18" else torch.rand(64, 512, 4, 4)
+    torch.manual_seed(0)
+    added = unit(x)
+    path.rate = 0.0
+    whole = unit(x)
+    kept = draws.flatten().bool()
+    assert 16 < int(kept.sum()) < 48
+    assert torch.allclose(added[kept], whole[kept] + branches[0][kept], atol=1e-5)  # twice the branch
+    assert torch.allclose(added[~kept], whole[~kept] - branches[0][~kept], atol=1e-5)  # none of it
+    student.eval()
+    path.rate = 0.5
+    assert torch.equal(unit(x), unit(x))
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "mixer_b16_224", "resnet18", "swin_tiny_patch4_window7_224"])
+def test_timms_networks_drop_paths_as_timm_does(name):
+    timm = pytest.importorskip("timm")
+
+    def rates(body):
+        return {key: module.drop_prob for key, module in body.named_modules() if type(module).__name__ == "DropPath"}
+
+    with torch.device("meta"):
+        student = network({"type": "timm", "name": name})
+        theirs = timm.create_model(name, drop_path_rate=0.3)
+    before = torch.get_rng_state()
+    student.drop_paths(0.3)
+    assert torch.equal(torch.get_rng_state(), before)  # what is drawn next is not another
+    assert rates(student.body) == rates(theirs)
+
+
+def test_torchvisions_stochastic_depth_is_the_recipes():
+    with torch.device("meta"):
+        student = network({"type": "torchvision", "name": "convnext_tiny"})
+    paths = [module for module in student.modules() if isinstance(module, DropPath)]
+    assert len(paths) == 18
+    assert {path.rate for path in paths} == {0.0}
+    student.drop_paths(0.1)
+    assert paths[-1].rate == 0.1
+
+
+def test_a_network_without_branches_is_refused(tiny):
+    with pytest.raises(UserError, match=r"tiny, recipe\.drop_path: vgg8 cannot have it: it has no residual branches"):
+        tiny(recipe={**DIGITS, "drop_path": 0.1}, pairs=[{"student": "vgg8"}], data="cifar100")
+
+
+@pytest.mark.parametrize(
+    ("student", "recipe", "reason"),
+    [
+        ("resnet8", {}, None),
+        ("resnet8", {"drop_path": 0.1}, "its recipe has drop_path, which draws random numbers"),
+        ({**VIT, "arguments": {**VIT["arguments"], "drop_path_rate": 0.1}}, {}, "its network draws random numbers"),
+        (VIT, {}, None),
+    ],
+)
+def test_a_trainee_that_draws_trains_alone(student, recipe, reason, tiny):
+    [cell] = tiny(recipe={**DIGITS, **recipe}, pairs=[{"student": student}]).cells
+    assert alone_because(cell) == reason

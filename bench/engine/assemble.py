@@ -155,6 +155,8 @@ def _trainee(cell: Cell, assembly: Assembly, teacher: Teacher | None) -> Trainee
     torch.manual_seed(seed_from("student", cell.identity["student"], cell.seed))
     student = place(build_network(cell.student, assembly.dataset), assembly.device)
     student.dropout.p = cell.recipe.dropout
+    if cell.recipe.drop_path:
+        student.drop_paths(cell.recipe.drop_path)
     method = METHODS.build(cell.method)
     networks = Networks(NetworkView(student), teacher)
     sample = assembly.sample()

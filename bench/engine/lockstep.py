@@ -7,9 +7,13 @@ alone, bit for bit on a CPU, as long as nobody draws random numbers while others
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from functools import cache
 
+import torch
+
+from bench.models import MODELS, stored
 from bench.records.cell import Cell, digest
 from methods import METHODS
 from methods.base import Method
@@ -20,8 +24,10 @@ def alone_because(cell: Cell) -> str | None:
     method = _method(cell)
     if method.draws_random:
         return "its method draws random numbers"
-    if cell.recipe.dropout:
-        return "its recipe has dropout, which draws random numbers"
+    if cell.recipe.dropout or cell.recipe.drop_path:
+        return f"its recipe has {'dropout' if cell.recipe.dropout else 'drop_path'}, which draws random numbers"
+    if _network_draws(json.dumps(cell.student)):
+        return "its network draws random numbers"
     if method.prepare_epochs:
         return "its method has a preparation phase"
     return None
@@ -43,6 +49,19 @@ def _stream(cell: Cell) -> str:
 def _method(cell: Cell) -> Method:
     """An instance, for its attributes alone."""
     return _built(json.dumps(cell.method))
+
+
+@cache
+def _network_draws(spec: str) -> bool:
+    """Whether a network drops anything by itself, as some of timm's and of the users' own do."""
+    model = {**stored(json.loads(spec)), "classes": 2, "channels": 3}
+    try:
+        with torch.device("meta"):
+            network = MODELS.build({**model, "pretrained": False} if "pretrained" in model else model)
+    except Exception:  # it is refused elsewhere, or needs values while it is built
+        return False
+    dropping = [module for module in network.modules() if re.search("Drop|StochasticDepth", type(module).__name__)]
+    return any(getattr(module, name, 0) > 0 for module in dropping for name in ("p", "drop_prob"))
 
 
 @cache

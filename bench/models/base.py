@@ -40,6 +40,23 @@ def stored(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**WHEN_ABSENT.get(spec["type"], {}), **spec}
 
 
+class DropPath(nn.Module):
+    """On a residual branch: in training each image goes without it at this rate, and the others' branch is scaled up.
+
+    Huang et al. Deep Networks with Stochastic Depth. ECCV 2016. arXiv:1603.09382. As timm and torchvision have it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = 0.0
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not (self.rate and self.training):
+            return branch
+        kept = branch.new_empty(len(branch), *[1] * (branch.dim() - 1)).bernoulli_(1 - self.rate)
+        return branch * kept.div_(1 - self.rate)
+
+
 class Stage(nn.Module):
     """A stage of a network: `activation(body(norm(x)))`.
 
@@ -107,6 +124,18 @@ class Network(nn.Module):
         """Put a step without weights in front of the network: every image passes it once."""
         self.images = images
         self.register_forward_pre_hook(_own_images)
+
+    def drop_paths(self, rate: float) -> None:
+        """Have residual branches dropped in training: from never in the first unit to `rate` in the last one, linearly.
+
+        Raises:
+            ValueError: the network has no residual branches.
+        """
+        units = [module for module in self.modules() if isinstance(module, DropPath)]
+        if not units:
+            raise ValueError("it has no residual branches that could be dropped")
+        for place, unit in enumerate(units):
+            unit.rate = rate * place / max(1, len(units) - 1)
 
     @property
     def last_activation(self) -> nn.Module:

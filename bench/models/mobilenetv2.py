@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bench.models.base import MODELS, Network, Stage, conv_norm, global_pool, kaiming_convolutions
+from bench.models.base import MODELS, DropPath, Network, Stage, conv_norm, global_pool, kaiming_convolutions
 
 # Expansion, channels, units and stride of each group of bottlenecks.
 STAGES = [
@@ -32,10 +32,10 @@ class InvertedBottleneck(nn.Module):
             nn.ReLU(inplace=True),
             *conv_norm(wide, channels, 1),
         )
-        self.residual = stride == 1 and in_channels == channels
+        self.drop_path = DropPath() if stride == 1 and in_channels == channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x) if self.residual else self.branch(x)
+        return self.branch(x) if self.drop_path is None else x + self.drop_path(self.branch(x))
 
 
 @MODELS.register_module()

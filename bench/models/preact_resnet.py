@@ -10,7 +10,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from bench.models.base import MODELS, Network, Stage, conv_norm, kaiming_convolutions
+from bench.models.base import MODELS, DropPath, Network, Stage, conv_norm, kaiming_convolutions
 
 WIDTHS = (64, 64, 128, 256, 512)  # of stem and stages
 
@@ -28,10 +28,11 @@ class PreActivated(nn.Module):
         )
         same = stride == 1 and in_channels == channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+        self.drop_path = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
         entered = self.enter(x)
-        return self.branch(entered) + self.shortcut(entered)
+        return self.drop_path(self.branch(entered)) + self.shortcut(entered)
 
 
 @MODELS.register_module()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from bench.models.base import MODELS, Network, Stage, conv_norm, kaiming_convolutions, relu_between
+from bench.models.base import MODELS, DropPath, Network, Stage, conv_norm, kaiming_convolutions, relu_between
 
 NARROW = (16, 16, 32, 64)  # channels of stem and stages
 WIDE = (32, 64, 128, 256)
@@ -21,10 +21,10 @@ class Residual(nn.Module):
 
     def __init__(self, branch: nn.Sequential, shortcut: nn.Module) -> None:
         super().__init__()
-        self.branch, self.shortcut = branch, shortcut
+        self.branch, self.shortcut, self.drop_path = branch, shortcut, DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x) + self.shortcut(x)
+        return self.drop_path(self.branch(x)) + self.shortcut(x)
 
 
 def shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bench.models.base import MODELS, Network, names_of, renamed
@@ -21,19 +24,34 @@ class TimmNetwork(Network):
     Args:
         body: a timm network that implements `forward_intermediates`, without its classifier.
         classifier: its classifier.
+        again: builds one like it, with more arguments.
     """
 
-    def __init__(self, body: Any, classifier: nn.Linear) -> None:
+    def __init__(self, body: Any, classifier: nn.Linear, again: Callable[..., nn.Module]) -> None:
         names = len(body.feature_info)
         taps = list(range(names)) if names <= 5 else [names * (i + 1) // 4 - 1 for i in range(4)]
         super().__init__(nn.Identity(), [], classifier, norms=[None] * min(len(taps), 4), head=nn.Identity())
-        self.body, self.taps = body, taps
+        self.body, self.taps, self.again = body, taps, again
         if hasattr(body, "no_weight_decay"):
             self.undecayed = frozenset(f"body.{name}" for name in body.no_weight_decay())
         self.has_tokens = embeds_patches(body)
         takes = inspect.signature(body.forward_intermediates).parameters
         prefixed = getattr(body, "num_prefix_tokens", 0) and "return_prefix_tokens" in takes
         self.asked = {"return_prefix_tokens": True} if prefixed else {}
+
+    def drop_paths(self, rate: float) -> None:
+        """As timm does it for this network, in place of the rate that it may have by default."""
+        try:
+            with torch.random.fork_rng(devices=[]):  # its weights are drawn, and not used
+                like = self.again(drop_path_rate=rate)
+        except TypeError as error:
+            raise ValueError(f"it takes no drop_path_rate ({error})") from None
+        paths = {name: module for name, module in like.named_modules() if type(module).__name__ == "DropPath"}
+        if not paths:
+            raise ValueError("it has no residual branches that could be dropped")
+        for name, module in paths.items():
+            parent, _, last = name.rpartition(".")
+            setattr(self.body.get_submodule(parent), last, module)
 
     def forward(self, image: Tensor) -> Output:
         last, features = self.body.forward_intermediates(image, indices=self.taps, **self.asked)
@@ -74,8 +92,9 @@ def timm(
         raise ImportError(f"model 'timm' ({name}) needs the package timm: pip install 'distillation-bench[timm]'") from error
     if not library.is_model(name):
         raise ValueError(f"timm has no network '{name}'")
+    again = partial(library.create_model, name, num_classes=classes, in_chans=channels, **(arguments or {}))
     try:
-        body = library.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels, **(arguments or {}))
+        body = again(pretrained=pretrained)
     except TypeError as error:
         raise ValueError(f"timm's '{name}' does not take {arguments} ({error})") from error
     classifier = body.get_classifier()
@@ -85,7 +104,7 @@ def timm(
         )
     names = names_of(body)
     body.reset_classifier(0)
-    network = TimmNetwork(body, classifier)
+    network = TimmNetwork(body, classifier, again)
     network.library_names = renamed(network, names)
     return network
 

@@ -1,7 +1,7 @@
 """torchvision's networks for ImageNet-sized images, split into stem, four stages, head and classifier.
 
 The stages are those at a stride of 4, 8, 16 and 32, whatever the family; the layers before are the stem. Dropout and stochastic
-depth, which some of torchvision's constructors switch on, are off: they belong to the recipe (see its `dropout`).
+depth, which some of torchvision's constructors switch on, are off: they belong to the recipe (see its `dropout`, `drop_path`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from bench.models.base import MODELS, Network, Stage, global_pool, names_of, relu_between, renamed
+from bench.models.base import MODELS, DropPath, Network, Stage, global_pool, names_of, relu_between, renamed
 from bench.models.resnet import Residual
 
 
@@ -141,9 +141,12 @@ def torchvision(classes: int, name: str, channels: int = 3, pretrained: bool = F
         raise ValueError(
             f"torchvision's '{name}' is a {family}, which this model has no rule to split into stages; known: {', '.join(TAPS)}"
         )
-    for module in net.modules():
-        if type(module).__name__ in ("Dropout", "StochasticDepth"):
+    for module in list(net.modules()):
+        if type(module).__name__ == "Dropout":
             module.p = 0.0
+        for name, inner in module.named_children():
+            if type(inner).__name__ == "StochasticDepth":
+                setattr(module, name, DropPath())
     names = names_of(net)
     network = TAPS[family](net)
     network.library_names = renamed(network, names)

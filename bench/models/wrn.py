@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from bench.models.base import MODELS, WHEN_ABSENT, Network, Stage, global_pool, kaiming_convolutions
+from bench.models.base import MODELS, WHEN_ABSENT, DropPath, Network, Stage, global_pool, kaiming_convolutions
 from methods.base import Output
 
 Taps = Literal["sums", "rectified"]
@@ -32,10 +32,10 @@ class Unit(nn.Module):
         layers: list[nn.Module] = []
         for _ in range(2):
             layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True), convolution(channels, channels)]
-        self.branch = nn.Sequential(*layers)
+        self.branch, self.drop_path = nn.Sequential(*layers), DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
+        return x + self.drop_path(self.branch(x))
 
 
 class Widening(nn.Module):
@@ -50,9 +50,10 @@ class Widening(nn.Module):
             convolution(channels, channels),
         )
         self.shortcut = convolution(in_channels, channels, size=1, stride=stride)
+        self.drop_path = DropPath()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.branch(x)
+        return self.shortcut(x) + self.drop_path(self.branch(x))
 
 
 class Head(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -129,6 +130,7 @@ class _Expansion:
             student = _Side(data, shape.resized(recipe.image_size), model, recipe, precision)
             student = self._seeing(student, asked, bool(model.get("pretrained")), f"{at}.student")
             _check_buildable(student, f"{at}.student")
+            _check_drop_path(student, f"{where}, recipe")
             teacher, ready = self._teacher(file, pair, student, where, at)
             sides = _Sides(student, teacher, ready)
             self.declarations.add(file, sides.key, self._add_methods(file, sides, entries), where)
@@ -150,6 +152,7 @@ class _Expansion:
         ready = self._ready(teacher, weights_file, part, f"{at}.teacher")
         if ready:
             return teacher, ready.model_copy(update=cost)
+        _check_drop_path(teacher, f"{where}, teacher_recipe")
         if any(value is not None for value in cost.values()):
             raise UserError(f"{at}.teacher: train_s and train_flops belong to a teacher with weights; others are measured here")
         return teacher, None
@@ -253,6 +256,14 @@ def _check_buildable(network: _Side, where: str) -> None:
         raise UserError(f"{where}: {error}") from None
     except ValueError:
         pass  # it cannot take the images: a reason to skip what needs it
+
+
+def _check_drop_path(network: _Side, where: str) -> None:
+    if network.recipe.drop_path:
+        try:
+            copy.deepcopy(forward_shapes(network.model, network.shape)[0]).drop_paths(network.recipe.drop_path)
+        except ValueError as error:
+            raise UserError(f"{where}.drop_path: {model_name(network.model)} cannot have it: {error}") from None
 
 
 def _method(short: Spec, sides: _Sides, where: str) -> tuple[Spec, str, Method]:

@@ -46,6 +46,7 @@ class Recipe(Frozen):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
     padding: Literal["zero", "reflect"] = Field("zero", json_schema_extra=LATER)  # what `pad` pads with
     processes: int = Field(1, ge=1, json_schema_extra=LATER)  # that share each batch; batch norm sees a share
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, json_schema_extra=LATER)  # of the last residual branch
     accumulate: int = Field(1, ge=1, json_schema_extra=LATER)  # parts of a batch, one after the other; batch norm sees a part
     optimizer: dict[str, Any] = Field({"type": "sgd"}, json_schema_extra=LATER)  # of `list optimizers`, with its arguments
     decay_all: bool = Field(True, json_schema_extra=LATER)  # False: no weight decay of norms, biases and position embeddings
