@@ -53,5 +53,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[dev,timm,tensorboard,gradcam,completion]'
+	$(INSTALL) -e '.[dev,timm,huggingface,tensorboard,gradcam,completion]'
 	@touch $@

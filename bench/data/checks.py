@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Dataset, Shape, Split
 from bench.data.files import Files
 
+MOST_CLASSES = 100_000  # more would not fit into a network, and labels that large are no numbers of classes
 LISTED = 5  # classes that a note names before it counts the rest
 COLORS = (1, 3, 4)  # channels of gray images, of colors, of colors with transparency
 
@@ -22,6 +23,7 @@ def check(data: Dataset) -> None:
     """
     if data.classes < 2:
         raise ValueError(f"{data.classes} classes: a classification needs at least 2")
+    check_count(data.classes)
     if len(data.class_names) != data.classes:
         raise ValueError(f"{len(data.class_names)} class names for {data.classes} classes")
     if len(data.mean) != len(data.std) or not all(std > 0 for std in data.std):
@@ -32,6 +34,15 @@ def check(data: Dataset) -> None:
     train, test = data.train.images, data.test.images
     if isinstance(train, Tensor) and isinstance(test, Tensor) and train.shape[1:] != test.shape[1:]:
         raise ValueError(f"training images are {tuple(train.shape[1:])}, test images {tuple(test.shape[1:])}; they must agree")
+
+
+def check_count(classes: int) -> None:
+    """
+    Raises:
+        ValueError: more classes than any network has.
+    """
+    if classes > MOST_CLASSES:
+        raise ValueError(f"{classes} classes; allowed: at most {MOST_CLASSES}, labels from 0 on, without gaps")
 
 
 def _check_images(split: Split, part: str, data: Dataset) -> None:
@@ -65,6 +76,12 @@ def _check_targets(split: Split, part: str, classes: int) -> None:
         raise ValueError(
             f"{part} targets reach from {low} to {high}; allowed: 0 to {classes - 1}, since there are {classes} classes"
         )
+
+
+def few(shape: Shape) -> list[str]:
+    """What is suspicious of a subset of a standard set, before its images are read."""
+    absent = shape.classes - shape.samples
+    return [f"at least {absent} of {shape.classes} classes have no training image"] if absent > 0 else []
 
 
 def notes(data: Dataset) -> list[str]:

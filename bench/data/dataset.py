@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -49,6 +50,8 @@ class Dataset:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     auto_augment: Literal["cifar10", "imagenet", "svhn"] = "cifar10"  # AutoAugment's policy for such images
+    size: int = 0  # of image files: `load` decodes them all to that height and width; 0: they stream
+    folder: Path | None = None  # that holds all image files; the digest of their contents is kept in it
 
     @property
     def channels(self) -> int:
@@ -56,7 +59,7 @@ class Dataset:
 
     @property
     def shape(self) -> Shape:
-        """Of image files, which have any size, that at which they stream where no recipe sets another."""
+        """Of image files, which have any size, `size`, or that at which they stream where no recipe sets another."""
         images = self.train.images
-        height, width = (STREAMED_SIZE, STREAMED_SIZE) if isinstance(images, Files) else images.shape[2:]
+        height, width = (self.size or STREAMED_SIZE,) * 2 if isinstance(images, Files) else images.shape[2:]
         return Shape(self.channels, height, width, self.classes, len(self.train.targets))

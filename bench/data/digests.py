@@ -25,11 +25,14 @@ SETTLED_S = 2.0  # time stamps of some file systems are that coarse: what is you
 def of_dataset(data: Dataset) -> str:
     """Of everything in a data set that decides a training. Files count by their contents, whatever they are called."""
     hashed = hashlib.sha256(repr((data.classes, data.mean, data.std, data.auto_augment)).encode())
+    if data.folder is not None:
+        files = [file for split in (data.train, data.test) if isinstance(split.images, Files) for file in split.images]
+        hashed.update(of_files(data.folder, files).encode())
     for images, targets in (data.train, data.test):
-        if isinstance(images, Files):
-            hashed.update(_of_contents(list(images)))
-        else:
+        if not isinstance(images, Files):
             _add(hashed, images)
+        elif data.folder is None:
+            hashed.update(hashlib.sha256(b"".join(_contents(images))).digest())
         _add(hashed, targets)
     return hashed.hexdigest()
 
@@ -61,7 +64,7 @@ def of_files(folder: Path, files: Sequence[Path]) -> str:
         if kept := _kept(place, listing):
             return kept
     hashed = hashlib.sha256()
-    for name, content in zip(names, _contents(files), strict=True):
+    for name, content in zip(names, _contents(Files([str(file) for file in files])), strict=True):
         hashed.update(name + b"\0" + content)
     digest = hashed.hexdigest()
     if time.time_ns() - newest > SETTLED_S * 1e9:
@@ -69,19 +72,10 @@ def of_files(folder: Path, files: Sequence[Path]) -> str:
     return digest
 
 
-def _of_contents(files: Sequence[Path]) -> bytes:
-    return hashlib.sha256(b"".join(_contents(files))).digest()
-
-
-def _contents(files: Sequence[Path]) -> list[bytes]:
+def _contents(files: Files) -> list[bytes]:
     """SHA-256 of each file, in threads: hashing releases the interpreter's lock."""
-
-    def one(file: Path) -> bytes:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").digest()
-
     with ThreadPoolExecutor(usable_cores()) as pool:
-        return list(pool.map(one, files))
+        return list(pool.map(files.digest, range(len(files))))
 
 
 def _own_cache(folder: Path) -> Path:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bench.cores import usable_cores
+from bench.data import memory
 from bench.data.augment import draw_boxes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
@@ -40,20 +42,29 @@ class Files:
     def path(self, position: int) -> Path:
         return Path(os.fsdecode(self.paths[position]))
 
+    def digest(self, position: int) -> bytes:
+        """SHA-256 of an image as it is stored."""
+        with self.path(position).open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").digest()
+
     def open(self, position: int) -> Image.Image:
         """The decoded RGB image, 8 bits a channel; of 16-bit gray files the upper 8.
 
         Raises:
             ValueError: the file is no image, is damaged or too large, or its values have no known range.
         """
-        path = self.path(position)
-        try:
-            with Image.open(path) as image:
-                return _rgb(image)
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be read as an image ({error})") from error
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return read(self.path(position), str(self.path(position)))
+
+
+def read(source: Path | BytesIO, name: str) -> Image.Image:
+    """The RGB image in a file or in bytes; `name` is its name in errors."""
+    try:
+        with Image.open(source) as image:
+            return _rgb(image)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read as an image ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -116,7 +127,13 @@ def center_crop(image: Image.Image, shorter: int, size: int) -> Image.Image:
 
 
 def decode(files: Files, size: int) -> Tensor:
-    """All images, (N, 3, size, size) uint8, center-cropped; in threads, since decoding releases the interpreter's lock."""
+    """All images, (N, 3, size, size) uint8, center-cropped; in threads, since decoding releases the interpreter's lock.
+
+    Raises:
+        ValueError: one cannot be read, or they do not fit into memory.
+    """
+    what = f"{len(files)} images of {size}x{size} pixels"
+    memory.require(3 * size**2 * len(files), what, "give a smaller `size`, or size: 0 to stream them from disk")
     pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
 
     def fill(position: int) -> None:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
-from torch import Tensor
 
-from bench.data import digests
-from bench.data.checks import looks_channels_first
+from bench.data import digests, memory
+from bench.data.checks import check_count, looks_channels_first
 from bench.data.dataset import Dataset, Split
-from bench.data.files import Files, decode, scan
-from bench.data.sets import location, own_format, split_of, statistics
+from bench.data.files import scan
+from bench.data.sets import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    image_size,
+    location,
+    own_format,
+    split_of,
+    statistics,
+    with_test,
+)
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -68,6 +75,10 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
     if arrays["test_images"].shape[1:] != arrays["train_images"].shape[1:]:
         raise refuse("test_images", f"(N, {', '.join(map(str, arrays['train_images'].shape[1:]))}), as in 'train_images'")
     classes = 1 + int(max(arrays["train_labels"].max(), arrays["test_labels"].max()))
+    try:
+        check_count(classes)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     names = arrays.setdefault("class_names", np.array([str(label) for label in range(classes)]))
     if names.dtype.kind == "S":
         names = arrays["class_names"] = np.char.decode(names, "utf-8")
@@ -80,10 +91,16 @@ def _open_npz(file: Path) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file; npz needs the path of an .npz file (numpy.savez writes one)")
     try:
+        with ZipFile(file) as members:
+            needed = sum(member.file_size for member in members.infolist() if member.filename.removesuffix(".npy") in NPZ_KEYS)
+    except (BadZipFile, OSError):
+        needed = file.stat().st_size
+    memory.require(needed, f"the arrays in {file}", "store fewer or smaller images, or image files in class folders")
+    try:
         with np.load(file, allow_pickle=False) as archive:
             present = archive.files
             arrays = {key: archive[key] for key in (*NPZ_KEYS, "class_names") if key in present}
-    except (BadZipFile, EOFError, TypeError, OSError, ValueError) as error:  # TypeError: a single array
+    except (BadZipFile, EOFError, TypeError, OSError, ValueError, MemoryError) as error:  # TypeError: a single array
         raise ValueError(f"{file} is not an .npz file of plain arrays, or is damaged ({error})") from error
     if missing := [key for key in NPZ_KEYS if key not in arrays]:
         raise ValueError(f"{file} has no {', '.join(missing)}; it holds: {', '.join(present) or 'nothing'}")
@@ -91,12 +108,11 @@ def _open_npz(file: Path) -> dict[str, np.ndarray]:
 
 
 def _imagefolder_digest(folder: Path) -> str:
-    _, *splits = _scan_folders(folder)
-    return digests.of_files(folder, [file for files, _ in splits for file in files])
+    return digests.of_files(folder, [file for part in _parts(folder) for file in scan(part)[1]])
 
 
 @own_format("imagefolder", _imagefolder_digest)
-def imagefolder(root: str | None = None, path: str | None = None, size: int = 0) -> Dataset:
+def imagefolder(root: str | None = None, path: str | None = None, size: int = 0, test_share: float = 0.0) -> Dataset:
     """Image files in class folders: train/CLASS/*, and val/CLASS/* (or test/CLASS/*). Gray ones become RGB.
 
     Folders within a class's folder belong to the class; names that begin with a dot are left out. Of 16-bit files the upper 8
@@ -105,22 +121,29 @@ def imagefolder(root: str | None = None, path: str | None = None, size: int = 0)
     Args:
         size: 0 streams the files from disk, batch by batch, for sets that are too large for memory; the recipe's crop must
             then be 'resized'. Otherwise all images are held in memory, their shorter side resized to `size`, center-cropped.
+        test_share: where there are no test images: the share, in (0, 1), of those in train/CLASS/*, or in CLASS/*, that become
+            the test images. Fixed and stratified.
 
     Raises:
         FileNotFoundError, ValueError: a folder is missing or empty, or a test class has no training images.
     """
-    if size < 0:
-        raise ValueError(f"size: {size} is not possible; allowed: pixels, or 0 to stream the files")
-    names, train, test = _scan_folders(location(root, path))
-    splits = [Split(decode(files, size) if size else files, targets) for files, targets in (train, test)]
-    return Dataset(splits[0], splits[1], len(names), IMAGENET_MEAN, IMAGENET_STD, names, auto_augment="imagenet")
+    folder = location(root, path)
+    parts = _parts(folder)
+    names, files, targets = scan(parts[0])
+    test = Split(*scan(parts[1], names)[1:]) if len(parts) > 1 else None
+    lacks = f"{folder} lacks train/ or val/ (or test/), each with one folder a class"
+    train, test = with_test(Split(files, targets), test, test_share, lacks)
+    return Dataset(train, test, len(names), IMAGENET_MEAN, IMAGENET_STD, names, auto_augment="imagenet", size=image_size(size))
 
 
-def _scan_folders(folder: Path) -> tuple[tuple[str, ...], tuple[Files, Tensor], tuple[Files, Tensor]]:
-    """Class names, and (files, labels) of the training and of the test folder."""
-    test = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
-    if test is None or not (folder / "train").is_dir():
-        raise FileNotFoundError(f"{folder} lacks train/ or val/ (or test/), each with one folder a class")
-    names, train_files, train_targets = scan(folder / "train")
-    _, test_files, test_targets = scan(test, names)
-    return names, (train_files, train_targets), (test_files, test_targets)
+imagefolder.added_later = ("test_share",)  # type: ignore[attr-defined]
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folders whose folders are classes: of the training and of the test images; one where no test images are apart."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; imagefolder needs one with train/ and val/ (or test/)")
+    if not (folder / "train").is_dir():
+        return [folder]
+    test = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
+    return [folder / "train", *test[:1]]

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from bench.data import checks, digests
 from bench.data.dataset import Dataset, Normalization, Shape, Split
-from bench.data.files import Files
+from bench.data.files import Files, decode
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of image files
 COMMON_KEYS = ("train_images", "test_images", "digest", "name")  # of a cell's `data`; the rest are the builder's arguments
 
 
@@ -56,7 +57,6 @@ DATASETS = Registry("dataset", build_func=build_dataset, locations=["bench.data"
 SHAPES: dict[str, Shape] = {}  # of standard sets
 NORMALIZATIONS: dict[str, Normalization] = {}  # of standard sets, where their images need not be read for it
 DIGESTS: dict[str, Callable[[Path], str]] = {}  # of formats for the user's own data: SHA-256 of what lies at a path
-UNDECODED = ("imagefolder",)  # formats whose images need not be decoded to know their shape: at size 0 they are files
 
 Builder = Callable[..., Dataset]
 
@@ -86,7 +86,7 @@ def own_format(key: str, digest_of_path: Callable[[Path], str]) -> Callable[[Bui
 
 
 def load(spec: Mapping[str, Any], root: str | None = None) -> Dataset:
-    """The data of a cell, checked.
+    """The data of a cell, checked; image files of a set with a `size` are decoded.
 
     Args:
         spec: `{"type": key, **arguments}`. It may also hold "train_images" and "test_images", the sizes of fixed stratified
@@ -94,16 +94,21 @@ def load(spec: Mapping[str, Any], root: str | None = None) -> Dataset:
         root: the folder that holds the data.
 
     Raises:
-        FileNotFoundError, ValueError: the data are missing or malformed, or do not have the digest.
+        FileNotFoundError, ValueError: the data are missing or malformed, do not have the digest, or do not fit into memory.
     """
     data = _build(spec, root)
     if spec.get("digest") and _digest(spec, root, data) != spec["digest"]:
         raise ValueError(f"the data of '{spec['type']}' are not those that the cell was planned with")
-    return _with_subsets(data, spec)
+    data = _with_subsets(data, spec)
+    return replace(data, train=_decoded(data.train, data.size), test=_decoded(data.test, data.size))
+
+
+def _decoded(split: Split, size: int) -> Split:
+    return split._replace(images=decode(split.images, size)) if size and isinstance(split.images, Files) else split
 
 
 def _build(spec: Mapping[str, Any], root: str | None) -> Dataset:
-    arguments = {name: value for name, value in spec.items() if name not in COMMON_KEYS}
+    arguments = {key: value for key, value in spec.items() if key not in COMMON_KEYS or takes(spec["type"], key)}
     data = DATASETS.build({"root": root} | arguments)
     if not isinstance(data, Dataset):
         raise ValueError(f"data set '{spec['type']}' returns a {type(data).__name__}; a data set's function returns a Dataset")
@@ -132,7 +137,7 @@ class Look(NamedTuple):
 
 
 def look(spec: Mapping[str, Any], root: str | None = None) -> Look:
-    """Shape, digest and doubts. Data of a standard set need not be there; of streamed image files none is decoded.
+    """Shape, digest and doubts. Data of a standard set need not be there; image files are not decoded.
 
     Raises:
         OSError, ValueError, KeyError: data of another kind that are missing or malformed.
@@ -140,12 +145,16 @@ def look(spec: Mapping[str, Any], root: str | None = None) -> Look:
     if is_standard(spec["type"]):
         shape = SHAPES[spec["type"]]
         shape = shape._replace(samples=spec.get("train_images") or shape.samples)
-        return Look(shape, normalization=NORMALIZATIONS.get(spec["type"]))
-    undecoded = {"size": 0} if spec["type"] in UNDECODED else {}
-    whole = _build({**spec, **undecoded}, root)
-    data = _with_subsets(whole, spec)
-    shape = data.shape.resized(spec.get("size", 0) if undecoded else 0)
-    return Look(shape, _digest(spec, root, whole), tuple(checks.notes(data)), (data.mean, data.std))
+        return Look(shape, notes=tuple(checks.few(shape)), normalization=NORMALIZATIONS.get(spec["type"]))
+    every = _build(spec, root)
+    data = _with_subsets(every, spec)
+    return Look(data.shape, _digest(spec, root, every), tuple(checks.notes(data)), (data.mean, data.std))
+
+
+def takes(key: str, name: str) -> bool:
+    """Whether the builder of a data set has an argument of that name."""
+    builder = DATASETS.get(key)
+    return builder is not None and name in inspect.signature(builder).parameters
 
 
 def is_standard(key: str) -> bool:
@@ -232,6 +241,54 @@ def split_of(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | Sequence
     pixels = torch.as_tensor(images)
     pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     return Split(pixels, torch.as_tensor(np.asarray(labels, dtype=np.int64)))
+
+
+def with_test(train: Split, test: Split | None, share: float, lacks: str) -> tuple[Split, Split]:
+    """Training and test images; a share of the former, fixed and stratified, where there are no test images.
+
+    Args:
+        lacks: what is missing where there are no test images, for the error.
+
+    Raises:
+        ValueError: a share beside test images.
+        FileNotFoundError: neither.
+    """
+    if test is not None and share:
+        raise ValueError(f"test_share: {share} does not suit data that have a test part; leave it out")
+    if test is not None:
+        return train, test
+    if not 0 < share < 1:
+        raise FileNotFoundError(f"{lacks}; or give test_share, in (0, 1): the share of all images to test on")
+    return hold_out(train, share)
+
+
+def image_size(size: int) -> int:
+    """
+    Raises:
+        ValueError: no number of pixels.
+    """
+    if not 0 <= size <= 4096:
+        raise ValueError(f"size: {size} is not possible; allowed: 1 to 4096 pixels, or 0 to leave the images as they are")
+    return size
+
+
+def number(train: Sequence[Any], test: Sequence[Any] | None) -> tuple[tuple[str, ...], Tensor, Tensor | None]:
+    """Class names, and the labels (N,) of both parts as classes; sorted by number where all labels are numbers, else by text.
+
+    Raises:
+        ValueError: a test label that no training image has.
+    """
+    given = {str(label).strip() for label in train}
+    numbers = all(label.isdecimal() for label in given)
+    names = sorted(given, key=int) if numbers else sorted(given)
+    classes = {name: label for label, name in enumerate(names)}
+    if unknown := sorted({str(label).strip() for label in test or ()} - given):
+        raise ValueError(f"test images have labels that no training image has: {', '.join(unknown[: checks.LISTED])}")
+
+    def targets(labels: Sequence[Any]) -> Tensor:
+        return torch.tensor([classes[str(label).strip()] for label in labels])
+
+    return tuple(names), targets(train), None if test is None else targets(test)
 
 
 def statistics(images: Tensor | Files) -> tuple[tuple[float, ...], tuple[float, ...]]:

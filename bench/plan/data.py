@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.data import DATASETS, Look, Normalization, load, look
+from bench.data.sets import takes
 from bench.errors import UserError
 from bench.plan.grid_file import long_form
 from bench.plan.specs import complete, value_of
@@ -42,7 +43,7 @@ class Data:
             common[key] = value_of(spec.pop(key, 0), int, f"{where}.{key}")
             if common[key] < 0:
                 raise UserError(f"{where}.{key}: a number of images, 0 for all, not {common[key]}")
-        if "name" in spec:
+        if "name" in spec and not takes(str(spec["type"]), "name"):
             common["name"] = value_of(spec.pop("name"), str, f"{where}.name")
         spec.pop("digest", None)
         filled = {**complete(DATASETS, "data set", spec, where, elsewhere=("root",)), **common}
@@ -50,7 +51,7 @@ class Data:
         if key not in self._found:
             try:
                 self._found[key] = look(filled, self.root)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, ImportError) as error:
                 hint = "; name their folder by --data-root or data.path" if "path" in filled else ""
                 raise UserError(f"{where}: {error}{hint}") from None
         found = self._found[key]
