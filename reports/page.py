@@ -172,7 +172,7 @@ def write(
     for table in tables:
         _write_table(table, to / "tables")
     report.frame.to_csv(to / "records.csv", index=False, lineterminator="\n")
-    (to / "report.md").write_text(_markdown(page, tables), encoding="utf-8")
+    (to / "report.md").write_text(_markdown(page, [table for table in tables if not table.narrow]), encoding="utf-8")
     at = to / "report.html"
     at.write_text(render(page), encoding="utf-8")
     return Written(at, report.style.shown(report.summary), report.style_notes)

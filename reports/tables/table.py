@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from reports.style import Style
+from reports.tables import latex
 
 NOTHING = "–"
 
@@ -107,6 +108,7 @@ class Table:
     columns: tuple[Column, ...]
     frame: pd.DataFrame
     note: str = ""
+    narrow: bool = False  # whether its LaTeX fills a column of a paper
 
     def __bool__(self) -> bool:
         return len(self.frame) > 0
@@ -144,42 +146,14 @@ class Table:
         return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
 
     def latex(self) -> str:
-        """A booktabs table, ready for a paper."""
-        align = "".join("r" if column.numeric else "l" for column in self.columns)
-        lines = [" & ".join(map(_latex, row)) + r" \\" for row in [[c.title for c in self.columns], *self.rows()]]
-        body = ["  \\toprule", "  " + lines[0], "  \\midrule", *("  " + line for line in lines[1:]), "  \\bottomrule"]
-        caption = _latex(self.title + (". " + self.note if self.note else ""))
-        label = re.sub(r"[^a-z0-9]+", "-", self.name.lower())
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"  \centering",
-                f"  \\caption{{{caption}}}\\label{{tab:{label}}}",
-                f"  \\begin{{tabular}}{{{align}}}",
-                *("  " + line for line in body),
-                r"  \end{tabular}",
-                r"\end{table}",
-                "",
-            ]
-        )
+        """A booktabs table, ready for a paper; what columns mean stands in the caption."""
+        helps = [f"{column.title}: {column.help}" for column in self.columns if column.help]
+        caption = ". ".join(part.rstrip(".") for part in (self.title, self.note, *([] if self.narrow else helps)) if part) + "."
+        columns = [column.title for column in self.columns], [column.numeric for column in self.columns]
+        return latex.table(self.name, caption, *columns, self.rows(), self.narrow)
 
 
 def markdown_text(value: str) -> str:
     """Any text as one line of Markdown that shows it and does nothing else."""
     value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(value.split()))
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-}
-_LATEX |= {"→": r"$\rightarrow$", "–": "--", "<": r"$<$", ">": r"$>$"} | {char: "\\" + char for char in "&%$#_{}"}
-
-
-def _latex(value: str) -> str:
-    return "".join(_LATEX.get(char, char) for char in " ".join(value.split()))
