@@ -30,7 +30,7 @@ COLUMNS = (
         "gain",
         "Gain, other seeds and images",
         points,
-        f"points, {SIMULTANEOUS}; it is about other seeds and other test images",
+        f"points, {SIMULTANEOUS}; it is about other seeds and other test images; none for sequential seeds",
         low_high=("low", "high"),
     ),
     Column("seeds", "Error of seeds", number(2), "standard error of the gain over seeds, points"),
@@ -94,13 +94,14 @@ def _compared(pair: Pair, method: Row, answers: dict[str, Answers], baseline: Ba
     suffix = SUFFIX[baseline]
     factor = method["comparisons" + suffix] * int(stats.look_factor(int(method["looks" + suffix])))
     found = stats.two_way(a, b, level=1 - ALPHA / factor)
+    sequential = not pd.isna(method["most" + suffix])  # the interval of seeds that stop by a rule is another
     tests = [stats.mcnemar(*both) for both in zip(a, b, strict=True)]
     return {
         "against": base["label"],
         "n": len(seeds),
         **{name: getattr(found, key) for name, key in (("gain", "mean"), ("seeds", "seeds"), ("images", "images"))},
-        "low": found.low,
-        "high": found.high,
+        "low": math.nan if sequential else found.low,
+        "high": math.nan if sequential else found.high,
         "only_ours": 100 * float((a & ~b).mean()),
         "only_theirs": 100 * float((b & ~a).mean()),
         "differ": f"{sum(test.p < ALPHA for test in tests)} of {len(tests)}",
