@@ -28,6 +28,7 @@ from bench.arguments import (
     CLUSTER,
     CLUSTER_OPTIONS,
     DATA_ROOT,
+    DETECT,
     FINISHED,
     GRID,
     JOBS,
@@ -124,12 +125,13 @@ def show(given: Given) -> None:
 # Verbs that plan, train and measure
 
 
-@verb("Show what a grid consists of, what is done, and what the rest will cost", RESULTS, GRID, PLUGINS, CLUSTER)
+@verb("Show what a grid consists of, what is done, and what the rest will cost", RESULTS, GRID, PLUGINS, CLUSTER, DETECT)
 def plan(given: Given) -> int:
-    from bench.plan import estimate
+    from bench.plan import estimate, power
 
     grid, folder = planned(given, jobs := backend(given))
     unreadable = estimate.show(grid, folder, console())
+    power.show(grid, folder, given.detect, given.spread, console())
     for line in jobs.outline([cell for cell in grid.cells if not folder.cell(cell.id).settled()]):
         console().print(line, highlight=False, markup=False)
     return 1 if unreadable else 0

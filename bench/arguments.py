@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 from bench.command_line import Given, argument, flag, group, number, several, together
@@ -24,6 +26,17 @@ def finished_names(parsed_args: Given, **_: object) -> list[str]:
     return ResultsFolder(getattr(parsed_args, "results", None) or "results").grids()
 
 
+def above_zero(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ArgumentTypeError(f"points, a number above 0, not '{text}'")
+    return value
+
+
 RESULTS = argument("--results", default="results", metavar="DIR", help="the results folder (default: results)")
 PLUGINS = several("--import", "your own method, model or data set", "FILE.py|MODULE", dest="imports")
 DATA_ROOT = argument("--data-root", metavar="DIR", help="where data sets lie or are downloaded to (default: data)")
@@ -36,6 +49,10 @@ GRID = together(
 FOLDER = "a grid's name in the results folder, or a folder of results"
 FINISHED = argument("grid", nargs="?", default="quick", help=FOLDER, complete=finished_names)
 CELL = argument("cell", help="a cell's id, or enough of it")
+DETECT = together(
+    argument("--detect", type=above_zero, metavar="GAIN", help="seeds that a true gain of so many points takes"),
+    argument("--spread", type=above_zero, metavar="POINTS", help="of a paired difference (default: from records, else .42)"),
+)
 THREADS = number("--threads", "CPU threads (default: all cores)", default=0)
 JSON = flag("--json", "for programs")
 KINDS = "local (processes of this machine), debug (this process), slurm, or a cluster file"

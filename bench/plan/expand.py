@@ -55,7 +55,8 @@ def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, devi
     file = found[0][1]
     declared = expansion.declarations.declared(expansion.students)
     grid = Grid(name, file.about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.data.looks, declared)
-    return grid.spending(file.seeds, file.until) if isinstance(file.seeds, SequentialSeeds) else grid
+    grid = replace(grid, until=file.until)
+    return grid.spending(file.seeds) if isinstance(file.seeds, SequentialSeeds) else grid
 
 
 @dataclass(frozen=True)

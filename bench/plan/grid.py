@@ -42,7 +42,7 @@ class Grid:
     declared: Declared = field(default_factory=Declared)
     file: Path | None = None  # where the grid was read from
     seeds: SequentialSeeds | None = None  # where seeds are spent one after the other
-    until: float = MARGIN  # points within which such a comparison counts as equivalent
+    until: float = MARGIN  # points within which two accuracies count as the same
     every: list[Cell] = field(default_factory=list)  # with those of further seeds, for which no result asks so far
 
     @property
@@ -85,10 +85,10 @@ class Grid:
     def by_id(self) -> dict[str, Cell]:
         return {cell.id: cell for cell in self.cells}
 
-    def spending(self, seeds: SequentialSeeds, until: float) -> Grid:
+    def spending(self, seeds: SequentialSeeds) -> Grid:
         """The grid with the cells of its first seeds; the others are held back until a result asks for them."""
         first = {cell.id for cell in self.cells if cell.id in self.declared.students and cell.seed < seeds.first}
-        return replace(self, seeds=seeds, until=until).asking_for(first)
+        return replace(self, seeds=seeds).asking_for(first)
 
     def asking_for(self, students: Collection[str]) -> Grid:
         """The grid with the cells of these ids, and their teachers; the others are held back."""

@@ -87,7 +87,7 @@ class GridFile(BaseModel):
 
     @property
     def until(self) -> float:
-        """Points within which a comparison of sequential seeds counts as equivalent."""
+        """Points within which two accuracies count as the same."""
         stated = self.seeds.until if isinstance(self.seeds, SequentialSeeds) else None
         return stated or self.margin or MARGIN
 
