@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.errors import unknown
 from bench.records import naming
 from bench.records.cell import Cell, Recipe, Spec, digest
-from bench.records.folders import ResultsFolder
 from bench.records.record import Cost, Record
-from reports.reading import read
 
 SHARED_BY = 10  # students that share a teacher, in the price that says so
 
@@ -81,37 +76,6 @@ COLUMNS = {
 
 PAIR_COLUMNS = ["setting", "student", "pair_teacher"]
 TECHNIQUES = ("dropout", "cutout", "augment")  # fields of a recipe that published tables add to a method
-
-
-def load(folder: str | Path, grid: str | None = None, where: str | None = None) -> pd.DataFrame:
-    """The tidy frame of a results folder, for notebooks; its columns are explained in `reports.COLUMNS`.
-
-    Args:
-        folder: results folder, the one that holds the grids' folders.
-        grid: name; by default the folder's only grid.
-        where: hardware that the times come from; by default the one that timed most cells. Hardware is never mixed.
-
-    Warns of files that cannot be used, which are left out.
-
-    Raises:
-        ValueError: no grid was named and there is not exactly one.
-        UserError: there is no such grid, or nothing was timed on that hardware.
-    """
-    results = ResultsFolder(folder)
-    if grid is None:
-        grids = results.grids()
-        if len(grids) != 1:
-            raise ValueError(f"name one of the grids in {folder}: {', '.join(grids) or 'there are none'}")
-        grid = grids[0]
-    at = results.grid(grid)
-    records, problems = read(at)
-    costs, unusable = at.costs()
-    for problem in [*problems, *unusable]:
-        warnings.warn(f"{problem.path}: {problem.reason}", stacklevel=2)
-    if where is not None and where not in places(costs):
-        raise unknown("hardware", where, places(costs), f"the costs of {grid}")
-    manifest = at.manifest()
-    return with_costs(tidy(records, naming.plugins_of(manifest), naming.own_labels(manifest)), costs, where)
 
 
 def tidy(

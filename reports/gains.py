@@ -33,10 +33,25 @@ from bench.stats import (
 from reports.design import Design, Group, Lacking
 from reports.frame import PAIR_COLUMNS
 
-COLUMNS = [
-    *("n_paired", "unpaired", "gain", "low", "high", "p", "p_adjusted", "p_equivalent", "word", "primary", "comparisons"),
-    *("looks", "most", "one_teacher", "detectable", "correlation"),
-]
+MEANINGS = {
+    "n_paired": "seeds that both have",
+    "unpaired": "seeds that one has alone",
+    "gain": "mean difference in points, paired by seed",
+    "low": "simultaneous 95 % interval, at the level of the word",
+    "high": "likewise",
+    "p": "of no difference, before any correction",
+    "p_adjusted": "corrected for the family's comparisons and for looks",
+    "p_equivalent": "of a difference at the margin or beyond, corrected likewise",
+    "word": "what may be claimed, see `bench.stats.Word`",
+    "primary": "whether the grid declares the comparison primary",
+    "comparisons": "in its family",
+    "looks": "number of the present look",
+    "most": "seeds at most, where they are sequential",
+    "one_teacher": "whether a side with a teacher had the same for all seeds",
+    "detectable": "true gain in points that the design would have shown with 80 % probability",
+    "correlation": "of both sides over the seeds",
+}
+COLUMNS = [*MEANINGS]
 Key = tuple[str, str, str, str, str]  # setting, student, teacher or "" where neither side has one, method, baseline
 
 

@@ -172,6 +172,33 @@ def test_load_for_notebooks(tmp_path, records):
     assert len(reports.load(tmp_path, "second")) == 2
 
 
+def test_curves_gains_and_turns_for_notebooks(tmp_path, records):
+    synthetic.filled(tmp_path, GRID, records)
+    curves = reports.load_curves(tmp_path)
+    assert len(curves) == sum(record.epochs for record in records)
+    last = curves[curves["epoch"] == 240].set_index("id")["test_top1"]
+    for record in records:
+        assert last[record.id] == pytest.approx(record.accuracies.last.top1, abs=1e-4)
+    assert {"loss_ce", "lr", "label", "seed"} <= set(curves)
+
+    found = reports.load_gains(tmp_path)
+    assert list(found) == list(reports.GAIN_COLUMNS)
+    [pair] = synthetic.report(records).pairs
+    for against, suffix in (("none", ""), ("kd", "_kd")):
+        rows = found[found["against"] == against].set_index("label")
+        expected = pair.methods[pair.methods["word" + suffix].notna()].set_index("label")
+        assert list(rows.index) == list(expected.index)
+        assert list(rows["gain"]) == list(expected["gain" + suffix])
+        assert list(rows["low"]) == list(expected["low" + suffix])
+
+    turns = reports.load_turns(tmp_path)
+    assert list(turns) == list(reports.TURN_COLUMNS)
+    step = turns[(turns["label"] == "kd") & (turns["quantity"] == "step")]
+    assert list(step["ms"]) == list(synthetic.timing(18.0).turns_ms)
+    assert "optimizer" in set(turns["quantity"])
+    assert reports.load_by_image(tmp_path) == {}
+
+
 @pytest.mark.parametrize(("stated_s", "stated_flops"), [(None, None), (500.0, 1e6)])
 def test_a_teacher_that_the_user_supplies_costs_what_he_states(tmp_path, stated_s, stated_flops):
     supplied = Teacher(model={"type": "resnet110"}, weights_sha256="a" * 64, train_s=stated_s, train_flops=stated_flops)
