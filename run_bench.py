@@ -137,6 +137,14 @@ def plan(given: Given) -> int:
     return 1 if unreadable else 0
 
 
+@verb("Try each method out on each pair, on two images; train nothing", RESULTS, GRID, PLUGINS, CLUSTER)
+def check(given: Given) -> int:
+    from bench import run
+
+    jobs = backend(given)
+    return 1 if run.check(given.grid, given.results, given.overrides, options(given), jobs, console()) else 0
+
+
 @verb("Train what is missing of a grid, measure costs, write the report", RESULTS, GRID, PLUGINS, CLUSTER, JOBS, TRAINING)
 def run(given: Given) -> int:
     from bench import run
@@ -207,8 +215,9 @@ def cancel(given: Given) -> None:
 @verb("Print a cell's log and, where it failed, why", RESULTS, CELL)
 def logs(given: Given) -> None:
     cell = results(given).find(given.cell)
-    log, failure = cell.log(), cell.failure()
-    print("no log: the cell was copied from elsewhere, or has not started" if log is None else log)
+    log, failure = cell.log(), cell.failure() or {}
+    nothing = "no log: the cell was copied from elsewhere, or has not started"
+    print(failure.get("trace") or nothing if log is None else log)
     if failure:
         print(f"failed at {failure.get('when')}: {failure.get('error')}")
 

@@ -79,6 +79,7 @@ TRAINING = together(
     flag("--retry", "train failed cells again"),
     flag("--force", "train finished cells again; their old records are set aside"),
     flag("--keep", "keep results that other code of your own made; else they are trained again"),
+    argument("--no-check", dest="check", action="store_false", help="begin without trying each method out on each pair"),
     flag("--no-cost", "leave out the probe of costs and the report"),
     argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
     several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import sysconfig
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+OURS = tuple(str(Path(__file__).resolve().parents[1] / name) for name in ("bench/", "methods/", "reports/", "run_bench.py"))
+INSTALLED = ("site-packages", "dist-packages")
 
 
 class UserError(Exception):
@@ -20,3 +27,34 @@ def unknown(what: str, name: object, known: Iterable[str], where: str = "") -> U
 
 class OtherCodeError(UserError):
     """A user's file differs from the one that the run was planned with."""
+
+
+def place_of(error: BaseException, ours: bool = True) -> str:
+    """'mine.py:23': the innermost line of a user's own file in a traceback; empty where there is none.
+
+    Args:
+        ours: where there is none, take the innermost line of this project.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_installed(frame.filename)]
+    found = [frame for frame in frames if not frame.filename.startswith(OURS)] or (frames if ours else [])
+    return _shown(found[-1].filename, found[-1].lineno) if found else ""
+
+
+def defined_at(found: object) -> str:
+    """'mine.py:12': where a class or a function begins; empty where its source cannot be read."""
+    try:
+        return _shown(inspect.getsourcefile(found) or "", inspect.getsourcelines(found)[1])  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return ""
+
+
+def _is_installed(file: str) -> bool:
+    """Whether a file belongs to an installed package or to Python itself."""
+    inside = any(f"/{folder}/" in file for folder in INSTALLED)
+    return inside or file.startswith(("<", sysconfig.get_paths()["stdlib"]))
+
+
+def _shown(file: str, line: int | None) -> str:
+    """A path as short as it can be read from the folder where the command was typed."""
+    path = Path(file)
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{line}"

@@ -4,8 +4,9 @@
 
     record = run.fit("digits", student="resnet8", method="tfd", recipe="digits")   # one training
     outcome = run.run("quick")                                                     # a grid, shipped or from a file
+    failed = run.check("mine.yaml")                                                # a trial of it, which trains nothing
 
-Both write to a results folder, and train nothing that is done there. Nothing is printed unless a console is given.
+They write to a results folder, and train nothing that is done there. Nothing is printed unless a console is given.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from bench.data import load
+from bench.engine import visualizers
 from bench.engine.code import own_code
 from bench.engine.hooks import user_hook
 from bench.engine.lockstep import alone_because
 from bench.engine.teacher_accuracy import measure_missing
 from bench.engine.train import commit
-from bench.engine.visualizers import backend as visualizer_backend
 from bench.errors import UserError
+from bench.jobs import check as checks
 from bench.jobs.base import Backend
 from bench.jobs.debug import Debug
 from bench.jobs.local import Local
@@ -44,6 +46,7 @@ from bench.records.record import Record
 from bench.records.teacher import accuracy_lines
 
 SILENT = Console(quiet=True)
+CHECK_S = 600.0  # for all trials of a check that was asked for
 
 
 class Outcome(NamedTuple):
@@ -131,8 +134,7 @@ def run(
             backend.assist(folder, mine, team)
             return Outcome(folder, {})
         planned, folder = plan(grid, results, overrides, options, backend)
-        for name in options.hooks:  # before anything is trained
-            user_hook(name)
+        _try_tools(options)
         begin(planned, folder)
         outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console)
     if costs and outcome.done:
@@ -141,6 +143,56 @@ def run(
         else:  # its steps are nobody's cost
             console.print("costs are not measured here: run `cost` on an idle machine of the cluster")
     return outcome
+
+
+def check(
+    grid: str,
+    results: str | Path = "results",
+    overrides: Iterable[str] = (),
+    options: Options | None = None,
+    backend: Backend | None = None,
+    console: Console = SILENT,
+) -> dict[str, str]:
+    """Try out each method on each pair, in a worker, on two images; train nothing.
+
+    A following `run` does not try again what passed. What has records, or passed before, is not tried.
+
+    Returns:
+        What failed and why: `{"kd on resnet8 taught by resnet8x4": "step: KeyError: 'x' (mine.py:23)"}`.
+
+    Raises:
+        UserError: see `run`.
+    """
+    started = time.monotonic()
+    options = options or Options()
+    backend = backend or Local(threads=options.threads)
+    backend.check(options)
+    planned, folder = plan(grid, results, overrides, options, backend)
+    _try_tools(options)
+    folder.check_writable()
+    checks.prepare(planned.cells, folder, options)
+    kinds, passed = checks.kinds(planned.cells, options), folder.checks()
+    left = {kind: first for kind, (first, *_) in kinds.items() if kind not in passed}
+    last_lines = ""
+    if left:
+        with Progress(folder, {}, SILENT) as progress:
+            last_lines = backend.try_out(list(left.values()), folder, _for_workers(options), progress, CHECK_S)
+    found = {kind: finding for kind, finding in folder.checks().items() if kind in left}
+    if left and not found:
+        raise UserError(f"no worker could be started: {last_lines}")
+    died = f"its process died: {last_lines or 'killed, or out of memory'}"
+    failed = {
+        checks.what(left[kind]): died if finding.error is None else finding.error
+        for kind, finding in found.items()
+        if finding.error != ""
+    }
+    for name, reason in failed.items():
+        console.print(f"failed  {name}: {reason}", highlight=False, markup=False)
+    counts = f"{len(found)} of {len(kinds)} tried out in {time.monotonic() - started:.1f} s, {len(failed)} failed"
+    if len(left) < len(kinds):
+        counts += f"; {len(kinds) - len(left)} have results, or passed before"
+    console.print(counts, highlight=False)
+    return failed
 
 
 def fit(
@@ -269,6 +321,8 @@ def _run(
     def prepare(cells: Sequence[Cell], first: bool) -> None:
         for line in upkeep.prepare(cells, folder, retry, force and first, code, keep):
             console.print(line, highlight=False, markup=False)
+        if options.check and first:
+            checks.prepare(cells, folder, options)
 
     for asked, cells in rounds(grid, folder, prepare):
         looks.show(asked, console)
@@ -278,6 +332,9 @@ def _run(
             _name_who_trains_alone(cells, console)
         trained += len(cells)
         with Progress(folder, [cell.id for cell in asked.cells], console) as progress:
+            if options.check and not backend.measures_here:  # its workers would say so when their turn in a queue comes
+                backend.try_out(cells, folder, _for_workers(options), progress, checks.BUDGET_S)
+                checks.name_failed(cells, folder, folder.checks(), options)
             handed = backend.train(cells, folder, _for_workers(options), wait, progress)
         if not handed.ended:
             goes_on = "spends further seeds where they are sequential" if grid.rule else "reports"
@@ -294,6 +351,14 @@ def _run(
     if "failed" in ends:
         name_failures(folder, [cell.id for cell in grid.cells], console)
     return Outcome(folder, states)
+
+
+def _try_tools(options: Options) -> None:
+    """Before anything is trained: build the user's hooks, and write with visualizer backends."""
+    for name in options.hooks:
+        user_hook(name)
+    for name in options.visualize:
+        visualizers.try_out(name)
 
 
 def _check_data(cell: Cell, options: Options) -> None:
@@ -326,6 +391,6 @@ def _for_workers(options: Options) -> Options:
     return replace(
         options,
         data_root=str(Path(options.data_root).resolve()) if options.data_root else None,
-        visualize=tuple(visualizer_backend(name) for name in options.visualize),
+        visualize=tuple(visualizers.backend(name) for name in options.visualize),
         imports=tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in options.imports),
     )

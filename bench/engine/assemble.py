@@ -84,11 +84,20 @@ class Assembly:
 TeacherSource = Callable[[Cell, GridFolder, Dataset], Network]
 
 
-def assemble(cells: list[Cell], folder: GridFolder, options: Options, teacher_network: TeacherSource | None = None) -> Assembly:
+def assemble(
+    cells: list[Cell],
+    folder: GridFolder,
+    options: Options,
+    teacher_network: TeacherSource | None = None,
+    dataset: Dataset | None = None,
+    teachers: dict[str, Teacher] | None = None,
+) -> Assembly:
     """Build networks, methods and data of a group. Cells with the same teacher share it.
 
     Args:
         teacher_network: where a teacher's network comes from, by default `load_teacher`.
+        dataset: the cells' data, where they are loaded already.
+        teachers: by identity, where some are built already; gains those that are built here.
 
     Raises:
         UserError: this machine cannot have the precision, the data set or the teacher.
@@ -97,12 +106,12 @@ def assemble(cells: list[Cell], folder: GridFolder, options: Options, teacher_ne
     cell = cells[0]
     device = resolve_device(options.device)
     resolve_precision(cell.precision, device)
-    dataset = load(cell.data, options.data_root)
+    dataset = dataset or load(cell.data, options.data_root)
     train, held = dataset.train, {"test": dataset.test}
     if cell.recipe.validation:
         train, held["val"] = hold_out(train, cell.recipe.validation)
     assembly = Assembly(cells, device, dataset, train, held, {})
-    teachers: dict[str, Teacher] = {}
+    teachers = {} if teachers is None else teachers
     for each in cells:
         teacher = None
         if each.teacher:

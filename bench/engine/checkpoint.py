@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 
 from bench.engine.loop import Loop
 
@@ -74,3 +76,12 @@ def unpack(raw: bytes) -> dict[str, Any] | None:
     except Exception:  # torch.load raises whatever it meets
         return None
     return state
+
+
+def pack_weights(network: nn.Module) -> bytes:
+    """A deployed network's weights as safetensors writes them.
+
+    Raises:
+        RuntimeError: two of them share memory.
+    """
+    return safetensors.torch.save({name: value.contiguous() for name, value in network.state_dict().items()})

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from mmengine.hooks import Hook
 
@@ -158,7 +157,6 @@ def _record(
 ) -> Record:
     """Write weights, curves and which test images are classified correctly; the record that goes with them."""
     trainee, rows, correct = assembly.trainees[cell.id], loop.history[cell.id], loop.correct[cell.id]
-    weights = {name: value.contiguous() for name, value in trainee.predictor().state_dict().items()}
     return Record(
         id=cell.id,
         cell=cell,
@@ -176,7 +174,7 @@ def _record(
         commit=commit(),
         started=started,
         finished=_now(),
-        weights_sha256=place.write_weights(safetensors.torch.save(weights)),
+        weights_sha256=place.write_weights(checkpoint.pack_weights(trainee.predictor())),
         curves_sha256=place.write_curves(as_csv(rows)),
         correct_sha256=place.write_correct(packed(correct.numpy())),
         test_samples=len(correct),

@@ -25,7 +25,8 @@ from bench.records.options import Options
 if TYPE_CHECKING:
     from bench.engine.distributed import Team
 
-ROUNDS = ATTEMPTS + 1  # launches in a row that may end without any cell's end: so many a deadly cell needs to be named
+# Launches in a row that may end without any cell's end: so many it takes to name a cell that kills its trial and its workers
+ROUNDS = ATTEMPTS + 2
 
 
 class Queued(NamedTuple):
@@ -97,6 +98,12 @@ class Backend(BaseModel):
             KeyboardInterrupt, SystemExit: after what cannot go on alone has been stopped.
         """
         raise NotImplementedError
+
+    def try_out(self, cells: Sequence[Cell], folder: GridFolder, options: Options, watch: Watch, seconds: float) -> str:
+        """Try cells out in a worker of this machine: see `bench.jobs.check`. Returns the last lines of one that failed."""
+        from bench.jobs.local import Local
+
+        return Local(threads=self.threads).try_out(cells, folder, options, watch, seconds)
 
     def outline(self, cells: Sequence[Cell]) -> list[str]:
         """The jobs that these cells would become, a line each; nothing is handed over. Empty where none waits in a queue."""

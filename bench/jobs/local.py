@@ -44,6 +44,9 @@ class Launcher(Backend):
         watch.update()
         return Handed(len(cells), ended=True)
 
+    def try_out(self, cells: Sequence[Cell], folder: GridFolder, options: Options, watch: Watch, seconds: float) -> str:
+        return self.launch(replace(Job.describe(cells, folder, options), check_s=seconds, processes=1), 1, watch)
+
     def _round(self, cells: Sequence[Cell], folder: GridFolder, options: Options, watch: Watch) -> str:
         last_lines = ""
         for processes in dict.fromkeys(cell.recipe.processes for cell in cells):  # all cells of a job have one number

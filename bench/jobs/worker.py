@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from bench.errors import OtherCodeError
+from bench.errors import place_of
+from bench.jobs.check import check, name_failed, not_its_fault, wants_memory
 from bench.records.cell import Cell
-from bench.records.files import DamagedError
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
 
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3  # workers that a cell may lose before it has saved anything new
 POLL_S = 0.5
-# Not the cell's own fault: `run` tries again without being asked
-EXTERNAL_CAUSES = (OSError, MemoryError, DamagedError, OtherCodeError)
-# The same of want of memory where it has no type of its own, or one of torch's, which is not imported here
-NO_MEMORY = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED", "can't allocate memory")
 PROJECT = Path(__file__).resolve().parents[2]
 
 Outcome = Literal["tried", "waiting", "locked", "passed"]  # see `_take`
@@ -57,6 +53,7 @@ class Job:
     visible_devices: str | None = None  # CUDA_VISIBLE_DEVICES; None: as found
     processes: int = 1  # that train each cell together
     exclusive: bool = False  # no other job has these cells: wait for those that are locked, and fail unless all get done
+    check_s: float | None = None  # try the cells out for at most so many seconds, and train none
 
     @classmethod
     def describe(cls, cells: Sequence[Cell], folder: GridFolder, options: Options, exclusive: bool = False) -> Job:
@@ -135,13 +132,26 @@ def work(job: Job) -> None:
     cells = [Cell.model_validate(cell) for cell in job.cells]
     with join(job.processes, job.options.device) as team:
         options = replace(job.options, device=team.device(job.options.device))
+        if team.leads and job.check_s is not None:
+            check(cells, folder, options, job.check_s)
+            return
         if team.leads:
+            if options.check:
+                _check(cells, folder, options)
             _lead(cells, folder, options, team, job.exclusive)
         else:
             assist(folder, options, team)
     missing = [cell.id for cell in cells if not folder.cell(cell.id).done()]
     if job.exclusive and missing:
         sys.exit(f"not done: {', '.join(missing)}")  # so that what depends on this job does not start
+
+
+def _check(cells: Sequence[Cell], folder: GridFolder, options: Options) -> None:
+    """Try the cells out, and name as failed those whose kind fails: nobody trains them."""
+    try:
+        name_failed(cells, folder, check(cells, folder, options), options)
+    except OSError as error:  # a full disk, say: the trainings name it
+        print(f"the cells were not tried out: {error}", file=sys.stderr)
 
 
 def assist(folder: GridFolder, options: Options, team: Team) -> None:
@@ -281,7 +291,7 @@ def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) 
                 return []
             if ruined:  # no cell is named as failed; attempts are counted
                 raise
-            full = any(word in f"{type(error).__name__}: {error}" for word in NO_MEMORY)
+            full = wants_memory(error)
             size = -(-len(group) // 2) if full else 1
             log.warning(
                 "%d cells in lock-step failed (%s: %s); now %d at a time", len(group), type(error).__name__, error, size
@@ -299,9 +309,9 @@ def _record_failure(cell: Cell, folder: GridFolder, error: Exception, team: Team
     place = folder.cell(cell.id)
     if team.size > 1 and place.failure():
         return  # of several processes the first has met the cause, the others its absence
-    message = f"{type(error).__name__}: {error}"
-    again = isinstance(error, EXTERNAL_CAUSES) or any(word in message for word in NO_MEMORY)
-    place.write_failure(message, traceback.format_exc(), again)
+    line = place_of(error, ours=False)
+    message = f"{type(error).__name__}: {error}" + (f" ({line})" if line else "")
+    place.write_failure(message, traceback.format_exc(), not_its_fault(error))
 
 
 @contextlib.contextmanager

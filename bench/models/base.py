@@ -167,6 +167,32 @@ class Network(nn.Module):
         return Output(logits, embedding, tuple(stages), tuple(preact), stem)
 
 
+def check_output(output: object, images: int, classes: int) -> None:
+    """Refuse what is no `Output` for so many images and classes: a user's network may return anything.
+
+    Raises:
+        ValueError: names the part that is wrong, and what it should be.
+    """
+    if not isinstance(output, Output):
+        raise ValueError(f"the network returns a {type(output).__name__}, not a methods.Output")
+    for name, width in (("logits", classes), ("embedding", None)):
+        found = getattr(output, name)
+        if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != images or width not in (None, found.shape[1]):
+            raise ValueError(f"{name}: {_shape(found)}, not a tensor of shape ({images}, {width or 'D'})")
+    if not output.stages or len(output.stages) != len(output.preact):
+        raise ValueError(f"stages and preact: {len(output.stages)} and {len(output.preact)}; as many of both, and at least one")
+    parts = {f"{name}[{i}]": each for name in ("stages", "preact") for i, each in enumerate(getattr(output, name))}
+    for name, found in (parts | {"stem": output.stem}).items():
+        if not isinstance(found, Tensor) or found.dim() not in (3, 4) or len(found) != images:
+            raise ValueError(
+                f"{name}: {_shape(found)}, not a tensor of shape ({images}, C, H, W), or ({images}, N, C) of tokens"
+            )
+
+
+def _shape(found: object) -> str:
+    return f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+
+
 def _own_images(network: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     assert isinstance(network, Network)
     return (network.images(inputs[0]),)

@@ -12,7 +12,9 @@ from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
 from bench.data import Shape
+from bench.errors import defined_at, place_of
 from bench.models import MODELS, Network, stored
+from bench.models.base import check_output
 from bench.records.cell import Spec
 from bench.records.naming import model_name
 from methods.base import Context, Method, Networks, Output
@@ -80,14 +82,28 @@ def _forward_shapes(spec: str, channels: int, height: int, width: int, classes: 
                 network = MODELS.build({**stored(json.loads(spec)), "classes": classes, "channels": channels}).eval()
                 images = torch.zeros(2, channels, height, width)
         except Exception as error:  # whatever a plug-in raises
-            failure: Exception = UnbuildableError(str(error))
+            failure: Exception = UnbuildableError(f"{error}{_own_place(error)}")
             continue
         try:
             with ShapesOnly(), torch.no_grad():
-                return network, network(images)
+                output = network(images)
         except Exception as error:
-            failure = ValueError(f"{model_name(json.loads(spec))} cannot take {channels}x{height}x{width} images ({error})")
+            reason = f"({error}{_own_place(error)})"
+            failure = ValueError(f"{model_name(json.loads(spec))} cannot take {channels}x{height}x{width} images {reason}")
+            continue
+        try:
+            check_output(output, len(images), classes)
+        except ValueError as error:
+            place = defined_at(MODELS.get(json.loads(spec)["type"]))
+            raise UnbuildableError(f"{error}" + (f" ({place})" if place else "")) from None
+        return network, output
     raise failure
+
+
+def _own_place(error: Exception) -> str:
+    """' at mine.py:23', of an error in a user's own file."""
+    place = place_of(error, ours=False)
+    return f" at {place}" if place else ""
 
 
 def _of_tokens(model: Spec, output: Output | None) -> str | None:

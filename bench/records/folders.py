@@ -9,6 +9,7 @@
     <root>/<grid>/<cell>/progress.json, failure.json, attempts.json, eager.json, log.txt, lock
     <root>/<grid>/<cell>/visual/            what mmengine's visualizer backends write
     <root>/<grid>/cost/<key>-<hardware>.json
+    <root>/<grid>/checks.json               what was tried out before a training, and what failed; a hint
     <root>/<grid>/launches/<launch>.json    what was handed to a cluster, and beside it what submitit writes; hints only
     <root>/<grid>/superseded/<cell>-<n>/    results, weights apart, that other code of the user made, before the present ones
     <root>/<grid>/report/
@@ -49,6 +50,17 @@ class Launch(NamedTuple):
 
     backend: str  # the kind of cluster
     arrays: Arrays
+
+
+class Finding(NamedTuple):
+    """What came of trying a kind of cell out before its training."""
+
+    error: str | None  # "": none; None: it is being tried, or the process died of it
+    trace: str = ""
+    again: bool = False  # whether the next run may find otherwise
+
+
+CHECKS = TypeAdapter(dict[str, Finding])
 
 
 class Manifest(BaseModel):
@@ -302,6 +314,21 @@ class GridFolder:
         name = "-".join(filter(None, [cost.key, digest(cost.machine.hardware)[:8], cost.path]))
         names = (f"{name}-{number}.json" if number else f"{name}.json" for number in itertools.count())
         files.write_json(next(path for each in names if not _other_version(path := self._path / "cost" / each)), cost)
+
+    def check_lock(self) -> FileLock:
+        """Held by whoever tries cells out."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._path / "check.lock")
+
+    def checks(self) -> dict[str, Finding]:
+        """What was tried out before, by kind; empty where the file is absent or damaged."""
+        found = (files.read_hint(self._path / "checks.json") or {}).get("checks")
+        with contextlib.suppress(ValidationError):
+            return CHECKS.validate_python(found or {})
+        return {}
+
+    def write_checks(self, checks: dict[str, Finding]) -> None:
+        files.write_json(self._path / "checks.json", {"checks": {kind: finding._asdict() for kind, finding in checks.items()}})
 
     def launch_folder(self, launch: str) -> Path:
         """For what submitit writes of one launch."""

@@ -22,6 +22,7 @@ class Options:
     code: tuple[tuple[str, str], ...] | None = None  # the run's `bench.records.source.Code`; None: whatever is imported
     together: bool = False  # train cells in lock-step where that is the same, on a CPU too: see `bench.engine.lockstep`
     apart: bool = False  # and never so, not even on a GPU
+    check: bool = True  # try each method out on each pair before anything is trained: see `bench.jobs.check`
     eager: bool = False  # on a GPU, take steps one by one even where they could be replayed: see `bench.engine.capture`
 
     @classmethod
