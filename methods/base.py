@@ -6,7 +6,7 @@ A method is one file in this folder. Most write `terms`, or `distill` where ther
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -97,6 +97,17 @@ class Context(NamedTuple):
     image: tuple[int, int, int]  # (C, H, W) of a training image
     targets: Tensor | None = None  # (N,) int64 labels of the training set
     networks: Networks | None = None  # the networks themselves; None where values are checked on given tensors
+    another: Callable[[int], nn.Module] | None = None  # what `fresh` calls
+
+    def fresh(self, number: int = 0) -> nn.Module:
+        """A new network of the student's kind, with an initialization of its own for each number; as a submodule it is trained.
+
+        Raises:
+            ValueError: there is no way to build one.
+        """
+        if self.another is None:
+            raise ValueError("this method builds networks of the student's kind, and its setup was given no way to")
+        return self.another(number)
 
     def require_teacher(self) -> Output:
         """The teacher's output.

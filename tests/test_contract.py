@@ -30,6 +30,7 @@ REFUSES_A_PAIR = {
     ("ft", "cross family"): "the last stages meet at a single one",
 }
 NEEDS_NETWORKS = {
+    "dml": "builds networks of the student's kind",
     "mixskd": "mixskd copies the student's later stages",
     "one": "one copies the student's last stage",
     "sdd": "sdd applies the classifiers of both networks",
@@ -109,11 +110,14 @@ def build(key: str, pair: str = "same family", **arguments: Any) -> Case:
     source = {"none": None, "teacher": (models[1], 1), "self": (models[0], 1)}[method.needs]
     nets = Networks(NetworkView(student), Teacher(copy.deepcopy(network(*source)), None, "fp32") if source else None)
 
+    def another(number: int) -> Network:
+        return copy.deepcopy(network(models[0], 5 + number)).train()
+
     def set_up(method: Method) -> None:
         with torch.no_grad():
             image = batches()[0].image
             teacher = nets.teacher(image) if nets.teacher else None
-            method.setup(Context(nets.student(image), teacher, K, N, B, (1, 8, 8), TARGETS, nets))
+            method.setup(Context(nets.student(image), teacher, K, N, B, (1, 8, 8), TARGETS, nets, another))
 
     torch.manual_seed(4)
     set_up(method)

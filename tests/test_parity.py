@@ -84,8 +84,12 @@ def set_up(key: str, student: Network, teacher: Network | None, networks: Networ
     student.eval()
     with torch.no_grad():
         outputs = student(images), teacher.eval()(images) if teacher else None
+
+    def another(number: int) -> Network:
+        return network("resnet8", 5 + number)
+
     torch.manual_seed(SEED)
-    method.setup(Context(*outputs, data().classes, 40, 16, (1, 8, 8), data().train.targets, networks))
+    method.setup(Context(*outputs, data().classes, 40, 16, (1, 8, 8), data().train.targets, networks, another))
     return method.double()
 
 

@@ -142,7 +142,7 @@ imagefolder.added_later = ("test_share",)  # type: ignore[attr-defined]
 def _parts(folder: Path) -> list[Path]:
     """The folders whose folders are classes: of the training and of the test images; one where no test images are apart."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; imagefolder needs one with train/ and val/ (or test/)")
+        raise FileNotFoundError(f"{folder} lacks train/ or val/ (or test/): it is no folder")
     if not (folder / "train").is_dir():
         return [folder]
     test = [folder / name for name in ("val", "test") if (folder / name).is_dir()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import safetensors.torch
@@ -161,11 +162,7 @@ def untrained_teacher(cell: Cell, folder: GridFolder, dataset: Dataset) -> Netwo
 
 
 def _trainee(cell: Cell, assembly: Assembly, teacher: Teacher | None) -> Trainee:
-    torch.manual_seed(seed_from("student", cell.identity["student"], cell.seed))
-    student = place(build_network(cell.student, assembly.dataset), assembly.device)
-    student.dropout.p = cell.recipe.dropout
-    if cell.recipe.drop_path:
-        student.drop_paths(cell.recipe.drop_path)
+    student = _student(cell, assembly)
     method = METHODS.build(cell.method)
     networks = Networks(NetworkView(student), teacher)
     sample = assembly.sample()
@@ -183,9 +180,26 @@ def _trainee(cell: Cell, assembly: Assembly, teacher: Teacher | None) -> Trainee
             image=(sample.shape[1], sample.shape[2], sample.shape[3]),
             targets=train.targets.to(assembly.device),
             networks=networks,
+            another=partial(_another, cell, assembly),
         )
     )
     return Trainee(student, place(method, assembly.device), teacher, cell.recipe)
+
+
+def _student(cell: Cell, assembly: Assembly, *number: object) -> Network:
+    """The untrained student; with a number one of its kind that is initialized otherwise."""
+    torch.manual_seed(seed_from("student", cell.identity["student"], cell.seed, *number))
+    student = place(build_network(cell.student, assembly.dataset), assembly.device)
+    student.dropout.p = cell.recipe.dropout
+    if cell.recipe.drop_path:
+        student.drop_paths(cell.recipe.drop_path)
+    return student
+
+
+def _another(cell: Cell, assembly: Assembly, number: int) -> Network:
+    """What a method's draws are does not depend on it."""
+    with torch.random.fork_rng(devices=[]):
+        return _student(cell, assembly, "peer", number)
 
 
 def place(module: Module, device: torch.device) -> Module:

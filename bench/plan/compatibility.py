@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from typing import Any
@@ -127,7 +128,10 @@ def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -
             targets = torch.zeros(shape.samples, dtype=torch.int64)
             image = (shape.channels, shape.height, shape.width)
             networks = Networks(network_s, network_t)
-            method.setup(Context(output_s, output_t, shape.classes, shape.samples, 2, image, targets, networks))
+            samples = (shape.classes, shape.samples, 2)
+            method.setup(
+                Context(output_s, output_t, *samples, image, targets, networks, lambda number: copy.deepcopy(network_s))
+            )
     except ValueError as error:
         return str(error)
     except Exception:
