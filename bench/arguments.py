@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.command_line import Given, argument, flag, group, number, several, together
 
-LISTS = ("methods", "models", "data", "optimizers", "grids", "recipes")
+LISTS = ("methods", "models", "data", "optimizers", "augmentations", "grids", "recipes")
 CLUSTER_OPTIONS = ("jobs", "threads", "per_gpu", "partition", "account", "minutes", "gpus", "memory_gib")
 
 

@@ -244,7 +244,14 @@ def _deviations(recipe: Recipe) -> str:
 def techniques(recipe: Recipe) -> str:
     """'dropout, auto_augment': what a recipe adds to the usual training."""
     values = {name: getattr(recipe, name) for name in TECHNIQUES}
-    return ", ".join(value if isinstance(value, str) else name for name, value in values.items() if value and value != "none")
+    return ", ".join(_technique(name, value) for name, value in values.items() if value and value != "none")
+
+
+def _technique(name: str, value: Any) -> str:
+    """The field's name, or what it names itself, as 'auto_augment'."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_technique(name, each) for each in value)
+    return value["type"] if isinstance(value, dict) else value if isinstance(value, str) else name
 
 
 def places(costs: Iterable[Cost]) -> list[str]:

@@ -25,12 +25,12 @@ def repository() -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def _registries_as_found():
     """What a file of tests registers is gone after it: other files ask for all that is registered."""
-    from bench.data import DATASETS
+    from bench.data import AUGMENTATIONS, DATASETS
     from bench.engine.optimizer import OPTIMIZERS
     from bench.models import MODELS
     from methods import METHODS
 
-    found = [(registry, dict(registry.module_dict)) for registry in (DATASETS, MODELS, METHODS, OPTIMIZERS)]
+    found = [(registry, dict(registry.module_dict)) for registry in (DATASETS, MODELS, METHODS, OPTIMIZERS, AUGMENTATIONS)]
     yield
     for registry, modules in found:
         registry.module_dict.clear()

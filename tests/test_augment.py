@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from toy_data import CPU, pixels, streamed, toy
 
-from bench.data import augment
+from bench.data import AUGMENTATIONS, augment
 from bench.data.sets import Dataset, Split
 from bench.data.stream import evaluation_batches
 
@@ -72,7 +72,9 @@ def test_policies_are_drawn_per_image(name):
     batch = next(streamed(data, augment=name, batch_size=128).epoch(0))
     changed = (pixels(batch.image, data) != data.train.images[batch.index]).flatten(1).any(1)
     assert 60 < int(changed.sum()) <= 128
-    rounds = augment.Policy(name, "cifar10", 8, 8).draw(2000, torch.Generator().manual_seed(0))
+    policy = AUGMENTATIONS.build({"type": name})
+    policy.setup(data, (3, 8, 8))
+    rounds = policy.draw(2000, torch.Generator().manual_seed(0))
     assert len(rounds) == (1 if name == "trivial_augment" else 2)
     shares = torch.bincount(rounds[0].kind, minlength=15) / 2000
     if name == "auto_augment":  # identity: 1 - mean chance of the published policy's first operations; Invert: .1 of 1 in 25

@@ -36,6 +36,9 @@ TODAY = {
     "warmup_lr": 0.01,
     "accumulate": 2,
     "drop_path": 0.3,
+    "augment": "rand-m9-mstd0.5-inc1",
+    "random_erasing": 0.5,
+    "repeats": 2,
 }
 SHORT = {"prepare_epochs": 1}  # of methods that have a preparation phase
 

@@ -1,12 +1,15 @@
 """Data sets, and the streams of batches that training and evaluation read."""
 
-from bench.data import huggingface, own, standard, table, torchvision  # noqa: F401  (they register their data sets)
+from bench.data import huggingface, own, policies, standard, table, torchvision  # noqa: F401  (they register what they hold)
+from bench.data.augmentations import AUGMENTATIONS, Augmentation
 from bench.data.dataset import Dataset, Normalization, Shape, Split
 from bench.data.sets import DATASETS, Look, digest, hold_out, load, look
 from bench.data.stream import Stream, evaluation_batches
 
 __all__ = [
+    "AUGMENTATIONS",
     "DATASETS",
+    "Augmentation",
     "Dataset",
     "Look",
     "Normalization",

@@ -63,12 +63,8 @@ def resize_boxes(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 class Operations(NamedTuple):
     """One round of a policy, on the CPU: the operation of each image, and its magnitude."""
 
-    kind: Tensor  # (B,) int64, position in NAMES
+    kind: Tensor  # (B,) int64, position in a table of operations
     magnitude: Tensor  # (B,)
-
-    def part(self, where: slice) -> Operations:
-        """Those of some of the images."""
-        return Operations(self.kind[where], self.magnitude[where])
 
 
 def _blend(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
@@ -130,13 +126,28 @@ def _affine(
     y0: Tensor | float = 0.0,
 ) -> Tensor:
     """Nearest pixel from (xx x + xy y + x0, yx x + yy y + y0), in pixels from the center; black outside. Arguments: (B,)."""
-    height, width = images.shape[2:]
-    entries = (xx, xy * (height / width), x0 * (2 / width), yx * (width / height), yy, y0 * (2 / height))
-    theta = torch.zeros(len(images), 6, device=images.device)
-    for column, entry in zip(theta.unbind(1), entries, strict=True):
-        column += entry
-    grid = F.affine_grid(theta.view(-1, 2, 3), list(images.shape), align_corners=False)
+    grid = _grid(images, (xx, xy, x0, yx, yy, y0))
     return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(torch.uint8)
+
+
+def affine(images: Tensor, fill: Tensor, **entries: Tensor) -> Tensor:
+    """As `_affine`, but bilinear, and the levels `fill` (C,) outside, as Pillow has it."""
+    usual: dict[str, Tensor | float] = {"xx": 1.0, "xy": 0.0, "x0": 0.0, "yx": 0.0, "yy": 1.0, "y0": 0.0}
+    grid = _grid(images, tuple((usual | entries).values()))
+    moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False).round()
+    outside = (grid.abs() > 1).any(3).unsqueeze(1)
+    return torch.where(outside, fill.to(images.device).view(1, -1, 1, 1), moved).to(torch.uint8)
+
+
+def _grid(images: Tensor, entries: tuple[Tensor | float, ...]) -> Tensor:
+    """(B, H, W, 2) for `grid_sample`, from the six numbers that `_affine` takes."""
+    height, width = images.shape[2:]
+    xx, xy, x0, yx, yy, y0 = entries
+    theta = torch.zeros(len(images), 6, device=images.device)
+    scaled = (xx, xy * (height / width), x0 * (2 / width), yx * (width / height), yy, y0 * (2 / height))
+    for column, entry in zip(theta.unbind(1), scaled, strict=True):
+        column += entry
+    return F.affine_grid(theta.view(-1, 2, 3), list(images.shape), align_corners=False)
 
 
 def _shear_x(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -154,7 +165,8 @@ def _rotate(images: Tensor, magnitude: Tensor) -> Tensor:
     return _affine(images, xx=angle.cos(), xy=-angle.sin(), yx=angle.sin(), yy=angle.cos())
 
 
-OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # magnitude: (B, 1, 1, 1), in torchvision's units
+Table = dict[str, Callable[[Tensor, Tensor], Tensor]]
+OPERATIONS: Table = {  # magnitude: (B, 1, 1, 1), in torchvision's units
     "Identity": lambda images, _: images,
     "ShearX": _shear_x,
     "ShearY": _shear_y,
@@ -174,75 +186,16 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # magnitude: (B, 
 NAMES = list(OPERATIONS)
 
 
-def apply(images: Tensor, operations: Operations) -> Tensor:
+def apply(images: Tensor, operations: Operations, table: Table = OPERATIONS) -> Tensor:
     """The images (B, C, H, W) after one round of a policy; those with the same operation are processed together."""
     order = operations.kind.argsort(stable=True)
-    counts = torch.bincount(operations.kind, minlength=len(NAMES)).tolist()
+    counts = torch.bincount(operations.kind, minlength=len(table)).tolist()
     magnitudes = send(operations.magnitude[order].view(-1, 1, 1, 1), images.device).split(counts)
     result = torch.empty_like(images)
-    for name, chosen, magnitude in zip(NAMES, send(order, images.device).split(counts), magnitudes, strict=True):
+    for operation, chosen, magnitude in zip(table.values(), send(order, images.device).split(counts), magnitudes, strict=True):
         if len(chosen):
-            result[chosen] = OPERATIONS[name](images[chosen], magnitude)
+            result[chosen] = operation(images[chosen], magnitude)
     return result
-
-
-class Policy:
-    """Draws operations for each image as torchvision's AutoAugment, RandAugment or TrivialAugmentWide would.
-
-    The spaces and AutoAugment's sub-policies come from torchvision. It applies one draw to all images of a call, so drawing and
-    applying are done here. RandAugment: two operations at magnitude 9 of 31.
-
-    Args:
-        name: "auto_augment", "rand_augment" or "trivial_augment".
-        images: what AutoAugment's policy was found on: "cifar10", "imagenet" or "svhn".
-        height, width: of the images.
-    """
-
-    def __init__(self, name: str, images: str, height: int, width: int) -> None:
-        from torchvision.transforms import v2  # takes two seconds
-
-        self.name = name
-        policy = {
-            "auto_augment": lambda: v2.AutoAugment(v2.AutoAugmentPolicy(images)),
-            "rand_augment": v2.RandAugment,
-            "trivial_augment": v2.TrivialAugmentWide,
-        }[name]()
-        self.bins = 10 if name == "auto_augment" else policy.num_magnitude_bins
-        space = policy._AUGMENTATION_SPACE
-        self.kinds = torch.tensor([NAMES.index(kind) for kind in space])
-        self.magnitudes = torch.zeros(len(NAMES), self.bins)
-        self.signed = torch.zeros(len(NAMES), dtype=torch.bool)
-        for kind, (magnitudes, signed) in space.items():
-            values = magnitudes(self.bins, height, width)
-            self.magnitudes[NAMES.index(kind)] = 0 if values is None else values.float()
-            self.signed[NAMES.index(kind)] = signed
-        if name == "auto_augment":  # (25, 2) each
-            rows = policy._policies
-            self.pairs = torch.tensor([[NAMES.index(kind) for kind, _, _ in row] for row in rows])
-            self.chances = torch.tensor([[chance for _, chance, _ in row] for row in rows])
-            self.pair_bins = torch.tensor([[bin_ or 0 for _, _, bin_ in row] for row in rows])
-        elif name == "rand_augment":
-            self.rounds, self.bin = policy.num_ops, policy.magnitude
-
-    def draw(self, count: int, generator: torch.Generator) -> list[Operations]:
-        """The rounds, each for `count` images."""
-        if self.name == "auto_augment":
-            row = torch.randint(len(self.pairs), (count,), generator=generator)
-            happens = torch.rand(count, 2, generator=generator) <= self.chances[row]
-            kinds = torch.where(happens, self.pairs[row], NAMES.index("Identity")).unbind(1)
-            bins = self.pair_bins[row].unbind(1)
-        elif self.name == "rand_augment":
-            kinds = self.kinds[torch.randint(len(self.kinds), (self.rounds, count), generator=generator)].unbind(0)
-            bins = (torch.full((count,), self.bin),) * self.rounds
-        else:
-            kinds = (self.kinds[torch.randint(len(self.kinds), (count,), generator=generator)],)
-            bins = (torch.randint(self.bins, (count,), generator=generator),)
-        rounds = []
-        for kind, bin_ in zip(kinds, bins, strict=True):
-            negative = self.signed[kind] & (torch.rand(count, generator=generator) <= 0.5)
-            magnitude = self.magnitudes[kind, bin_]
-            rounds.append(Operations(kind, torch.where(negative, -magnitude, magnitude)))
-        return rounds
 
 
 # The strong view of semi-supervised learning: Sohn et al. FixMatch. NeurIPS 2020. arXiv:2001.07685
@@ -320,14 +273,15 @@ def cutout(images: Tensor, centers: Tensor, side: int) -> Tensor:
 
 
 class Mix(NamedTuple):
-    """Mixes a batch with itself, rolled by one place: x <- kept x + (1 - kept) rolled x, or a box of the rolled x."""
+    """Mixes a batch with itself, rolled by `shift` places: x <- kept x + (1 - kept) rolled x, or a box of the rolled x."""
 
     kept: float  # share of an image's own label
     box: tuple[int, int, int, int] | None = None  # top, bottom, left, right: CutMix; None: mixup
+    shift: int = 1
 
     def images(self, images: Tensor) -> Tensor:
         """Of (B, C, H, W)."""
-        rolled = images.roll(1, 0)
+        rolled = images.roll(self.shift, 0)
         if self.box is None:
             return torch.lerp(rolled, images, self.kept)
         top, bottom, left, right = self.box
@@ -337,11 +291,13 @@ class Mix(NamedTuple):
 
     def targets(self, targets: Tensor) -> Tensor:
         """Of one-hot (B, K)."""
-        return torch.lerp(targets.roll(1, 0), targets, self.kept)
+        return torch.lerp(targets.roll(self.shift, 0), targets, self.kept)
 
 
-def draw_mix(mixup: float, cutmix: float, height: int, width: int, rng: np.random.Generator) -> Mix | None:
+def draw_mix(mixup: float, cutmix: float, height: int, width: int, rng: np.random.Generator, shift: int = 1) -> Mix | None:
     """One batch's draw from Beta(alpha, alpha); with both alphas above 0 mixup or CutMix, each with probability 1/2.
+
+    `shift`: how far apart the two images stand in the batch.
 
     Zhang et al. mixup. ICLR 2018. Yun et al. CutMix. ICCV 2019: a box of area 1 - lambda about a uniform center, cut at the
     border; the label in proportion to what is left.
@@ -349,9 +305,9 @@ def draw_mix(mixup: float, cutmix: float, height: int, width: int, rng: np.rando
     if not mixup and not cutmix:
         return None
     if mixup and (not cutmix or rng.random() < 0.5):
-        return Mix(float(rng.beta(mixup, mixup)))
+        return Mix(float(rng.beta(mixup, mixup)), shift=shift)
     half = math.sqrt(1 - rng.beta(cutmix, cutmix)) / 2
     y, x = int(rng.integers(height)), int(rng.integers(width))
     top, bottom = max(0, y - int(half * height)), min(height, y + int(half * height))
     left, right = max(0, x - int(half * width)), min(width, x + int(half * width))
-    return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
+    return Mix(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right), shift)

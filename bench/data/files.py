@@ -21,6 +21,7 @@ from bench.data.augment import draw_boxes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 BILINEAR = Image.Resampling.BILINEAR
+CROP_PCT = 0.875  # size of a center crop as a share of the shorter side: 224 of 256
 STREAMED_SIZE = 224  # height and width of images from files, where the recipe names no `image_size`
 
 
@@ -153,32 +154,41 @@ def generator(*key: object) -> torch.Generator:
 class Crops:
     """What the loader processes read: random resized crops for training, center crops for evaluation.
 
+    It is indexed by position + N * copy: each copy of an image in an epoch, counted from 0, has a crop of its own.
+
     Args:
         files: the images.
         size: height and width of a crop in pixels.
-        key: a crop is drawn from it and the image's position. None: center crops, the shorter side resized to 256/224 of it.
+        key: a crop is drawn from it and the image's position. None: center crops.
+        crop_pct: of a center crop: its size as a share of the shorter side.
     """
 
-    def __init__(self, files: Files, size: int, key: tuple[object, ...] | None) -> None:
-        self.files, self.size, self.key = files, size, key
+    def __init__(self, files: Files, size: int, key: tuple[object, ...] | None, crop_pct: float = CROP_PCT) -> None:
+        self.files, self.size, self.key, self.crop_pct = files, size, key, crop_pct
 
-    def __getitem__(self, position: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor:
         """(size, size, 3) uint8."""
+        copy, position = divmod(index, len(self.files))
         image = self.files.open(position)
         if self.key is None:
-            image = center_crop(image, round(self.size * 256 / 224), self.size)
+            image = center_crop(image, round(self.size / self.crop_pct), self.size)
         else:
-            box = draw_boxes(1, image.height, image.width, generator(*self.key, position))
+            box = draw_boxes(1, image.height, image.width, generator(*self.key, position, *([copy] if copy else [])))
             top, left, height, width = box[0].tolist()
             image = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), BILINEAR)
         return torch.from_numpy(np.array(image))
 
-    def batches(self, order: Tensor, batch_size: int, device: torch.device) -> Iterator[Tensor]:
-        """(B, 3, size, size) uint8 on the device, channels last in memory, decoded ahead in processes."""
+    def batches(self, order: Tensor, batch_size: int, device: torch.device, copies: Tensor | None = None) -> Iterator[Tensor]:
+        """(B, 3, size, size) uint8 on the device, channels last in memory, decoded ahead in processes.
+
+        Args:
+            copies: for each place of the order, which copy of its image stands there; None: 0.
+        """
+        index = order if copies is None else order + len(self.files) * copies
         loader: DataLoader[Tensor] = DataLoader(
             self,  # type: ignore[arg-type]
             batch_size,
-            sampler=order.tolist(),
+            sampler=index.tolist(),
             num_workers=min(usable_cores(), 16, -(-len(order) // batch_size)),
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # of its own: otherwise each epoch would draw from the global one

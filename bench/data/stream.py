@@ -17,7 +17,6 @@ from torch import Tensor
 
 from bench.data.augment import (
     Mix,
-    Policy,
     apply,
     cutout,
     draw_boxes,
@@ -28,7 +27,8 @@ from bench.data.augment import (
     resize_boxes,
     send,
 )
-from bench.data.files import STREAMED_SIZE, Crops, Files, generator
+from bench.data.augmentations import augmentations, rows
+from bench.data.files import CROP_PCT, STREAMED_SIZE, Crops, Files, generator
 from bench.data.sets import Dataset, Split
 from bench.records.recipe import Recipe
 from methods.base import Batch, Partner
@@ -70,17 +70,16 @@ class Stream:
             raise ValueError(f"training images: {len(train.targets)} are too few; allowed: at least 2")
         self.recipe, self.seed, self.device, self.partner, self.classes = recipe, seed, device, partner, data.classes
         self.cpu_targets, self.targets = train.targets, train.targets.to(device)
-        rest = len(train.targets) % recipe.batch_size
+        drawn = len(train.targets) if recipe.repeats == 1 else _of_repeated(len(train.targets))
+        rest = drawn % recipe.batch_size
         short = rest < 2 * recipe.shares  # batch norm cannot train on a single image: such a last batch is dropped
-        self.samples = len(train.targets) - rest * short
+        self.samples = drawn - rest * short
         self.batches_at_once = _batches_at_once(train.images, recipe, device)
         self.crops = _crops(train.images, recipe, device, self.batches_at_once * recipe.batch_size)
         self.shape = self.crops.shape
-        self.policy = None
-        if recipe.augment != "none":
-            if self.shape[0] not in (1, 3):
-                raise ValueError(f"augment: '{recipe.augment}' needs 1 or 3 channels; these images have {self.shape[0]}")
-            self.policy = Policy(recipe.augment, data.auto_augment, *self.shape[1:])
+        self.augmentations = augmentations(recipe)
+        for _, augmentation in self.augmentations:
+            augmentation.setup(data, self.shape)
         self.normalize = Normalize(data, self.shape[2], device, dtype, memory_format)
 
     def __len__(self) -> int:
@@ -90,7 +89,8 @@ class Stream:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, 0-based."""
         recipe, steps = self.recipe, len(self)
-        order = torch.randperm(len(self.targets), generator=generator("order", self.seed, epoch))[: self.samples]
+        order = torch.randperm(len(self.targets), generator=generator("order", self.seed, epoch))
+        order = order.repeat_interleave(recipe.repeats)[: self.samples]
         index = send(order, self.device)
         target = self.targets[index]
         images = self._images(order, "image", epoch)
@@ -101,7 +101,7 @@ class Stream:
             zip(index.split(recipe.batch_size), target.split(recipe.batch_size), strict=True)
         ):
             image, partner = next(images), next(partners) if partners else None
-            mix = draw_mix(recipe.mixup, recipe.cutmix, *self.shape[1:], mixes)
+            mix = draw_mix(recipe.mixup, recipe.cutmix, *self.shape[1:], mixes, recipe.repeats)
             if mix:
                 image = mix.images(image)
                 partner = mix.images(partner) if partner is not None else None
@@ -142,11 +142,12 @@ class Stream:
         """Batches of augmented, normalized images; `view` names the draws."""
         recipe, count, key = self.recipe, len(order), (view, self.seed, epoch)
         flips = send(torch.rand(count, generator=generator("flip", *key)) < 0.5, self.device)
-        rounds = self.policy.draw(count, generator("policy", *key)) if self.policy else []
-        squares = None
+        drawn = [(each, each.draw(count, generator(name, *key))) for name, each in self.augmentations]
+        on_pixels, on_normalized = ([pair for pair in drawn if pair[0].normalized is wanted] for wanted in (False, True))
+        rounds, squares = [], None
         if strong:
             height, width = self.shape[1:]
-            rounds += draw_strong(count, height, width, generator("strong", *key))
+            rounds = draw_strong(count, height, width, generator("strong", *key))
             squares = send(draw_squares(count, height, width, generator("square", *key)), self.device)
         centers = torch.rand(count, 2, generator=generator("cutout", *key)) * torch.tensor(self.shape[1:])
         centers = send(centers.long(), self.device)
@@ -156,13 +157,17 @@ class Stream:
             done += len(images)
             if recipe.flip:
                 images = torch.where(flips[part].view(-1, 1, 1, 1), images.flip(3), images)
+            for augmentation, draws in on_pixels:
+                images = augmentation.apply(images, rows(draws, part))
             for operations in rounds:
-                images = apply(images, operations.part(part))
+                images = apply(images, rows(operations, part))
             if squares is not None:
                 images = gray_squares(images, squares[part])
             images = self.normalize(images)
             if recipe.cutout:
                 images = cutout(images, centers[part], recipe.cutout)
+            for augmentation, draws in on_normalized:
+                images = augmentation.apply(images, rows(draws, part))
             yield from images.split(recipe.batch_size)
 
     def _soft(self, target: Tensor, mix: Mix | None) -> Tensor:
@@ -181,31 +186,33 @@ def evaluation_batches(
     batch_size: int = 500,
     memory_format: torch.memory_format = torch.contiguous_format,
     image_size: int = 0,
+    crop_pct: float = CROP_PCT,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(images, targets) of the whole split in its order, normalized, not augmented.
 
     Args:
-        image_size: the recipe's. Images of another size are resized, the shorter side to 256/224 of it, and center-cropped.
+        image_size, crop_pct: the recipe's. Images of another size are resized, the shorter side to `image_size / crop_pct`, and
+            center-cropped.
     """
     targets = send(split.targets, device).split(batch_size)
     if isinstance(split.images, Files):
         size = image_size or STREAMED_SIZE
         order = torch.arange(len(split.images))
-        batches = Crops(split.images, size, None).batches(order, batch_size, device)
+        batches = Crops(split.images, size, None, crop_pct).batches(order, batch_size, device)
     else:
         size = image_size or split.images.shape[3]
-        batches = (_center_crop(send(images, device), image_size) for images in split.images.split(batch_size))
+        batches = (_center_crop(send(images, device), image_size, crop_pct) for images in split.images.split(batch_size))
     normalize = Normalize(data, size, device, dtype, memory_format)
     for images, target in zip(batches, targets, strict=True):
         yield normalize(images), target
 
 
-def _center_crop(images: Tensor, size: int) -> Tensor:
+def _center_crop(images: Tensor, size: int, crop_pct: float) -> Tensor:
     """See `evaluation_batches`. Images that have the size already stay as they are; so do all where `size` is 0."""
     height, width = images.shape[2:]
     if not size or (height, width) == (size, size):
         return images
-    scale = round(size * 256 / 224) / min(height, width)
+    scale = round(size / crop_pct) / min(height, width)
     new = [max(size, int(height * scale)), max(size, int(width * scale))]
     images = F.interpolate(images.float(), new, mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)
     top, left = round((new[0] - size) / 2), round((new[1] - size) / 2)
@@ -252,16 +259,21 @@ def _batches_at_once(images: Tensor | Files, recipe: Recipe, device: torch.devic
     """How many are augmented together: several on a GPU and under a policy, to launch fewer kernels; fewer of large images."""
     if isinstance(images, Files):
         return 1
-    wanted = 2048 if device.type != "cpu" else 512 if recipe.augment != "none" else 1  # images of 32x32
+    wanted = 2048 if device.type != "cpu" else 512 if recipe.augment != "none" or recipe.color_jitter else 1  # images of 32x32
     enlarged = max(recipe.image_size, *images.shape[2:]) ** 2 / 32**2
     return math.ceil(wanted / max(1, enlarged) / recipe.batch_size)
+
+
+def _of_repeated(samples: int) -> int:
+    """How many samples an epoch has where images are repeated: as many as there are images, in whole 256s, as DeiT has it."""
+    return samples // 256 * 256 or samples
 
 
 def _crops(images: Tensor | Files, recipe: Recipe, device: torch.device, count: int) -> _Crops:
     if isinstance(images, Files):
         if recipe.crop != "resized":
             raise ValueError(f"crop: '{recipe.crop}' does not suit image files of any size; set crop: resized, or data.size")
-        return _StreamedCrops(images, recipe.image_size or STREAMED_SIZE, recipe.batch_size, device)
+        return _StreamedCrops(images, recipe.image_size or STREAMED_SIZE, recipe, device)
     if recipe.crop == "resized":
         return _ResizedCrops(images, recipe.image_size or images.shape[3], device, count)
     padding = recipe.crop_padding if recipe.crop == "pad" else 0
@@ -317,9 +329,10 @@ class _ResizedCrops:
 class _StreamedCrops:
     """ImageNet's random resized crops out of image files, decoded in processes."""
 
-    def __init__(self, files: Files, size: int, batch_size: int, device: torch.device) -> None:
+    def __init__(self, files: Files, size: int, recipe: Recipe, device: torch.device) -> None:
         self.shape = (3, size, size)
-        self.files, self.size, self.batch_size, self.device = files, size, batch_size, device
+        self.files, self.size, self.recipe, self.device = files, size, recipe, device
 
     def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
-        return Crops(self.files, self.size, key).batches(order, self.batch_size, self.device)
+        copies = torch.arange(len(order)) % self.recipe.repeats
+        return Crops(self.files, self.size, key).batches(order, self.recipe.batch_size, self.device, copies)

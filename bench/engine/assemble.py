@@ -59,6 +59,7 @@ class Assembly:
             batch_size=batch_size,
             memory_format=torch.channels_last,
             image_size=self.first.recipe.image_size,
+            crop_pct=self.first.recipe.crop_pct,
         )
 
     def sample(self) -> Tensor:

@@ -69,7 +69,10 @@ def training_loader(split: Split, data: Dataset, recipe: Recipe, device: torch.d
     )
 
 
-LACKS = ("optimizer", "decay_all", "drop_path", "accumulate")  # fields of a recipe that this loop knows at their defaults alone
+LACKS = (
+    *("optimizer", "decay_all", "drop_path", "accumulate"),
+    *("augment", "color_jitter", "random_erasing", "repeats"),
+)  # fields of a recipe that this loop knows at their defaults alone
 
 
 class UsualLoop:

@@ -1,4 +1,4 @@
-"""Tables and cards of methods, models, data sets, optimizers, grids and recipes; cards of finished cells, too."""
+"""Tables and cards of all that is registered or shipped; cards of finished cells, too."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARTNERS = {
 
 
 def table(what: str) -> Table:
-    """Everything of one kind: methods, models, data, optimizers, grids or recipes."""
+    """Everything of one kind: methods, models, data, optimizers, augmentations, grids or recipes."""
     columns, rows = _TABLES[what]() if what in _TABLES else _registered(what)
     result = Table(*columns, title=what, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for row in rows:
@@ -48,7 +48,7 @@ def _methods() -> tuple[list[str], list[list[str]]]:
 
 def _registries() -> dict[str, tuple[Registry, tuple[str, ...]]]:
     """Of all but methods, by what they hold: the registry, and arguments that come from elsewhere than a grid file."""
-    from bench.data import DATASETS
+    from bench.data import AUGMENTATIONS, DATASETS
     from bench.engine.optimizer import OPTIMIZERS
     from bench.models import MODELS
 
@@ -56,6 +56,7 @@ def _registries() -> dict[str, tuple[Registry, tuple[str, ...]]]:
         "models": (MODELS, ("classes", "channels")),
         "data": (DATASETS, ("root",)),
         "optimizers": (OPTIMIZERS, ("groups", "recipe")),
+        "augmentations": (AUGMENTATIONS, ()),
     }
 
 
@@ -87,7 +88,7 @@ def _first_line(builder: Builder) -> str:
 
 
 def card(name: str, results: ResultsFolder) -> RenderableType:
-    """The card of a method, model, data set, optimizer, grid or recipe, or the record of a finished cell.
+    """The card of a method, model, data set, optimizer, augmentation, grid or recipe, or the record of a finished cell.
 
     Args:
         name: a name of one or several of these, a method's dotted path, or a part of a cell's id.

@@ -291,6 +291,8 @@ def _misfit(method: Method, sides: _Sides) -> str | None:
         return "needs a teacher, and this pair has none"
     if method.needs == "teacher" and sides.ready and method.teacher_epochs_fraction < 1:
         return "needs a teacher whose training was stopped early, and this pair's is not trained here"
+    if method.memory_by_sample and student.recipe.repeats > 1:
+        return "keeps a memory by sample, and this recipe shows a part of the samples in an epoch, several times each"
     if method.memory_by_sample and student.recipe.processes > 1:
         return "keeps a memory by sample, of which each of several processes would see a part"
     if method.partner == "mixed" and student.recipe.shares > 1:

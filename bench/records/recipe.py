@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from bench.records.frozen import Fraction, Frozen, marked
 
 LATER: dict[str, Any] = {"added_later": True}
+Augment = str | dict[str, Any] | tuple[str | dict[str, Any], ...]
 
 
 class Recipe(Frozen):
@@ -39,13 +40,17 @@ class Recipe(Frozen):
     crop_padding: int = Field(4, ge=0)  # pixels on each side, for `pad`
     image_size: int = Field(0, ge=0)  # height and width that networks see, for `resized`; 0: as stored
     flip: bool = True  # horizontal, with probability 1/2
-    augment: Literal["none", "auto_augment", "rand_augment", "trivial_augment"] = "none"
+    augment: Augment = "none"  # of `list augmentations`, in order; also as timm writes RandAugment: rand-m9-mstd0.5-inc1
     cutout: int = Field(0, ge=0)  # side of the erased square in pixels; 0: none
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: none
     cutmix: float = Field(0.0, ge=0)  # likewise; with both, each batch draws one of them
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
     padding: Literal["zero", "reflect"] = Field("zero", json_schema_extra=LATER)  # what `pad` pads with
     processes: int = Field(1, ge=1, json_schema_extra=LATER)  # that share each batch; batch norm sees a share
+    color_jitter: Fraction = Field(0.0, json_schema_extra=LATER)  # largest change of brightness, contrast and saturation
+    random_erasing: Fraction = Field(0.0, json_schema_extra=LATER)  # probability that a rectangle becomes noise
+    repeats: int = Field(1, ge=1, json_schema_extra=LATER)  # copies of an image in an epoch, each augmented: DeiT's are 3
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = Field(0.875, json_schema_extra=LATER)  # of test images, for `image_size`
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, json_schema_extra=LATER)  # of the last residual branch
     accumulate: int = Field(1, ge=1, json_schema_extra=LATER)  # parts of a batch, one after the other; batch norm sees a part
     optimizer: dict[str, Any] = Field({"type": "sgd"}, json_schema_extra=LATER)  # of `list optimizers`, with its arguments
@@ -77,6 +82,10 @@ class Recipe(Frozen):
             raise ValueError(f"batch_size {self.batch_size} leaves some of {owners} fewer than 2 images")
         if self.padding != "zero" and (self.crop != "pad" or not self.crop_padding):
             raise ValueError(f"padding: {self.padding} needs crop: pad, with a crop_padding above 0")
+        if self.color_jitter and self.augment != "none":
+            raise ValueError("color_jitter beside augment: timm switches it off there; leave one of them out")
+        if self.crop_pct != 0.875 and self.crop != "resized":
+            raise ValueError("crop_pct needs crop: resized")
         if self.image_size and self.crop != "resized":
             raise ValueError("image_size needs crop: resized")
         return self
