@@ -87,9 +87,11 @@ def plan(
     options = options or Options()
     for plugin in options.imports:
         import_plugin(plugin)
+    overrides = list(overrides)
     name, raw = grid_file.read(grid, overrides)
     device = backend.plans_for(options.device) if backend else options.device
-    planned = replace(expand(name, raw, options.data_root, device), file=grid_file.path_of(grid))
+    planned = expand(name, raw, options.data_root, device, grid_file.overridden(overrides))
+    planned = replace(planned, file=grid_file.path_of(grid))
     folder = ResultsFolder(results).grid(name)
     return seeds.spend(planned, folder), folder
 

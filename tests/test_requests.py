@@ -50,6 +50,29 @@ def test_an_entry_that_names_nothing_is_refused():
         expanded(margin=0)
 
 
+def test_set_takes_methods_away_from_primary_and_says_so(tmp_path, capsys):
+    file = write_grid(tmp_path, "mine", seeds=[0, 1], primary=["tfd", "kd"], search=[{"tfd": {"weight": [0.1]}}])
+    options = Options(device="cpu")
+    with pytest.raises(UserError, match=r"search\[0\].*names no method"):  # a slip in the file
+        run.plan(file, tmp_path, [], options)
+    some, _ = run.plan(file, tmp_path, ["methods=[none, kd]"], options)
+    assert some.declared.notes == (
+        'primary: "tfd" is left out, as --set took it away; "kd" stays',
+        'search: {"tfd": {"weight": [0.1]}} is left out, as --set took it away; without it nothing counts as a search',
+    )
+    assert [each.against for each in some.comparisons if each.primary] == [Baseline.NONE]
+    none, _ = run.plan(file, tmp_path, ["methods=[none, ls]"], options)
+    assert count(none.comparisons) == Family(0, 1)
+    for strict in (["methods=[none, kd]", "primary=[tfd]", "search=[]"], ["recipe.epochs=2", "search=[]", "primary=[ls]"]):
+        with pytest.raises(UserError, match=r"primary\[0\].*names no method"):
+            run.plan(file, tmp_path, strict, options)
+    assert (
+        main(["plan", "paper_table1", "--set", "methods=[none, at]", "--set", "data=digits", "--results", str(tmp_path)]) == 0
+    )
+    printed = " ".join(capsys.readouterr().out.split())
+    assert 'primary: "tfd" is left out, as --set took it away; without it all comparisons are one family' in printed
+
+
 def test_runs_without_a_teacher_are_compared_once_for_all_teachers():
     pairs = [{"student": "resnet8", "teacher": teacher} for teacher in ("resnet14", "resnet20", "resnet8x4")]
     grid = expanded(pairs=pairs)

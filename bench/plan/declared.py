@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench.errors import UserError
@@ -11,6 +11,12 @@ from bench.plan.grid_file import GridFile
 from bench.plan.specs import complete, expand_methods, pair_presets
 from bench.records.cell import Cell
 from methods import METHODS
+
+TAKE_AWAY = {"methods", "pairs", "also"}  # keys by which `--set` can leave out methods
+NOTHING_LEFT = {
+    "primary": "without it all comparisons are one family, none of them primary",
+    "search": "without it nothing counts as a search",
+}
 
 
 class Declared(NamedTuple):
@@ -20,6 +26,7 @@ class Declared(NamedTuple):
     primary: frozenset[str] = frozenset()  # of the methods in question
     searches: Mapping[str, int] = {}  # number of the search that tried a cell's values
     labeled: frozenset[str] = frozenset()  # whose method has a label of the user's own
+    notes: tuple[str, ...] = ()  # what was left out of `primary` and `search`, a line each
 
 
 class Declarations:
@@ -59,17 +66,27 @@ class Declarations:
             if other.label == cell.label and other.method != cell.method and (own or other_id in self.labeled):
                 raise UserError(f"{where}: two methods would be called {cell.label}; give one of them another `label`")
 
-    def declared(self, students: Mapping[str, Any]) -> Declared:
+    def declared(self, students: Mapping[str, Any], overridden: Collection[str] = ()) -> Declared:
         """All of it, given the students by their ids.
+
+        Args:
+            overridden: keys that `--set` has set. Where it took methods away, entries about these are left out.
 
         Raises:
             UserError: an entry names no method of the grid.
         """
-        for (key, entry), ids in self._ids.items():
-            if not ids:
+        notes = []
+        for key in ("primary", "search"):
+            lost = [entry for (of, entry), ids in self._ids.items() if of == key and not ids]
+            if not lost:
+                continue
+            if key in overridden or not TAKE_AWAY & set(overridden):
                 hint = f"write it as in `methods`, or leave it out: --set '{key}=[]'"
-                raise UserError(f"{self._places[key, entry]}: {entry} names no method of this grid; {hint}")
+                raise UserError(f"{self._places[key, lost[0]]}: {lost[0]} names no method of this grid; {hint}")
+            left = [entry for (of, entry), ids in self._ids.items() if of == key and ids]
+            rest = f"{', '.join(left)} stays" if left else NOTHING_LEFT[key]
+            notes.append(f"{key}: {', '.join(lost)} is left out, as --set took it away; {rest}")
         primary = frozenset[str]().union(*(ids for (key, _), ids in self._ids.items() if key == "primary"))
         searches = [ids for (key, _), ids in self._ids.items() if key == "search"]
         numbers = {cell: number for number, ids in enumerate(searches) for cell in ids}
-        return Declared(frozenset(students), primary, numbers, frozenset(self.labeled))
+        return Declared(frozenset(students), primary, numbers, frozenset(self.labeled), tuple(notes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,9 @@ from methods.base import Method
 TWIN = 1000  # the seed of a teacher of the student's own spec, less the student's
 
 
-def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, device: str = "auto") -> Grid:
+def expand(
+    name: str, raw: Mapping[str, Any], data_root: str | None = None, device: str = "auto", overridden: Collection[str] = ()
+) -> Grid:
     """The cells of a grid, teachers first, each once. What cannot be combined is listed with the reason.
 
     Args:
@@ -40,6 +42,7 @@ def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, devi
         raw: the contents of a grid file, as `grid_file.read` returns them.
         data_root: the folder that holds the data sets.
         device: "auto", "cpu" or "cuda"; decides what precision "auto" is.
+        overridden: keys of the file that `--set` has set.
 
     Raises:
         UserError: anything wrong in the file, with its place.
@@ -53,7 +56,7 @@ def expand(name: str, raw: Mapping[str, Any], data_root: str | None = None, devi
         reasons = "; ".join(f"{skip.what}: {skip.reason}" for skip in expansion.skipped)
         raise UserError(f"{name}: the grid expands to nothing. {reasons}")
     file = found[0][1]
-    declared = expansion.declarations.declared(expansion.students)
+    declared = expansion.declarations.declared(expansion.students, overridden)
     grid = Grid(name, file.about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.data.looks, declared)
     grid = replace(grid, until=file.until)
     return grid.spending(file.seeds) if isinstance(file.seeds, SequentialSeeds) else grid

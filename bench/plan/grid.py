@@ -78,8 +78,8 @@ class Grid:
 
     @property
     def warnings(self) -> list[str]:
-        """What is suspicious about the data, a line each."""
-        return [f"warning: data {name}: {note}" for name, found in self.data for note in found.notes]
+        """What is suspicious about the data, and what `--set` has left out, a line each."""
+        return [*(f"warning: data {name}: {note}" for name, found in self.data for note in found.notes), *self.declared.notes]
 
     @property
     def by_id(self) -> dict[str, Cell]:

@@ -130,6 +130,11 @@ def read(name: str, overrides: Iterable[str] = ()) -> tuple[str, dict[str, Any]]
     return safe(path.stem), raw
 
 
+def overridden(overrides: Iterable[str]) -> set[str]:
+    """The keys of a grid file that `key.key=value` overrides set."""
+    return {override.partition("=")[0].partition(".")[0] for override in overrides}
+
+
 def _override(raw: dict[str, Any], override: str) -> None:
     """Set the value of `key.key=value` in the contents of a grid file, in place."""
     key, equals, text = override.partition("=")
