@@ -21,21 +21,22 @@ from typing import TYPE_CHECKING
 
 from bench.arguments import (
     ABLATE,
-    AGAIN,
     ALL,
     AS,
     CELL,
     CLUSTER,
     CLUSTER_OPTIONS,
     DATA_ROOT,
-    DETECT,
     FINISHED,
+    GRAMS,
     GRID,
     JOBS,
     JSON,
     KIND,
     LISTS,
     MAPS,
+    MEASURING,
+    PLANNING,
     PLUGINS,
     REPORT,
     RESULTS,
@@ -125,12 +126,12 @@ def show(given: Given) -> None:
 # Verbs that plan, train and measure
 
 
-@verb("Show what a grid consists of, what is done, and what the rest will cost", RESULTS, GRID, PLUGINS, CLUSTER, DETECT)
+@verb("Show what a grid consists of, what is done, and what the rest will cost", RESULTS, GRID, PLUGINS, CLUSTER, PLANNING)
 def plan(given: Given) -> int:
     from bench.plan import estimate, power
 
     grid, folder = planned(given, jobs := backend(given))
-    unreadable = estimate.show(grid, folder, console())
+    unreadable = estimate.show(grid, folder, console(), given.grams_per_kwh)
     power.show(grid, folder, given.detect, given.spread, console())
     for line in jobs.outline([cell for cell in grid.cells if not folder.cell(cell.id).settled()]):
         console().print(line, highlight=False, markup=False)
@@ -153,21 +154,22 @@ def run(given: Given) -> int:
     stop_on_sigterm()
     grid = given.grid, given.results, given.overrides, options(given), backend(given)
     wishes = {"wait": given.wait, "retry": given.retry, "force": given.force, "keep": given.keep, "costs": not given.no_cost}
-    outcome = run.run(*grid, **wishes, console=(screen := console()))
-    if outcome.done and not given.no_cost:
+    outcome = run.run(*grid, **wishes, cost_minutes=given.cost_minutes, console=(screen := console()))
+    if outcome.done and not given.no_report:
         from reports import terminal
 
         terminal.report(outcome.folder, screen)
     return 0 if outcome.complete else 1
 
 
-@verb("Measure what a step of each method costs; leave the machine alone meanwhile", RESULTS, GRID, PLUGINS, THREADS, AGAIN)
+@verb("Measure what a step of each method costs; leave the machine alone meanwhile", RESULTS, GRID, PLUGINS, MEASURING)
 def cost(given: Given) -> None:
     from bench import run
 
     grid, folder = planned(given)
     run.begin(grid, folder)
-    if not run.measure(grid.cells, folder, options(given, threads=given.threads), given.force, console()):
+    settings = options(given, threads=given.threads)
+    if not run.measure(grid.cells, folder, settings, given.force, console(), given.cost_minutes):
         console().print("measured before, on this hardware; --force measures again")
 
 
@@ -222,11 +224,11 @@ def logs(given: Given) -> None:
         print(f"failed at {failure.get('when')}: {failure.get('error')}")
 
 
-@verb("Write a grid's tables, figures and page", RESULTS, FINISHED, REPORT)
+@verb("Write a grid's tables, figures and page", RESULTS, FINISHED, REPORT, GRAMS)
 def report(given: Given) -> None:
     from reports import terminal
 
-    terminal.report(finished(given), console(), given.compare, given.style)
+    terminal.report(finished(given), console(), given.compare, given.style, given.grams_per_kwh)
 
 
 @verb("Draw where trained students look (Grad-CAM++), side by side, for the report", RESULTS, PLUGINS, MAPS, DATA_ROOT)

@@ -7,6 +7,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 from bench.command_line import Given, argument, flag, group, number, several, together
+from bench.records.options import COST_MINUTES
 
 LISTS = ("methods", "models", "data", "optimizers", "augmentations", "grids", "recipes")
 CLUSTER_OPTIONS = ("jobs", "threads", "per_gpu", "partition", "account", "minutes", "gpus", "memory_gib")
@@ -49,7 +50,9 @@ GRID = together(
 FOLDER = "a grid's name in the results folder, or a folder of results"
 FINISHED = argument("grid", nargs="?", default="quick", help=FOLDER, complete=finished_names)
 CELL = argument("cell", help="a cell's id, or enough of it")
-DETECT = together(
+GRAMS = argument("--grams-per-kwh", type=above_zero, metavar="N", help="of CO2, where your electricity comes from")
+PLANNING = together(
+    GRAMS,
     argument("--detect", type=above_zero, metavar="GAIN", help="seeds that a true gain of so many points takes"),
     argument("--spread", type=above_zero, metavar="POINTS", help="of a paired difference (default: from records, else .42)"),
 )
@@ -71,6 +74,13 @@ JOBS = group(
     argument("--memory-gib", type=float, metavar="N", help="memory of a process (default: the cluster's)"),
 )
 KIND = argument("what", nargs="?", choices=LISTS, help="one kind only")
+COST_TIME = argument(
+    "--cost-minutes",
+    type=float,
+    default=COST_MINUTES,
+    metavar="N",
+    help=f"for measuring costs, about (default: {COST_MINUTES:g}; 0: no limit)",
+)
 TRAINING = together(
     flag("--wait", "on a cluster: stay until all is done"),
     flag("--together", "train methods of one seed in lock-step: one teacher forward for all; on a GPU the default"),
@@ -80,12 +90,14 @@ TRAINING = together(
     flag("--force", "train finished cells again; their old records are set aside"),
     flag("--keep", "keep results that other code of your own made; else they are trained again"),
     argument("--no-check", dest="check", action="store_false", help="begin without trying each method out on each pair"),
-    flag("--no-cost", "leave out the probe of costs and the report"),
+    flag("--no-cost", "measure no costs"),
+    flag("--no-report", "write no report"),
+    COST_TIME,
     argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
     several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),
     several("--hook", "your own mmengine hook, called by the training loop", "MODULE.CLASS", dest="hooks"),
 )
-AGAIN = flag("--force", "measure again what was measured on this hardware")
+MEASURING = together(THREADS, COST_TIME, flag("--force", "measure again what was measured on this hardware"))
 ABLATE = flag("--ablate", "also switch off each piece in turn")
 SPEED = "Measure this engine against the field's usual training loop, and what each of its pieces gains"
 REPORT = together(

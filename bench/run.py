@@ -40,7 +40,7 @@ from bench.plugins import import_plugin
 from bench.records import upkeep
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
-from bench.records.options import Options
+from bench.records.options import COST_MINUTES, Options
 from bench.records.progress import Progress, name_failures
 from bench.records.record import Record
 from bench.records.teacher import accuracy_lines
@@ -108,6 +108,7 @@ def run(
     force: bool = False,
     keep: bool = False,
     costs: bool = True,
+    cost_minutes: float = COST_MINUTES,
     console: Console = SILENT,
 ) -> Outcome:
     """Train what is missing of a grid, then measure the costs of its steps.
@@ -120,6 +121,7 @@ def run(
         force: train finished cells again; their old records are set aside.
         keep: keep results that other code of the user's own made; else they are trained again.
         costs: measure what was not measured on this hardware.
+        cost_minutes: for measuring, about; 0: no limit.
 
     Raises:
         UserError: something that was given is wrong; nothing was trained.
@@ -141,7 +143,8 @@ def run(
         outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console)
     if costs and outcome.done:
         if backend.measures_here:
-            measure([cell for cell in planned.cells if cell.id in outcome.done], folder, options, console=console)
+            finished = [cell for cell in planned.cells if cell.id in outcome.done]
+            measure(finished, folder, options, console=console, minutes=cost_minutes)
         else:  # its steps are nobody's cost
             console.print("costs are not measured here: run `cost` on an idle machine of the cluster")
     return outcome

@@ -69,6 +69,8 @@ COLUMNS = {
     "peak_mib": "most device memory that tensors hold during a step",
     "host_peak_mib": "most main memory of the probing process during a step, the program and the data included",
     "energy_kj": "training: steps x energy of a step, preparation included, the teacher's not; empty where not measured",
+    "energy_kj_low": "likewise, by the lowest of the meter's windows",
+    "energy_kj_high": "likewise, by the highest",
     "latency_ms": "deployed network, one image",
     "images_per_s": "deployed network, a batch of the training's size",
 }
@@ -305,10 +307,19 @@ def with_costs(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = N
     prepare_j = frame["prepare_steps"] * probed(lambda cost: cost.energy_j_per_prepare_step)
     energy_j = frame["steps"] * probed(lambda cost: cost.energy_j_per_step) + prepare_j.where(frame["prepare_steps"] > 0, 0.0)
     frame["energy_kj"] = energy_j / 1000
+    for limit in (min, max):
+        share = probed(lambda cost, limit=limit: _of_windows(cost, limit))  # type: ignore[misc]
+        frame["energy_kj_low" if limit is min else "energy_kj_high"] = frame["energy_kj"] * share
     frame["latency_ms"] = probed(lambda cost: cost.latency.median_ms if cost.latency else nan)
     per_second = probed(lambda cost: cost.inference_batch / cost.inference.median_ms * 1000 if cost.inference else nan)
     frame["images_per_s"] = per_second
     return frame[[*COLUMNS]]
+
+
+def _of_windows(cost: Cost, limit: Callable[[Sequence[float]], float]) -> float:
+    """A limit of the meter's windows as a share of their median; NaN where they were not kept."""
+    windows = cost.energy_windows_j_per_step
+    return limit(windows) / cost.energy_j_per_step if windows and cost.energy_j_per_step else math.nan
 
 
 def sharing(frame: pd.DataFrame) -> pd.Series:

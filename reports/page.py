@@ -134,7 +134,11 @@ def uncollected() -> Iterator[None]:
 
 @uncollected()
 def write(
-    folder: GridFolder, to: Path | None = None, compare: str | Path | None = None, style: str | Path | None = None
+    folder: GridFolder,
+    to: Path | None = None,
+    compare: str | Path | None = None,
+    style: str | Path | None = None,
+    grams_per_kwh: float | None = None,
 ) -> Written:
     """Write the report of a grid.
 
@@ -144,6 +148,7 @@ def write(
             drew in `maps` is shown.
         compare: a second results folder with a grid of this name, or a grid's own folder, to set beside the first.
         style: a style file, by default `reports/style.yaml`, which explains the keys.
+        grams_per_kwh: of CO2, for the table of energy.
 
     Returns:
         The page, `report.html`, and the summary. Beside the page: report.md, records.csv (the tidy frame), tables/ (Markdown,
@@ -153,7 +158,7 @@ def write(
         UserError: a grid has no manifest, or the style file cannot be used.
     """
     look = read_style(style or DEFAULT)
-    report = Report.of_grid(folder, compare, look)
+    report = Report.of_grid(folder, compare, look, grams_per_kwh)
     to = to or folder.report_folder()
     for name in ("tables", "figures"):
         shutil.rmtree(to / name, ignore_errors=True)

@@ -53,6 +53,7 @@ class Report:
     teachers: Mapping[str, TeacherAccuracy] = field(default_factory=dict)  # not trained here; by `key_of` a student's cell
     style: Style = field(default_factory=Style)
     style_notes: tuple[str, ...] = ()  # what it hides, and what it names in vain
+    grams_per_kwh: float | None = None  # of CO2, as the user states it
 
     @cached_property
     def shown_frame(self) -> pd.DataFrame:
@@ -65,12 +66,19 @@ class Report:
         return over_pairs(self.frame, self.summary, self.design)
 
     @classmethod
-    def of_grid(cls, folder: GridFolder, compare: str | Path | None = None, style: Style | None = None) -> Report:
+    def of_grid(
+        cls,
+        folder: GridFolder,
+        compare: str | Path | None = None,
+        style: Style | None = None,
+        grams_per_kwh: float | None = None,
+    ) -> Report:
         """Read a grid.
 
         Args:
             compare: a second results folder with a grid of this name, or a grid's own folder.
             style: by default that of `reports/style.yaml`.
+            grams_per_kwh: of CO2.
 
         Raises:
             UserError: a grid has no manifest, or the style cannot be.
@@ -110,6 +118,7 @@ class Report:
             other=other,
             style=style,
             style_notes=tuple(style.notes(labels)),
+            grams_per_kwh=grams_per_kwh,
         )
 
 

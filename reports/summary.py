@@ -20,7 +20,7 @@ _MEANS = [
     *("top1", "top5", "best_top1", "flattery", "chosen_top1", "train_s", "train_s_low", "train_s_high", "teacher_s"),
     *("with_teacher_s", "shared_teacher_s", "flops", "teacher_flops", "with_teacher_flops", "shared_teacher_flops", "step_ms"),
     *("peak_mib", "energy_kj", "train_only", "host_peak_mib", "parameters", "latency_ms", "images_per_s"),
-    *("steps", "prepare_steps", "epochs"),
+    *("steps", "prepare_steps", "epochs", "energy_kj_low", "energy_kj_high"),
 ]
 _FACTS = ["label", "family", "at_defaults", "needs", "where", "cost_key", "tuned_elsewhere"]
 

@@ -43,16 +43,22 @@ def _narrow(column: Column) -> Column:
 COLUMNS = tuple(map(_narrow, SUMMARY[2:-1]))  # what fits in 80 columns
 
 
-def report(folder: GridFolder, console: Console, compare: str | Path | None = None, style: str | Path | None = None) -> Path:
+def report(
+    folder: GridFolder,
+    console: Console,
+    compare: str | Path | None = None,
+    style: str | Path | None = None,
+    grams_per_kwh: float | None = None,
+) -> Path:
     """Write the report of a grid and print its summary and where it lies; returns the page.
 
     Args:
-        compare, style: see `page.write`.
+        compare, style, grams_per_kwh: see `page.write`.
 
     Raises:
         UserError: a grid has no manifest, or the style file cannot be used.
     """
-    written = page.write(folder, compare=compare, style=style)
+    written = page.write(folder, compare=compare, style=style, grams_per_kwh=grams_per_kwh)
     show(written.summary, console)
     for note in written.notes:
         console.print(note, highlight=False, markup=False)

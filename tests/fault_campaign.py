@@ -74,7 +74,18 @@ class Campaign:
 
     def start(self, results: Path, calm: bool = False) -> int:
         """A dispatcher in a process of its own."""
-        arguments = ["run", self.grid, "--results", str(results), "--device", "cpu", "--no-cost", "--checkpoint-s", "0"]
+        arguments = [
+            "run",
+            self.grid,
+            "--results",
+            str(results),
+            "--device",
+            "cpu",
+            "--no-cost",
+            "--no-report",
+            "--checkpoint-s",
+            "0",
+        ]
         if self.cluster and not calm:
             asked = self.folder / "cluster.yaml"
             asked.write_text("{kind: slurm, partition: ci, minutes: 30, gpus: 0, threads: 1}")

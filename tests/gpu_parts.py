@@ -209,7 +209,7 @@ def real(setting: Setting) -> Facts:
     grid.write_text(yaml.safe_dump(raw))
     yield {"epochs": epochs, "cells": len(seeds) * len(methods)}
     options = ["--device", setting.device, "--results", str(setting.out / "results"), "--together", "--jobs", "1"]
-    command = [sys.executable, "run_bench.py", "run", str(grid), "--no-cost", "--checkpoint-s", "20", *options]
+    command = [sys.executable, "run_bench.py", "run", str(grid), "--no-cost", "--no-report", "--checkpoint-s", "20", *options]
     code = subprocess.run(command, cwd=Path(__file__).resolve().parents[1]).returncode
     records, problems = ResultsFolder(setting.out / "results").grid("gpu").records()
     yield {"code": code, "problems": [problem.reason for problem in problems], "images": setting.images or "digits"}

@@ -78,12 +78,13 @@ def test_the_estimate_includes_the_preparation(tiny):
     probed = synthetic.cost(ft, step_ms=360_000.0)
     probed = probed.model_copy(update={"prepare_step": synthetic.timing(3_600_000.0)})
     # 40 images in batches of 16 are 3 steps an epoch: 2 epochs of 0.1 h a step, and 3 of 1 h
-    assert "9:36:00 one after the other" in planning.estimate([ft], grid.shapes, [probed])
+    assert "about 9.6 hours one after the other on Example 3000 x2" in planning.estimate([ft], grid.shapes, [probed])
 
 
 def test_a_machine_that_only_submits_jobs_is_not_measured(tmp_path, capsys):
     run = ["run", small.write_grid(tmp_path, methods=["none"]), "--results", str(tmp_path / "results"), "--device", "cpu"]
     assert run_bench.main([*run, "--cluster", "debug", "--no-cost"]) == 0
+    assert "report: " in capsys.readouterr().out  # of accuracies alone
     assert run_bench.main([*run, "--cluster", "slurm", "--gpus", "0"]) == 0  # nothing is left, hence nothing submitted
     printed = capsys.readouterr().out
     assert "costs are not measured here" in printed

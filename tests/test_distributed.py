@@ -35,7 +35,7 @@ def grid(tmp_path: Path) -> str:
 
 
 def options(root: Path, *more: str) -> list[str]:
-    return ["--results", str(root), "--device", "cpu", "--no-cost", "--threads", "1", *more]
+    return ["--results", str(root), "--device", "cpu", "--no-cost", "--no-report", "--threads", "1", *more]
 
 
 def by_hand(cell: Cell, folder: GridFolder) -> list[dict[str, float]]:

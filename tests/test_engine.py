@@ -283,7 +283,7 @@ def test_a_users_hook_is_called_by_the_loop(tmp_path, monkeypatch, capsys):
         "recipe": {"name": "digits", "epochs": 1, "batch_size": 16},
     }
     grid = write_grid(tmp_path, **changes)
-    run = ["run", grid, "--device", "cpu", "--no-cost", "--cluster", "debug", "--import", "mine.py"]
+    run = ["run", grid, "--device", "cpu", "--no-cost", "--no-report", "--cluster", "debug", "--import", "mine.py"]
     assert run_bench.main([*run, "--hook", "mine.Notes"]) == 0
     assert (tmp_path / "notes.txt").read_text().splitlines() == [
         "before_train 0 1 0 4 0",

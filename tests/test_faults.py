@@ -30,7 +30,18 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def here(tmp_path: Path) -> list[str]:
     """Options of a run in this process."""
-    return ["--results", str(tmp_path / "results"), "--device", "cpu", "--no-cost", "--cluster", "debug", "--threads", "1"]
+    return [
+        "--results",
+        str(tmp_path / "results"),
+        "--device",
+        "cpu",
+        "--no-cost",
+        "--no-report",
+        "--cluster",
+        "debug",
+        "--threads",
+        "1",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +49,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a teacher and its student."""
     folder = tmp_path_factory.mktemp("finished")
     grid = write_grid(folder, methods=["kd"])
-    assert main(["run", grid, "--results", str(folder), "--device", "cpu", "--no-cost", "--cluster", "debug"]) == 0
+    assert (
+        main(["run", grid, "--results", str(folder), "--device", "cpu", "--no-cost", "--no-report", "--cluster", "debug"]) == 0
+    )
     return folder
 
 
@@ -185,7 +198,7 @@ def test_a_cell_that_kills_its_workers_is_named_and_does_not_stop_the_others(tmp
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     root = tmp_path / "results"
-    options = ["--results", str(root), "--device", "cpu", "--no-cost", "--jobs", "1", "--import", str(plugin)]
+    options = ["--results", str(root), "--device", "cpu", "--no-cost", "--no-report", "--jobs", "1", "--import", str(plugin)]
     assert main(["run", write_grid(tmp_path, methods=["deadly", "none"]), *options]) == 1
     assert [record.cell.method["type"] for record in ResultsFolder(root).grid("small").records()[0]] == ["none"]
     (failed,) = (root / "small").glob("*/failure.json")
@@ -195,7 +208,20 @@ def test_a_cell_that_kills_its_workers_is_named_and_does_not_stop_the_others(tmp
 def test_a_stopped_run_leaves_the_last_checkpoint_and_no_process(tmp_path: Path) -> None:
     grid = write_grid(tmp_path, methods=["none"], recipe={"name": "digits", "epochs": 5000})
     root = tmp_path / "results"
-    options = ["--results", str(root), "--device", "cpu", "--no-cost", "--checkpoint-s", "0", "--threads", "1", "--jobs", "1"]
+    options = [
+        "--results",
+        str(root),
+        "--device",
+        "cpu",
+        "--no-cost",
+        "--no-report",
+        "--checkpoint-s",
+        "0",
+        "--threads",
+        "1",
+        "--jobs",
+        "1",
+    ]
     run = subprocess.Popen([sys.executable, ROOT / "run_bench.py", "run", grid, *options], cwd=tmp_path)
     end = time.monotonic() + 60
     while not (found := list(root.glob("small/*/checkpoint"))):
@@ -224,7 +250,18 @@ def test_each_local_job_has_a_device_of_its_own(tmp_path: Path, monkeypatch: pyt
         "            time.sleep(3)\n"  # so that no worker takes all
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")  # torch sees none of them: the jobs train on the CPU
-    options = ["--results", str(tmp_path / "results"), "--no-cost", "--jobs", "4", "--threads", "1", "--import", str(plugin)]
+    options = [
+        "--results",
+        str(tmp_path / "results"),
+        "--no-cost",
+        "--no-report",
+        "--jobs",
+        "4",
+        "--threads",
+        "1",
+        "--import",
+        str(plugin),
+    ]
     assert main(["run", write_grid(tmp_path, methods=["teller"], seeds=[0, 1, 2, 3]), *options]) == 0
     devices = [path.name.removeprefix("device-").rpartition("-") for path in tmp_path.glob("device-*")]
     assert sorted(device for device, _, process in devices if process != str(os.getpid())) == ["GPU-a", "GPU-b"]

@@ -58,7 +58,9 @@ def test_folders_of_the_users_shadow_nothing(clone: Path, tmp_path: Path) -> Non
         (home / name).mkdir(parents=True)
         (home / name / "__init__.py").write_text("raise SystemExit('this is not the package')\n")
     grid = write_grid(home, methods=["none"], recipe={"name": "digits", "epochs": 1})
-    done = call(clone, "run", grid, "--device", "cpu", "--jobs", "1", "--threads", "1", "--no-cost", bare=False, cwd=home)
+    done = call(
+        clone, "run", grid, "--device", "cpu", "--jobs", "1", "--threads", "1", "--no-cost", "--no-report", bare=False, cwd=home
+    )
     assert "1 of 1 done" in done.stdout, done.stdout + done.stderr
 
 

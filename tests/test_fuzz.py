@@ -272,7 +272,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[s
 
 
 def quietly(root: Path) -> list[str]:
-    return ["--results", str(root), "--device", "cpu", "--no-cost", "--cluster", "debug", "--threads", "1"]
+    return ["--results", str(root), "--device", "cpu", "--no-cost", "--no-report", "--cluster", "debug", "--threads", "1"]
 
 
 @FEWER

@@ -304,7 +304,7 @@ def test_the_readmes_commands_and_examples_run(tmp_path):
             (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "run_bench.py").symlink_to(ROOT / "run_bench.py")
     shutil.copytree(REFERENCE, tmp_path / "results" / "reference")
-    short = ["--set", "recipe.epochs=1", "--set", "seeds=[0]", "--set", "methods=[none]", "--no-cost"]
+    short = ["--set", "recipe.epochs=1", "--set", "seeds=[0]", "--set", "methods=[none]", "--no-cost", "--no-report"]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),

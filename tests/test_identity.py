@@ -92,6 +92,7 @@ def test_a_run_without_its_data_ends_before_it_writes(reference, tmp_path, capsy
         "--cluster",
         "debug",
         "--no-cost",
+        "--no-report",
     ]
     assert run_bench.main(["run", str(grid), *arguments]) == 2
     assert "error: cifar100_short, data" in capsys.readouterr().err
@@ -100,7 +101,18 @@ def test_a_run_without_its_data_ends_before_it_writes(reference, tmp_path, capsy
 
 def test_a_run_with_nothing_left_changes_no_byte(tmp_path):
     grid = small.write_grid(tmp_path, methods=["none", "kd"], recipe={"name": "digits", "epochs": 1})
-    arguments = ["--results", str(tmp_path / "results"), "--device", "cpu", "--cluster", "debug", "--threads", "1", "--no-cost"]
+    arguments = [
+        "--results",
+        str(tmp_path / "results"),
+        "--device",
+        "cpu",
+        "--cluster",
+        "debug",
+        "--threads",
+        "1",
+        "--no-cost",
+        "--no-report",
+    ]
     assert run_bench.main(["run", grid, *arguments]) == 0
     before = tree(tmp_path / "results")
     assert run_bench.main(["run", grid, *arguments]) == 0

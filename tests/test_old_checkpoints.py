@@ -33,7 +33,7 @@ def read(cell_id: str) -> bytes:
 
 
 def run(root: Path) -> None:
-    arguments = ["--cluster", "debug", "--device", "cpu", "--threads", "1", "--no-cost", "--checkpoint-s", "1e9"]
+    arguments = ["--cluster", "debug", "--device", "cpu", "--threads", "1", "--no-cost", "--no-report", "--checkpoint-s", "1e9"]
     plugin = ["--import", str(HERE / "narrow_networks.py")]
     assert run_bench.main(["run", str(HERE / "old.yaml"), "--results", str(root), *arguments, *plugin]) == 0
 

@@ -66,7 +66,7 @@ def test_a_backend_of_ones_own_is_one_class(tmp_path: Path, capsys: pytest.Captu
     grid, root = write_grid(tmp_path, methods=["none", "kd"]), str(tmp_path / "results")
     asked = ["--results", root, "--device", "cpu", "--import", str(plugin), "--cluster"]
     assert main(["plan", grid, *asked, "here"]) == 0
-    assert main(["run", grid, *asked, str(cluster), "--no-cost"]) == 0
+    assert main(["run", grid, *asked, str(cluster), "--no-cost", "--no-report"]) == 0
     printed = capsys.readouterr().out
     assert "good day: 3 cells" in printed
     assert "3 of 3 done" in printed
@@ -106,7 +106,7 @@ def test_a_record_of_another_version_is_left_alone_and_named(
     path, record = unreadable(folder, teacher=False)
     before = {each: each.read_bytes() for each in path.parent.iterdir()}
     grid, root = write_grid(tmp_path, methods=["kd"]), ["--results", str(tmp_path / "results")]
-    quiet = ["--device", "cpu", "--no-cost", "--cluster", "debug", "--threads", "1"]
+    quiet = ["--device", "cpu", "--no-cost", "--no-report", "--cluster", "debug", "--threads", "1"]
     for arguments in (
         ["status", "small"],
         ["verify", "small"],

@@ -47,7 +47,7 @@ def asked(tmp_path: Path) -> list[str]:
     """Options of a run on the cluster."""
     path = tmp_path / "cluster.yaml"
     path.write_text("{kind: slurm, partition: ci, minutes: 30, gpus: 0, threads: 1, memory_gib: 1}")
-    return ["--cluster", str(path), "--device", "cpu", "--no-cost", "--results", str(tmp_path / "results")]
+    return ["--cluster", str(path), "--device", "cpu", "--no-cost", "--no-report", "--results", str(tmp_path / "results")]
 
 
 def until(ready: Callable[[], object]) -> None:
@@ -81,7 +81,12 @@ def test_grid_through_slurm_equals_a_local_run(cluster: SlurmCluster, asked: lis
     for student in students:
         teacher = folder.cell(student.cell.teacher.cell).record()
         assert datetime.fromisoformat(teacher.finished) <= datetime.fromisoformat(student.started)
-    assert main(["run", grid, "--no-cost", "--results", str(tmp_path / "local"), "--device", "cpu", "--threads", "1"]) == 0
+    assert (
+        main(
+            ["run", grid, "--no-cost", "--no-report", "--results", str(tmp_path / "local"), "--device", "cpu", "--threads", "1"]
+        )
+        == 0
+    )
     assert results(tmp_path / "results") == results(tmp_path / "local")
 
 
@@ -98,7 +103,12 @@ def test_preempted_job_goes_on_from_its_checkpoint(cluster: SlurmCluster, asked:
     assert set(trainings(tmp_path / "results").values()) == {1}
     rows = log.read_text().count("epoch ")
     assert 150 <= rows < 160  # a few epochs at most were done again
-    assert main(["run", grid, "--no-cost", "--results", str(tmp_path / "local"), "--device", "cpu", "--threads", "1"]) == 0
+    assert (
+        main(
+            ["run", grid, "--no-cost", "--no-report", "--results", str(tmp_path / "local"), "--device", "cpu", "--threads", "1"]
+        )
+        == 0
+    )
     assert results(tmp_path / "results") == results(tmp_path / "local")
 
 

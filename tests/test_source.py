@@ -41,7 +41,7 @@ class Penalty(Method):
         return {"penalty": self.weight * student.logits.abs().mean()}
 '''
 EDITED = PENALTY.replace(".abs()", ".square()")
-QUIET = ["--device", "cpu", "--no-cost", "--cluster", "debug", "--threads", "1"]
+QUIET = ["--device", "cpu", "--no-cost", "--no-report", "--cluster", "debug", "--threads", "1"]
 
 
 @pytest.fixture

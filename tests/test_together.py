@@ -19,7 +19,7 @@ METHODS = ["none", "kd", "at", "tfd", {"cskd": {}}, {"crd": {}}]
 
 def run(folder, *arguments, **changes):
     grid = small.write_grid(folder, methods=METHODS, seeds=[0, 1], **changes)
-    common = ["--device", "cpu", "--threads", "1", "--no-cost", "--cluster", "debug"]
+    common = ["--device", "cpu", "--threads", "1", "--no-cost", "--no-report", "--cluster", "debug"]
     return run_bench.main(["run", grid, "--results", str(folder / "results"), *common, *arguments])
 
 

@@ -246,7 +246,7 @@ def test_plan_and_run_name_classes_and_what_is_suspicious(tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "data npz: 64 training images of 1x8x8, 7 classes" in text
     assert "warning: data npz: 5 of 20 test images are of classes without a training image" in text
-    assert run_bench.main(["run", grid, *at, "--cluster", "debug", "--no-cost"]) == 0
+    assert run_bench.main(["run", grid, *at, "--cluster", "debug", "--no-cost", "--no-report"]) == 0
     assert "warning: data npz: 3 of 7 classes have no training image: 4, 5, 6" in " ".join(capsys.readouterr().out.split())
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from bench.engine.device import machine, resolve_device
 from bench.measure import meters, probe
+from bench.measure.pace import Pace
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder
-from bench.records.options import Options
+from bench.records.options import COST_MINUTES, Options
 from bench.records.record import BUSY_PERCENT
 
 
@@ -20,11 +24,15 @@ def measure(
     options: Options | None = None,
     force: bool = False,
     console: Console | None = None,
+    minutes: float = COST_MINUTES,
 ) -> int:
     """Measure what a step of these cells costs, where it was not measured on this hardware; untrained networks take as long.
 
+    Ctrl-C ends the measuring alone: what is measured is kept, and the caller goes on.
+
     Args:
         force: measure again what was measured.
+        minutes: for all of it; 0: no limit.
 
     Returns:
         How many cells there were to measure; those with one `cost_key` are measured once.
@@ -37,11 +45,29 @@ def measure(
     if not wanted:
         return 0
     busy = meters.neighbours_percent(resolve_device(options.device))
-    console.print("measuring costs; leave the machine alone meanwhile", highlight=False)
+    limit = f"about {minutes:g} min at most; " if minutes else ""
+    console.print(f"measuring costs; {limit}leave the machine alone meanwhile; Ctrl-C goes on without them", highlight=False)
     if busy > BUSY_PERCENT:
         console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")
-    for cost in probe.measure(wanted, folder, options):
-        step = cost.step
-        line = f"  {cost.label:<24} {step.median_ms:8.2f} ms a step ({step.low_ms:.2f} to {step.high_ms:.2f})"
-        console.print(line, highlight=False)
+    methods = sum(map(len, probe.groups(wanted)))
+    measured: set[str] = set()
+    # refreshed between turns alone: a thread that draws would take its share of what is measured
+    with Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else nullcontext() as live:
+
+        def show(line: str) -> None:
+            if live:
+                live.update(Text(f"  {line}", no_wrap=True), refresh=True)
+
+        pace = Pace(60 * minutes, show)
+        try:
+            for cost in probe.measure(wanted, folder, options, pace):
+                measured.add(cost.key)
+                step = cost.step
+                line = f"  {cost.label:<24} {step.median_ms:8.2f} ms a step ({step.low_ms:.2f} to {step.high_ms:.2f})"
+                console.print(line, highlight=False, markup=False)
+        except KeyboardInterrupt:
+            console.print("measuring was interrupted", highlight=False)
+    if len(measured) < methods:
+        left = f"{methods - len(measured)} of {methods} costs are not measured"
+        console.print(f"{left}; `cost` measures them, with --cost-minutes for a longer time", highlight=False)
     return len(wanted)

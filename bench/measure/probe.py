@@ -29,6 +29,7 @@ from bench.engine.device import autocast, choose_repeatable_kernels, keep_freed_
 from bench.engine.distributed import ALONE
 from bench.engine.step import Step
 from bench.measure.meters import LiveTensors, OtherWork, host_peak_mib, joules
+from bench.measure.pace import FEWEST, Pace, tight
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder
 from bench.records.naming import describe
@@ -38,9 +39,11 @@ from bench.records.source import own_source
 from methods.base import Batch, NetworkLike, Networks, Output
 from methods.parts import Wrapped
 
-TURNS = 25  # measurements of each quantity
+TURNS = 25  # measurements of each quantity, at most
 WARM_UP_STEPS = 3
-ENERGY_SPAN_S = 1.0  # energy meters are read some ten times a second
+ENERGY_SPAN_S = 5.5  # by the median step, so that a window lasts 5 s; energy meters are read some ten times a second
+ENERGY_WINDOWS = 3  # of each method, in random order
+STEPS_SHARE, TURNS_SHARE = 0.5, 0.85  # of a group's time: until when steps are timed, and until when their parts are
 SPAN_S = 0.04  # a measurement of full steps takes at least this long
 PARTS = ("data", "student", "teacher", "method", "backward", "optimizer")
 
@@ -70,6 +73,7 @@ class Probe:
         runner: how training runs it.
         batches: full ones, without end.
         spans: milliseconds by quantity, one for each turn.
+        energies: joules a step by kind of step, one for each window.
     """
 
     def __init__(self, cell: Cell, assembly: Assembly, eager: str | None = None) -> None:
@@ -81,6 +85,7 @@ class Probe:
         self.batches = endless(assembly.stream(self.trainee), cell.recipe.batch_size)
         self.steps_a_span = 1
         self.spans: dict[str, list[float]] = defaultdict(list)
+        self.energies: dict[str, list[float]] = defaultdict(list)
 
     def take_step(self, preparing: bool = False) -> None:
         """The next batch, and a step on it."""
@@ -144,13 +149,14 @@ class Probe:
                 self.spans[name].append(self._timed(partial(network, images)))
         self.trainee.train()
 
-    def energy_j_per_step(self, name: str = "step") -> float | None:
-        """Over about a second of such steps; None where the machine has no meter, or nothing is prepared."""
-        if name not in self.spans:
-            return None
-        steps = max(1, round(1000 * ENERGY_SPAN_S / statistics.median(self.spans[name])))
-        energy_j = joules(lambda: self.take_steps(steps, preparing=name == "prepare_step"), self.assembly.device)
-        return None if energy_j is None else energy_j / steps
+    def measure_energy(self) -> None:
+        """A window of at least 5 s of steps, and one of steps of the preparation where there is one."""
+        for name in ("step", "prepare_step"):
+            if name in self.spans:
+                steps = max(1, round(1000 * ENERGY_SPAN_S / statistics.median(self.spans[name])))
+                action = partial(self.take_steps, steps, preparing=name == "prepare_step")
+                if (energy_j := joules(action, self.assembly.device)) is not None:
+                    self.energies[name].append(energy_j / steps)
 
     def peak_mib(self) -> float:
         """Most device memory that tensors hold during a step: parameters, momenta, activations, the batch."""
@@ -187,6 +193,10 @@ class Probe:
         """All turns of a quantity; None where it was not measured."""
         return Timing(turns_ms=tuple(self.spans[name])) if name in self.spans else None
 
+    def _energy(self, name: str) -> float | None:
+        """Joules a step, the median of the windows; None where none was measured."""
+        return statistics.median(self.energies[name]) if self.energies[name] else None
+
     def cost(self, facts: Machine, session: str, busy_percent: float) -> Cost:
         """What the probe has found, with what it measures once: memory and energy."""
         step = self.timing("step")
@@ -208,8 +218,9 @@ class Probe:
             latency=self.timing("latency"),
             peak_mib=self.peak_mib(),
             host_peak_mib=host_peak_mib(self.take_step),
-            energy_j_per_step=self.energy_j_per_step(),
-            energy_j_per_prepare_step=self.energy_j_per_step("prepare_step"),
+            energy_j_per_step=self._energy("step"),
+            energy_j_per_prepare_step=self._energy("prepare_step"),
+            energy_windows_j_per_step=tuple(self.energies["step"]) or None,
             busy_percent=busy_percent,
             threads=torch.get_num_threads(),
             machine=facts,
@@ -242,17 +253,25 @@ def groups(cells: list[Cell]) -> list[list[Cell]]:
     return list(grouped.values())
 
 
-def measure(cells: list[Cell], folder: GridFolder, options: Options) -> Iterator[Cost]:
-    """Probe every distinct cost of the cells, which need not be trained, write it, and yield it."""
+def measure(cells: list[Cell], folder: GridFolder, options: Options, pace: Pace | None = None) -> Iterator[Cost]:
+    """Probe every distinct cost of the cells, which need not be trained, write it, and yield it.
+
+    Args:
+        pace: limits the time; groups for which none is left are left out. Default: no limit.
+    """
     if options.threads:
         torch.set_num_threads(options.threads)
     keep_freed_memory()
     choose_repeatable_kernels()
-    for group in groups(cells):
+    every, pace = groups(cells), pace or Pace()
+    pace.begin([len(group) for group in every])
+    for group in every:
+        if not pace.enter_group(2 * TURNS):
+            return
         assembly = assemble(group, folder, options, teacher_network=untrained_teacher)
         ways = [None, *(["to compare"] if assembly.device.type == "cuda" else [])]  # eager steps are what public code pays
         probes = [Probe(cell, assembly, eager) for cell in group for eager in ways]
-        busy_percent = take_turns(probes)
+        busy_percent = take_turns(probes, pace)
         facts, session = machine(assembly.device), uuid.uuid4().hex[:12]
         for probe in probes:
             cost = probe.cost(facts, session, busy_percent)
@@ -263,8 +282,8 @@ def measure(cells: list[Cell], folder: GridFolder, options: Options) -> Iterator
         torch.cuda.empty_cache()
 
 
-def take_turns(probes: list[Probe]) -> float:
-    """Time all probes of a group in turn.
+def take_turns(probes: list[Probe], pace: Pace) -> float:
+    """Time all probes of a group in turn, until their ratios are tight or their time is used up; then meter their energy.
 
     Returns:
         How busy other processes kept the cores meanwhile, in percent.
@@ -273,14 +292,29 @@ def take_turns(probes: list[Probe]) -> float:
         probe.calibrate()
     others = OtherWork()
     order = random.Random(0)  # nobody always follows the same one  # noqa: S311
-    for _ in range(TURNS):
+    metered = joules(lambda: None, probes[0].assembly.device) is not None
+    turns = 0
+    while turns < TURNS:
         for probe in order.sample(probes, len(probes)):
             probe.time_steps()
-    for _ in range(TURNS):
+        turns += 1
+        pace.count()
+        if turns >= FEWEST and (pace.over(STEPS_SHARE) or tight([probe.spans["step"] for probe in probes])):
+            break
+    for turn in range(turns):
         for probe in order.sample(probes, len(probes)):
             probe.time_parts()
             probe.time_inference()
-    return others.percent()
+        pace.count(most=2 * turns)
+        if turn + 1 >= FEWEST and pace.over(TURNS_SHARE):
+            break
+    busy_percent = others.percent()
+    for window in range(ENERGY_WINDOWS if metered else 0):
+        if window and pace.over():
+            break
+        for probe in order.sample(probes, len(probes)):
+            probe.measure_energy()
+    return busy_percent
 
 
 def missing(cells: list[Cell], costs: list[Cost], facts: Machine, threads: int = 0) -> list[Cell]:

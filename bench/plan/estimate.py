@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -27,8 +29,11 @@ from bench.records.teacher import accuracy_lines, source_of
 from methods import METHODS
 
 
-def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
+def show(grid: Grid, folder: GridFolder, console: Console, grams_per_kwh: float | None = None) -> list[str]:
     """Print the cells by pair and method with their states, what is skipped and why, and the estimate.
+
+    Args:
+        grams_per_kwh: of CO2.
 
     Returns:
         Ids of cells whose records this version cannot read; they are left alone.
@@ -43,7 +48,7 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
         role = cell.label + (" (teaches)" if name in teachers else "")
         rows[setting[name], describe(cell.student), source_of(cell), role].append(name)
     several = any(setting.values())
-    console.print(f"{grid.name}: {grid.about}", highlight=False, markup=False, style="italic")
+    console.print(f"{grid.name}: {grid.about}" if grid.about else grid.name, highlight=False, markup=False, style="italic")
     table = Table(box=None, pad_edge=False)
     for column in ["setting"] * several + ["student", "teacher", "method", "seeds", "cells"]:
         table.add_column(column, overflow="fold")
@@ -71,7 +76,8 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> list[str]:
     console.print(f"{len(grid.cells)} cells: {_counted(counts, shown_states)}", highlight=False)
     left = [cell for name, cell in cells.items() if states[name] not in ("done", "unreadable")]
     if left:
-        console.print(f"left to do: {estimate(left, grid.shapes, folder.costs()[0])}", highlight=False)
+        costs = [cost for name in {*folder.results.grids(), folder.name} for cost in folder.results.grid(name).costs()[0]]
+        console.print(f"left to do: {estimate(left, grid.shapes, costs, grams_per_kwh)}", highlight=False, markup=False)
     _show_seeds(grid, folder, left, console)
     return unreadable
 
@@ -105,41 +111,120 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in ranges)
 
 
-def estimate(cells: list[Cell], shapes: dict[str, Shape], costs: list[Cost]) -> str:
-    """FLOPs of the networks in a line, and hours for the cells whose training step was probed.
+class Work(NamedTuple):
+    """What cells will take, one after the other."""
 
-    A student's training step counts as three forward passes, a teacher's as one.
+    flops: float  # of the networks: a student's training step counts as three forward passes, a teacher's as one
+    seconds: float  # NaN where no step was probed
+    joules: float  # NaN where none was metered
+    hardware: str  # of both
+    timed: int  # cells whose own step was probed; the others' time is by their FLOPs
+
+
+def work(cells: Sequence[Cell], shapes: Mapping[str, Shape], costs: Iterable[Cost]) -> Work:
+    """What it takes to train cells. A cell whose step was not probed takes as long a FLOP as the median of those that were.
 
     Args:
         shapes: of the data sets, by the digest of a cell's `data`.
-        costs: probed ones; those of the most frequent hardware are used.
+        costs: probed ones; those of the hardware that knows most of the cells are used.
     """
-    flops = 0.0
+    flops = _flops(cells, shapes)
+    keys = {cell.cost_key for cell in cells}
+    known: dict[str, dict[str, Cost]] = defaultdict(dict)
+    for cost in sorted(costs, key=lambda cost: cost.path != "eager"):  # recorded steps, where there are any, are training's
+        if cost.key in keys:
+            known[cost.machine.hardware][cost.key] = cost
+    if not known:
+        return Work(sum(flops), math.nan, math.nan, "", 0)
+    hardware, here = max(known.items(), key=lambda item: len(item[1]))
+    steps = [_steps(cell, shapes) for cell in cells]
+    seconds = [_main_and_prepare(each, here.get(cell.cost_key), _seconds) for cell, each in zip(cells, steps, strict=True)]
+    joules = [_main_and_prepare(each, here.get(cell.cost_key), _joules) for cell, each in zip(cells, steps, strict=True)]
+    timed = sum(not math.isnan(value) for value in seconds)
+    seconds = _filled(seconds, flops)
+    return Work(sum(flops), sum(seconds), sum(_filled(joules, seconds)), hardware, timed)
+
+
+def _flops(cells: Sequence[Cell], shapes: Mapping[str, Shape]) -> list[float]:
+    """Of each cell's training."""
     counted: dict[tuple[str, Shape], float] = {}
-    hardware = Counter(cost.machine.hardware for cost in costs).most_common(1)
-    known = {cost.key: cost for cost in costs if hardware and cost.machine.hardware == hardware[0][0]}
-    hours, timed = 0.0, 0
+    found = []
     for cell in cells:
         shape = shapes[digest(cell.data)].resized(cell.recipe.image_size)
-        samples = round(shape.samples * (1 - cell.recipe.validation))
-        prepare_epochs = METHODS.build(cell.method).prepare_epochs
-        images = samples * (cell.recipe.epochs + prepare_epochs)
+        images = _samples(cell, shapes) * (cell.recipe.epochs + METHODS.build(cell.method).prepare_epochs)
+        total = 0.0
         for spec, passes in [(cell.student, 3), *([(cell.teacher.model, 1)] if cell.teacher else [])]:
             key = digest(spec), shape
             if key not in counted:
                 counted[key] = forward_flops(spec, shape)
-            flops += passes * counted[key] * images
-        if cost := known.get(cell.cost_key):
-            steps_an_epoch = -(-samples // cell.recipe.batch_size)
-            ms = cost.step.median_ms * cell.recipe.epochs
-            ms += cost.prepare_step.median_ms * prepare_epochs if cost.prepare_step else 0
-            hours += ms * steps_an_epoch / 3.6e6
-            timed += 1
-    text = f"about {_engineering(flops)}FLOP in the networks"
-    if timed:
-        text += f"; {timedelta(hours=round(hours, 2))} one after the other on {hardware[0][0]}"
-        text += f" for the {timed} of {len(cells)} cells whose step was probed" if timed < len(cells) else ""
+            total += passes * counted[key] * images
+        found.append(total)
+    return found
+
+
+def _samples(cell: Cell, shapes: Mapping[str, Shape]) -> int:
+    return round(shapes[digest(cell.data)].samples * (1 - cell.recipe.validation))
+
+
+def _steps(cell: Cell, shapes: Mapping[str, Shape]) -> tuple[int, int]:
+    """Of the main phase and of the preparation."""
+    an_epoch = -(-_samples(cell, shapes) // cell.recipe.batch_size)
+    return an_epoch * cell.recipe.epochs, an_epoch * METHODS.build(cell.method).prepare_epochs
+
+
+def _seconds(cost: Cost) -> tuple[float, float]:
+    return cost.step.median_ms / 1000, cost.prepare_step.median_ms / 1000 if cost.prepare_step else 0.0
+
+
+def _joules(cost: Cost) -> tuple[float, float]:
+    nan = math.nan
+    return nan if cost.energy_j_per_step is None else cost.energy_j_per_step, cost.energy_j_per_prepare_step or 0.0
+
+
+def _main_and_prepare(steps: tuple[int, int], cost: Cost | None, each: Callable[[Cost], tuple[float, float]]) -> float:
+    """Steps times what each takes; NaN where it is not known."""
+    return math.nan if cost is None else steps[0] * each(cost)[0] + steps[1] * each(cost)[1]
+
+
+def _filled(values: Sequence[float], by: Sequence[float]) -> list[float]:
+    """The values, and for those that are NaN what the median rate of the others gives; NaN where there are no others."""
+    rates = [value / base for value, base in zip(values, by, strict=True) if not math.isnan(value) and base]
+    rate = statistics.median(rates) if rates else math.nan
+    return [rate * base if math.isnan(value) else value for value, base in zip(values, by, strict=True)]
+
+
+def estimate(
+    cells: Sequence[Cell], shapes: Mapping[str, Shape], costs: Iterable[Cost], grams_per_kwh: float | None = None
+) -> str:
+    """What is left to do, in a line: FLOPs, hours on the hardware that was probed, and kWh where that was metered.
+
+    Args:
+        shapes: see `work`.
+        costs: see `work`.
+        grams_per_kwh: of CO2.
+    """
+    found = work(cells, shapes, costs)
+    text = f"about {_engineering(found.flops)}FLOP in the networks"
+    if math.isnan(found.seconds):
+        return text + "; `cost` measures the steps, and then the time is known"
+    gpu = " / " in found.hardware  # see `Machine.hardware`
+    hours = f"{found.seconds / 3600:.2g} GPU-hours" if gpu else f"{_time(found.seconds)} one after the other"
+    text += f"; about {hours} on {found.hardware}"
+    if found.timed < len(cells):
+        text += f" ({found.timed} of {len(cells)} cells by their probed step, the others by their FLOPs)"
+    if not math.isnan(found.joules):
+        kwh = found.joules / 3.6e6
+        text += f"; about {kwh:.2g} kWh"
+        text += f", {kwh * grams_per_kwh / 1000:.2g} kg of CO2" if grams_per_kwh else ""
     return text
+
+
+def _time(seconds: float) -> str:
+    """'50 seconds', '36 minutes', '9.6 hours'."""
+    for size, unit in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if unit == "hours" else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def forward_flops(spec: Spec, shape: Shape) -> float:

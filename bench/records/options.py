@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+COST_MINUTES = 60.0  # for measuring the costs of a run, unless another limit is given
+
 
 @dataclass(frozen=True)
 class Options:

@@ -187,6 +187,8 @@ class Cost(Extensible):
     method: Spec | None = Field(None, json_schema_extra=LATER)  # whose step it is, every argument
     path: str | None = Field(None, json_schema_extra=LATER)  # how the steps were run; as of a record
     own_source: str | None = Field(None, json_schema_extra=LATER)  # digest of the user's own code, where the step has any
+    energy_windows_j_per_step: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(None, json_schema_extra=LATER)
+    # of each window of at least 5 s; `energy_j_per_step` is their median
 
 
 def seal(body: dict[str, Any]) -> dict[str, Any]:

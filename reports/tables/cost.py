@@ -17,7 +17,10 @@ RESOURCES = (
     Column(
         "host_peak_mib", "Peak host memory, MiB", number(0), "of the probing process: program, data, all methods timed together"
     ),
-    Column("energy_kj", "Energy, kJ", number(1), "of the training, the teacher's own not counted"),
+    Column(
+        *("energy_kj", "Energy, kJ", number(1), "of the training, the teacher's own not counted; lowest and highest window"),
+        low_high=("energy_kj_low", "energy_kj_high"),
+    ),
     Column("train_only", "Train-only parameters", count, "trained beside the student and dropped"),
     Column("parameters", "Deployed parameters", count),
     Column("latency_ms", "Latency, ms", number(2), "deployed network, one image"),
