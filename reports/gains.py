@@ -6,7 +6,7 @@ The comparisons that the grid declares primary are one family of 5 %, all others
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -35,7 +35,9 @@ from reports.frame import PAIR_COLUMNS
 
 MEANINGS = {
     "n_paired": "seeds that both have",
-    "unpaired": "seeds that one has alone",
+    "unpaired": "seeds that one has alone, or that ran otherwise, see apart",
+    "apart": "seeds that both have and that are left out, since they ran on another device or path",
+    "crossed": "whether the two sides ran on different devices or paths; then no seed ran alike",
     "gain": "mean difference in points, paired by seed",
     "low": "simultaneous 95 % interval, at the level of the word",
     "high": "likewise",
@@ -63,6 +65,33 @@ class Runs(NamedTuple):
     group: Group
     lacking: Lacking
     primary: bool
+    ran: Mapping[int, str]  # by seed: device and path
+
+
+def alike(ours: Mapping[int, str], theirs: Mapping[int, str]) -> tuple[set[int], bool]:
+    """The seeds to compare, all of which ran in one way on each side, and whether the two sides differ in it.
+
+    Of several ways it takes one that both sides share, and then the one with most seeds: differences are never pooled over
+    devices or execution paths.
+
+    Args:
+        ours, theirs: by seed, what the training ran on.
+    """
+    kinds: dict[tuple[str, str], set[int]] = {}
+    for seed in sorted(ours.keys() & theirs.keys()):
+        kinds.setdefault((ours[seed], theirs[seed]), set()).add(seed)
+    if not kinds:
+        return set(), False
+    a, b = max(kinds, key=lambda kind: (kind[0] == kind[1], len(kinds[kind])))
+    return kinds[a, b], a != b
+
+
+def differences(ours: Runs, theirs: Runs, seeds: Iterable[int]) -> tuple[Floats, Floats]:
+    """(seeds, 2) accuracies of both sides and (seeds,) differences, NaN where a side is missing or ran otherwise."""
+    kept, _ = alike(ours.ran, theirs.ran)
+    both = np.array([[side.top1.get(seed, math.nan) for side in (ours, theirs)] for seed in seeds]).reshape(-1, 2)
+    both[[seed not in kept for seed in seeds]] = math.nan
+    return both, both[:, 0] - both[:, 1]
 
 
 class Comparison(NamedTuple):
@@ -72,6 +101,8 @@ class Comparison(NamedTuple):
     against: Baseline
     differences: Floats  # by seed, NaN where only one side has it
     unpaired: int
+    apart: int  # seeds that both sides have, left out since they ran otherwise
+    crossed: bool  # whether the two sides ran on different devices or paths
     estimate: Estimate
     one_teacher: bool  # whether a side with a teacher had the same for all seeds
     primary: bool
@@ -103,6 +134,7 @@ def runs_of(rows: pd.DataFrame, design: Design) -> dict[tuple[str, str, str, str
             group,
             design.lacking(group),
             bool(design.primary) and not design.primary.isdisjoint(part["id"]),
+            dict(zip(part["seed"], part["ran"], strict=True)),
         )
     return found
 
@@ -172,19 +204,21 @@ def _comparison(key: Key, against: Baseline, ours: Runs, theirs: Runs, design: D
     groups = ours.group, theirs.group
     rule = design.rule if design.planned(*groups) else None
     seeds = list(range(rule.most if follows else rule.first)) if rule else sorted({*ours.top1, *theirs.top1})
-    both = np.array([[side.top1.get(seed, math.nan) for side in (ours, theirs)] for seed in seeds])
-    differences = both[:, 0] - both[:, 1]
+    both, gained = differences(ours, theirs, seeds)
+    kept, crossed = alike(ours.ran, theirs.ran)
     failed, late = (any(getattr(side.lacking, name) for side in (ours, theirs)) for name in ("failed", "late"))
-    used = [seed for seed, value in zip(seeds, differences, strict=True) if not math.isnan(value)]
+    used = [seed for seed, value in zip(seeds, gained, strict=True) if not math.isnan(value)]
     counts = [len({side.teachers[seed] for seed in used}) for side in (ours, theirs) if side.teachers]
     teachers = [tuple(side.teachers.get(seed, "") for side in (ours, theirs)) for seed in seeds]
     several = max(counts, default=0) > 1
     return Comparison(
         key,
         against,
-        differences,
-        0 if rule else int(np.isnan(differences).sum()),
-        over_teachers(differences, teachers) if several and not rule else estimate(differences),
+        gained,
+        0 if rule else int(np.isnan(gained).sum()),
+        len(ours.ran.keys() & theirs.ran.keys()) - len(kept),
+        crossed,
+        over_teachers(gained, teachers) if several and not rule else estimate(gained),
         bool(used) and 1 in counts,
         ours.primary,
         1 if rule else design.look(*groups),
@@ -255,6 +289,8 @@ def _columns(each: Comparison, index: int, decision: Decision, m: int, detectabl
     return {
         "n_paired": int((~np.isnan(each.differences)).sum()),
         "unpaired": each.unpaired,
+        "apart": each.apart,
+        "crossed": each.crossed,
         "gain": float(each.estimate.mean),
         **{name: getattr(decision, name)[index] for name in names},
         "primary": each.primary,

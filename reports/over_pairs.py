@@ -5,7 +5,6 @@ Runs without a teacher count once for all teachers of their student. The primary
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from bench.records.comparisons import Baseline
 from bench.stats import Estimate, Floats, decide, like_these, over_these
 from reports.design import Design
 from reports.frame import PAIR_COLUMNS, by_pair
-from reports.gains import Runs, runs_of, together
+from reports.gains import Runs, differences, runs_of, together
 from reports.summary import claim
 
 FROM = 2  # pairs, or students of a method without a teacher
@@ -78,14 +77,11 @@ def gains_over_pairs(frame: pd.DataFrame, summary: pd.DataFrame, design: Design)
 
 def _gains(own: Mapping[tuple[str, str | None], tuple[Mapping[str, Any], Runs, Runs]], design: Design) -> Gains:
     seeds = sorted({seed for _, ours, theirs in own.values() for seed in {*ours.top1, *theirs.top1}})
-    nan = math.nan
-    differences = np.array(
-        [[ours.top1.get(seed, nan) - theirs.top1.get(seed, nan) for seed in seeds] for _, ours, theirs in own.values()]
-    )
+    gained = np.array([differences(ours, theirs, seeds)[1] for _, ours, theirs in own.values()])
     sides = [side for _, *both in own.values() for side in both]
     return Gains(
         next(iter(own.values()))[0],
-        differences,
+        gained,
         [student for student, _ in own],
         [teacher for _, teacher in own],
         any(ours.primary for _, ours, _ in own.values()),

