@@ -13,9 +13,11 @@ from bench.errors import UserError
 from bench.plan import estimate as planning
 from bench.plan import grid_file
 from bench.plan.expand import expand
+from bench.records import naming
 from bench.records.folders import ResultsFolder
 from bench.records.upkeep import verify
 from methods import METHODS
+from reports.published import read as read_published
 
 COMPOSITIONS = ("sum", "logit_std", "ctkd", "sdd")  # what they need is their parts'
 
@@ -78,12 +80,30 @@ def test_table_3_names_the_missing_data_and_their_place(tmp_path, monkeypatch):
         expanded("paper_table3")
 
 
-def test_table_3_on_data_of_its_shape(tmp_path):
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """Folders of its shape, without images."""
+    folder = tmp_path_factory.mktemp("imagenet")
     for part in ("train", "val"):
         for label in range(1000):
-            (tmp_path / part / f"{label:04}").mkdir(parents=True)
-            (tmp_path / part / f"{label:04}" / "a.jpeg").touch()
-    grid = expanded("paper_table3", data={"type": "imagefolder", "path": str(tmp_path)})
+            (folder / part / f"{label:04}").mkdir(parents=True)
+            (folder / part / f"{label:04}" / "a.jpeg").touch()
+    return {"type": "imagefolder", "path": str(folder)}
+
+
+def test_the_second_pair_of_imagenet(imagenet):
+    grid = expanded("imagenet_r50_mobilenetv1", data=imagenet)
+    labels = ["none", "kd[imagenet]", "at", "crd", "reviewkd[pair]", "dkd[pair]", "dist[imagenet]", "tfd", "tfd+kd[imagenet]"]
+    assert [cell.label for cell in grid.cells] == labels
+    assert grid.skipped == []
+    rows = read_published()
+    named = {naming.method_family(cell.method) for cell in grid.cells} - {"tfd", "tfd+kd", "at"}
+    published = rows[(rows["data"] == "imagenet") & (rows["student"] == "mobilenetv1")]
+    assert named <= set(published["method"])
+
+
+def test_table_3_on_data_of_its_shape(imagenet):
+    grid = expanded("paper_table3", data=imagenet)
     assert [(cell.label.partition("(")[0], bool(cell.teacher)) for cell in grid.cells] == [
         ("none", False),
         ("kd[imagenet]", True),

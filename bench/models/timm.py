@@ -77,6 +77,9 @@ def timm(
 ) -> Network:
     """A network of timm by its `name` there.
 
+    Of the field's four tiny transformers it has DeiT-Ti, `deit_tiny_patch16_224`, and PiT-Ti, `pit_ti_224`. It lacks PVT-Ti and
+    T2T-7: its `pvt_v2` is another network.
+
     Args:
         pretrained: with timm's weights of that name, from its cache or the network.
         arguments: more of the network's own, such as `img_size` and `patch_size` of a vision transformer.
