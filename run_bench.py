@@ -240,9 +240,7 @@ def maps(given: Given) -> None:
     cells = [results(given).find(name) for name in given.cells]
     looks = look(cells, given.images, given.data_root)
     name = "-".join([*(cell.id.rpartition("-")[2] for cell in cells), *map(str, given.images)])
-    path = cells[0].grid.report_folder() / "maps" / f"{name[:120]}.png"
-    draw(path, looks.images, looks.classes, looks.networks)
-    print(path)
+    print(cells[0].grid.write_map(f"{name[:120]}.png", draw(looks.images, looks.classes, looks.networks)))
 
 
 @verb("Write a finished cell's weights as safetensors, or as other code reads them", RESULTS, CELL, TO, AS)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.records.comparisons import Family
-from bench.records.files import Problem
 from bench.records.folders import GridFolder
+from bench.records.problems import Problem
 from bench.records.record import Record
 from bench.stats import MARGIN, SeedRule, look_number
 from reports.reading import NOT_A_NUMBER

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from bench.errors import unknown
 from bench.records import naming
 from bench.records.comparisons import Baseline
-from bench.records.files import Problem
 from bench.records.folders import GridFolder, ResultsFolder
+from bench.records.problems import Problem
 from bench.records.record import PARTS_ON_DISK, Cost, Record, Timing
 from reports import gains
 from reports.bill import SUFFIX

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,13 +15,10 @@ CELL_INCHES = 1.7
 OPACITY = 0.5  # of a map over its image
 
 
-def draw(
-    path: Path, images: np.ndarray, classes: Sequence[str], networks: Sequence[tuple[str, Sequence[str], np.ndarray]]
-) -> None:
-    """Write the figure as PNG.
+def draw(images: np.ndarray, classes: Sequence[str], networks: Sequence[tuple[str, Sequence[str], np.ndarray]]) -> bytes:
+    """The figure as PNG.
 
     Args:
-        path: of the file; its folder is made.
         images: (N, H, W, 3) in [0, 1].
         classes: the N labels.
         networks: of each its title, the class that it names for every image, and its maps (N, H, W) in [0, 1].
@@ -43,8 +40,9 @@ def draw(
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
     with letters.unwarned():
         figure.draw_without_rendering()
         letters.replace(figure, letters.find_font(figure, letters.lacking(figure)))
-        figure.savefig(path, dpi=150)
+        figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()

@@ -6,9 +6,8 @@ import base64
 import gc
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,8 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from bench.records.batch import replace
+from bench.records.files import Folder
 from bench.records.folders import GridFolder
 from bench.records.source import code_of, mixed_code
 from reports import overall, verdicts
@@ -35,6 +36,8 @@ from reports.tables.compared import in_both_precisions
 from reports.tables.table import Table, markdown_text
 
 HERE = Path(__file__).parent
+PAGE = "report.html"
+PNG = b"\x89PNG\r\n\x1a\n"
 ALL_FIGURES_UP_TO = 8  # pairs; with more of them only the first is drawn, their tables stay complete
 FIRST_FIGURES = 1
 OPEN_PAIRS = 8  # that are unfolded in the page
@@ -144,8 +147,8 @@ def write(
 
     Args:
         folder: the grid.
-        to: the report's folder, by default the grid's own; its `tables` and `figures` are replaced, and what the verb `maps`
-            drew in `maps` is shown.
+        to: the report's folder, by default the grid's own; what a former report wrote there is replaced, all of it or
+            nothing, and what the verb `maps` drew in `maps` is shown.
         compare: a second results folder with a grid of this name, or a grid's own folder, to set beside the first.
         style: a style file, by default `reports/style.yaml`, which explains the keys.
         grams_per_kwh: of CO2, for the table of energy.
@@ -156,44 +159,38 @@ def write(
 
     Raises:
         UserError: a grid has no manifest, or the style file cannot be used.
+        OSError: the folder cannot be written; the former report is as it was.
     """
     look = read_style(style or DEFAULT)
     report = Report.of_grid(folder, compare, look, grams_per_kwh)
-    to = to or folder.report_folder()
-    for name in ("tables", "figures"):
-        shutil.rmtree(to / name, ignore_errors=True)
-        (to / name).mkdir(parents=True)
+    place = Folder(to) if to else folder.report_place()
     made = [(entry.section, table.styled(look)) for entry in tables_of_report for table in _several(entry.make(report))]
     made = [(section, table) for section, table in made if table]
     drawings = [(entry.section, drawing) for entry in figures_of_report for drawing in _several(entry.make(report))]
-    for _, drawing in drawings:
-        drawing.save(to / "figures")
     drawn = len(report.pairs) if len(report.pairs) <= ALL_FIGURES_UP_TO else FIRST_FIGURES
-    pairs = [_pair_section(pair, to / "figures" if index < drawn else None) for index, pair in enumerate(report.pairs)]
-    page = _page(report, pairs, drawn, made, drawings, to / "maps")
+    pairs = [_pair_section(pair, index < drawn) for index, pair in enumerate(report.pairs)]
+    page = _page(report, pairs, drawn, made, drawings, place.at("maps"))
     tables = [table for section, table in made if section == "files"]
     tables += [table for section in pairs for table in section.tables]
     tables += [table for section, table in made if section != "files"]
-    for table in tables:
-        _write_table(table, to / "tables")
-    report.frame.to_csv(to / "records.csv", index=False, lineterminator="\n")
-    (to / "report.md").write_text(_markdown(page, [table for table in tables if not table.narrow]), encoding="utf-8")
-    at = to / "report.html"
-    at.write_text(render(page), encoding="utf-8")
-    return Written(at, report.style.shown(report.summary), report.style_notes)
+    figures = [*(drawing for _, drawing in drawings), *(drawing for section in pairs for drawing in section.figures)]
+    files = {f"tables/{name}": content for table in tables for name, content in _table_files(table)}
+    files |= {f"figures/{name}": content for figure in figures for name, content in figure.files()}
+    files["records.csv"] = report.frame.to_csv(index=False, lineterminator="\n")
+    files["report.md"] = _markdown(page, [table for table in tables if not table.narrow])
+    files[PAGE] = render(page)
+    replace(place, files, last=PAGE)
+    return Written((to or folder.report_folder()) / PAGE, report.style.shown(report.summary), report.style_notes)
 
 
 def _several(made: Table | Figure | Sequence[Table] | Sequence[Figure] | None) -> list:
     return [] if made is None else list(made) if isinstance(made, Sequence) else [made]
 
 
-def _pair_section(pair: Pair, figures: Path | None) -> PairSection:
-    """The section of a pair; its figures are drawn where a folder for them is given."""
+def _pair_section(pair: Pair, with_figures: bool) -> PairSection:
+    """The section of a pair."""
     made = [table.styled(pair.style) for entry in tables_of_pair for table in _several(entry.make(pair)) if table]
-    drawings = [drawing for entry in figures_of_pair for drawing in _several(entry.make(pair))] if figures else []
-    for drawing in drawings:
-        assert figures is not None
-        drawing.save(figures)
+    drawings = [drawing for entry in figures_of_pair for drawing in _several(entry.make(pair))] if with_figures else []
     return PairSection(pair, verdicts.of_pair(pair), drawings, made)
 
 
@@ -210,7 +207,7 @@ def _page(
     drawn: int,
     made: list[tuple[str, Table]],
     drawings: list[tuple[str, Figure]],
-    maps: Path,
+    maps: Folder,
 ) -> Page:
     def filled(kinds: Iterable[Kind]) -> list[Section]:
         found = []
@@ -243,7 +240,7 @@ def _page(
         drawn=drawn,
         on_top=len(pairs) <= SENTENCES_ON_TOP,
         open_pairs=OPEN_PAIRS,
-        maps=[base64.b64encode(path.read_bytes()).decode() for path in sorted(maps.glob("*.png"))],
+        maps=[base64.b64encode(picture).decode() for picture in _pictures(maps)],
         missing=[cell._replace(label=report.style.named(cell.label)) for cell in report.design.missing],
         skipped=pairs_in(report.manifest.get("skipped", []), "what", "reason"),
         problems=[(problem.path, problem.reason) for problem in report.problems],
@@ -273,9 +270,19 @@ def render(page: Page) -> str:
     )
 
 
-def _write_table(table: Table, folder: Path) -> None:
+def _pictures(maps: Folder) -> Iterator[bytes]:
+    """What the verb `maps` drew; nothing else that lies there goes into a page that is shared."""
+    with suppress(ValueError, OSError):
+        for name in maps.files(".png"):
+            with suppress(ValueError, OSError):
+                if (picture := maps.read(name)).startswith(PNG):
+                    yield picture
+
+
+def _table_files(table: Table) -> Iterator[tuple[str, str]]:
+    """Names and contents."""
     for suffix, content in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
-        (folder / f"{table.name}.{suffix}").write_text(content, encoding="utf-8")
+        yield f"{table.name}.{suffix}", content
 
 
 def _markdown(page: Page, tables: Sequence[Table]) -> str:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records.files import Problem
 from bench.records.folders import GridFolder
+from bench.records.problems import Problem
 from bench.records.record import Record
 
 KEPT_OUT = "kept out of every table and verdict"

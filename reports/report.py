@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench.records.files import Problem
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.naming import own_labels, plugins_of
+from bench.records.problems import Problem
 from bench.records.record import Cost, Record
 from bench.records.teacher import TeacherAccuracy, key_of
 from reports.design import Design

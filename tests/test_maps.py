@@ -97,7 +97,6 @@ def test_grad_cam_that_is_missing_is_named(trained, monkeypatch):
         look(trained[:1], [0])
 
 
-def test_hostile_titles_and_gray_images_are_drawn(tmp_path):
+def test_hostile_titles_and_gray_images_are_drawn():
     images, maps = np.random.default_rng(0).random((2, 4, 4, 3)), np.zeros((2, 4, 4))
-    draw(tmp_path / "a.png", images, ["$x$", "</b>"], [("$\\frac{$", ["a", "</b>"], maps)])
-    assert (tmp_path / "a.png").stat().st_size > 1000
+    assert len(draw(images, ["$x$", "</b>"], [("$\\frac{$", ["a", "</b>"], maps)])) > 1000

@@ -36,7 +36,7 @@ def records():
     return synthetic.draw(synthetic.TRUTH, 5, np.random.default_rng(1), missing=[("kd", 3)])
 
 
-def test_a_sweep_is_one_argument_varied_and_all_else_equal(tmp_path):
+def test_a_sweep_is_one_argument_varied_and_all_else_equal():
     def variant(weight, reduction="mean", **more):
         cell = synthetic.cell("tfd", 0)
         arguments = {"type": "tfd", "weight": weight, "reduction": reduction, **more}
@@ -54,9 +54,9 @@ def test_a_sweep_is_one_argument_varied_and_all_else_equal(tmp_path):
     ]
     assert pair.labels[found.lines[0].points[0][1]] == "tfd(weight=0.001)"
     figure = sweep(found, pair)
-    figure.save(tmp_path)
+    drawn = dict(figure.files())
     assert "tfd.reduction sum 1: 61.00 %" in figure.alt
-    assert "accuracy along tfd.weight" in (tmp_path / "01-resnet20-tfd-weight.svg").read_text(encoding="utf-8")
+    assert "accuracy along tfd.weight" in str(drawn["01-resnet20-tfd-weight.svg"])
     assert "accuracy along tfd.weight" not in figure.inline()  # the page has captions of its own
 
 

@@ -78,7 +78,7 @@ def _edited_manifest(folder):
 
 def _set_aside(folder):
     (folder / "checkpoint").write_bytes(b"broken")
-    files.set_aside(folder / "checkpoint")
+    files.Folder(folder).aside("checkpoint")
 
 
 def _stranger(folder):

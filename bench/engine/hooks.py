@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -17,6 +16,7 @@ from bench.engine.evaluation import evaluate
 from bench.engine.loop import Loop, Row
 from bench.engine.schedule import learning_rate
 from bench.errors import UserError
+from bench.records.cell_folder import CellFolder
 from bench.records.folders import GridFolder
 
 log = logging.getLogger("bench.records.cell")
@@ -60,12 +60,12 @@ class VisualizeHook(Hook):
 
     Args:
         backends: their names, such as "TensorboardVisBackend".
-        folder: where they write, in a folder for each attempt.
+        place: of the cell, where they write in a folder for each attempt.
     """
 
-    def __init__(self, backends: tuple[str, ...], folder: Path) -> None:
-        attempt = folder / time.strftime("%Y%m%d_%H%M%S")
-        self.visualizer = Visualizer(vis_backends=[{"type": name} for name in backends], save_dir=str(attempt))
+    def __init__(self, backends: tuple[str, ...], place: CellFolder) -> None:
+        folder = place.visual_folder(time.strftime("%Y%m%d_%H%M%S"))
+        self.visualizer = Visualizer(vis_backends=[{"type": name} for name in backends], save_dir=str(folder))
 
     def after_train_epoch(self, runner: Loop) -> None:
         with runner.clock.measure("log_s"):

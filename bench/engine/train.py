@@ -27,9 +27,9 @@ from bench.errors import UserError
 from bench.records.cell import Cell
 from bench.records.cell_folder import CellFolder
 from bench.records.correct import packed
-from bench.records.files import DamagedError
 from bench.records.folders import GridFolder
 from bench.records.options import Options
+from bench.records.problems import DamagedError
 from bench.records.record import Accuracies, Accuracy, Clocks, Flops, Machine, Parameters, Record
 from bench.records.source import own_part, source
 
@@ -124,7 +124,7 @@ def _hooks(assembly: Assembly, folder: GridFolder, options: Options, team: Team)
     """In the order in which they are called."""
     hooks: list[Hook] = [EvaluateHook(assembly), *(user_hook(name) for name in options.hooks)]
     if team.leads and options.visualize:
-        hooks.append(VisualizeHook(options.visualize, folder.cell(assembly.first.id).visual_folder()))
+        hooks.append(VisualizeHook(options.visualize, folder.cell(assembly.first.id)))
     if team.leads:
         hooks += [ProgressHook(folder), CheckpointHook(folder, options.checkpoint_s)]
     return hooks

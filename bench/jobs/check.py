@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bench.errors import OtherCodeError
 from bench.records.cell import Cell, digest
-from bench.records.files import DamagedError
 from bench.records.folders import Finding, GridFolder
 from bench.records.naming import describe, method_family
 from bench.records.options import Options
+from bench.records.problems import DamagedError
 from bench.records.source import Code, own_source
 
 # Not the cell's own fault: `run` tries again without being asked

@@ -143,3 +143,13 @@ def seed_from(*parts: Any) -> int:
 def safe(name: str) -> str:
     """Lower case, only letters, digits, '_', '+', '.' and '-', at most 80 characters."""
     return re.sub(r"[^a-z0-9_+.-]+", "-", name.lower()).strip(".-")[:80]
+
+
+def is_safe(name: str) -> bool:
+    """Whether a name can be that of a grid's or a cell's folder: an id is a name of `safe` and its digest."""
+    return re.fullmatch(r"[a-z0-9_+][a-z0-9_+.-]{0,119}", name) is not None
+
+
+def is_id(name: str) -> bool:
+    """Whether a name can be a cell's id."""
+    return is_safe(name) and re.search(r"-[0-9a-f]{12}$", name) is not None

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.records import files
 from bench.records.correct import unpacked
-from bench.records.files import DamagedError, UnreadableError
+from bench.records.files import LARGE, MIB, TEXT, Holder
+from bench.records.problems import DamagedError, RefusedError, UnreadableError, reason
 from bench.records.record import Record
+from bench.records.scratch import SCRATCH, Scratch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.records.folders import GridFolder
 
+Taken = TypeVar("Taken", bytes, str)
 State = Literal["done", "running", "failed", "missing", "unreadable"]
 
 
@@ -38,17 +40,16 @@ CURVES = Kept("curves.csv", "curves_sha256", optional=False)
 CORRECT = Kept("correct.bin", "correct_sha256", optional=False)
 WEIGHTS = Kept("weights.safetensors", "weights_sha256", optional=True)
 KEPT = (CURVES, CORRECT, WEIGHTS)
-RECORD, CHECKPOINT = "record.json", "checkpoint"
-SCRATCH = (CHECKPOINT, "progress.json", "failure.json", "attempts.json", "eager.json")  # of a cell, until it is done
+RECORD, LOCK = "record.json", "lock"
 LEFTOVERS = ("checkpoint*", "*.damaged-*", ".*.*")  # patterns of what a finished cell can do without; so it can without SCRATCH
 
 
-class CellFolder:
+class CellFolder(Scratch):
     """What one training leaves behind, and its scratch files while it goes on."""
 
     def __init__(self, grid: GridFolder, cell_id: str) -> None:
         self.grid, self.id = grid, cell_id
-        self._path = grid.results.inside(grid.results.root / grid.name / cell_id)
+        self._folder = grid.results.below(grid.name, cell_id)
 
     def __repr__(self) -> str:
         return f"{self.grid!r}.cell({self.id!r})"
@@ -64,13 +65,17 @@ class CellFolder:
 
         Raises:
             DamagedError: the record was edited by hand, or cut short.
-            UnreadableError: it is intact, but of another version, or of another cell.
+            UnreadableError: it is intact, but of another version or another cell, or the system does not let it be read.
         """
         try:
-            body = files.read_json(self._path / RECORD)
+            return self._parsed(self._folder.read(RECORD))
         except FileNotFoundError:
             return None
-        record = files.parse(Record, body)
+        except OSError as error:
+            raise UnreadableError(f"it cannot be read: {reason(error)}") from None
+
+    def _parsed(self, raw: bytes) -> Record:
+        record = files.parse(Record, files.unsealed(raw))
         if record.id != self.id:
             raise UnreadableError(f"it is the record of {record.id}")
         return record
@@ -84,7 +89,7 @@ class CellFolder:
         try:
             record = self.record()
         except ValueError as error:
-            raise UserError(f"{self.id}: {error}") from None
+            raise UserError(f"{self.id}: {reason(error)}") from None
         if record is None:
             raise UserError(f"{self.id} is not finished")
         return record
@@ -101,7 +106,7 @@ class CellFolder:
             self.record()
         except UnreadableError as error:
             return str(error)
-        except (ValueError, OSError):
+        except ValueError:
             pass
         return None
 
@@ -126,23 +131,17 @@ class CellFolder:
             return "running"
         return "failed" if self.failure() else "missing"
 
-    def lock(self) -> FileLock:
+    def lock(self) -> AbstractContextManager[None]:
         """Held by whoever trains the cell; the system frees it when its holder dies, however it dies."""
-        self._path.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._path / "lock", timeout=0.2)  # not 0: `locked` holds it for an instant
+        return self._folder.lock(LOCK)
 
     def locked(self) -> bool:
         """Whether somebody trains the cell right now."""
-        path = self._path / "lock"
-        if not path.exists():
-            return False
-        try:
-            with FileLock(path, timeout=0):
-                return False
-        except TimeoutError:
-            return True
-        except OSError:  # a folder that may only be read: nobody can know from here
-            return False
+        return self._folder.locked(LOCK)
+
+    def holder(self) -> Holder | None:
+        """Who trains the cell, or did so last."""
+        return self._folder.holder(LOCK)
 
     # Results
 
@@ -181,16 +180,26 @@ class CellFolder:
         Raises:
             DamagedError: the file is missing or not the one that the record names.
         """
+        return self._same(kept, record, lambda: self._folder.read(kept.name, _most(kept, record)))
+
+    def check_kept(self, kept: Kept, record: Record) -> None:
+        """The same, without the file in memory."""
+        self._same(kept, record, lambda: self._folder.digest(kept.name, _most(kept, record)))
+
+    def _same(self, kept: Kept, record: Record, take: Callable[[], Taken]) -> Taken:
         try:
-            raw = (self._path / kept.name).read_bytes()
+            found = take()
         except FileNotFoundError:
             raise DamagedError(f"{kept.name} is missing") from None
-        if hashlib.sha256(raw).hexdigest() != getattr(record, kept.digest_field):
+        except RefusedError as error:
+            raise DamagedError(f"{kept.name}: {error.reason}") from None
+        digest = found if isinstance(found, str) else hashlib.sha256(found).hexdigest()
+        if digest != getattr(record, kept.digest_field):
             raise DamagedError(f"{kept.name} is not the one that the record names")
-        return raw
+        return found
 
     def has(self, kept: Kept) -> bool:
-        return (self._path / kept.name).exists()
+        return self._folder.has(kept.name)
 
     def must_have(self, kept: Kept, record: Record) -> bool:
         """Whether the results cannot be used without this file."""
@@ -198,20 +207,20 @@ class CellFolder:
 
     def write_curves(self, text: str) -> str:
         """Returns the SHA-256, for the record; so do `write_correct` and `write_weights`."""
-        return files.write(self._path / CURVES.name, text)
+        return self._folder.write(CURVES.name, text)
 
     def write_correct(self, raw: bytes) -> str:
         """See `bench.records.correct`."""
-        return files.write(self._path / CORRECT.name, raw)
+        return self._folder.write(CORRECT.name, raw)
 
     def write_weights(self, raw: bytes) -> str:
-        return files.write(self._path / WEIGHTS.name, raw)
+        return self._folder.write(WEIGHTS.name, raw)
 
     def write_record(self, record: Record) -> None:
         """The last act of a training: from here on the cell is done, and its scratch files go."""
-        files.write_json(self._path / RECORD, record)
+        self._folder.write_json(RECORD, record)
         for name in SCRATCH:
-            (self._path / name).unlink(missing_ok=True)
+            self._folder.remove(name)
 
     def unusable(self, with_weights: bool) -> tuple[str, list[str]] | None:
         """(why, names of files) that are damaged, so that the results cannot be used; None where nothing is.
@@ -223,32 +232,33 @@ class CellFolder:
         except UnreadableError:
             return None
         except ValueError as error:
-            return str(error), [RECORD]
+            return reason(error), [RECORD]
         if record is None:
             return None
         for kept in KEPT:
             try:
                 if self.must_have(kept, record) or self.has(kept) or (with_weights and kept is WEIGHTS):
-                    self.kept(kept, record)
+                    self.check_kept(kept, record)
+            except OSError:  # nobody can know
+                return None
             except DamagedError as error:
                 return str(error), [RECORD, kept.name]
         return None
 
     def set_aside(self, *names: str) -> list[str]:
         """Rename files of this folder so that they are neither used nor lost; returns the ones that there were."""
-        found = [path for path in (self._path / name for name in names) if path.exists()]
-        for path in found:
-            files.set_aside(path)
-        return [self.place(path.name) for path in found]
+        found = [name for name in names if self._folder.has(name)]
+        for name in found:
+            self._folder.aside(name)
+        return [self.place(name) for name in found]
 
     def supersede(self) -> None:
         """Make way for the training that replaces this one: the weights go, all else is moved; the record first, which
         means done."""
         folder = self.grid.superseded_folder(self.id)
         for name in (RECORD, CURVES.name, CORRECT.name):
-            with contextlib.suppress(FileNotFoundError):
-                (self._path / name).rename(folder / name)
-        (self._path / WEIGHTS.name).unlink(missing_ok=True)
+            self._folder.move(name, folder, name)
+        self._folder.remove(WEIGHTS.name)
         self.drop_checkpoint()
 
     def finished_weights(self) -> tuple[Record, bytes]:
@@ -257,10 +267,8 @@ class CellFolder:
         Raises:
             UserError: the cell is not finished, or its files are damaged.
         """
+        record = self.finished_record()
         try:
-            record = self.record()
-            if record is None:
-                raise UserError(f"{self.id} is not finished")
             return record, self.weights(record)
         except ValueError as error:
             raise UserError(f"{self.id}: {error}") from None
@@ -276,102 +284,38 @@ class CellFolder:
         return target
 
     def copy_from(self, other: CellFolder) -> None:
-        """Copy a finished cell's files, the record last, since it means that the rest is there."""
-        self._path.mkdir(parents=True, exist_ok=True)
-        for name in [*(kept.name for kept in KEPT), RECORD]:
-            if (other._path / name).exists():
-                files.copy(other._path / name, self._path / name)
+        """Copy a finished cell's files, each checked, the record last, since it means that the rest is there.
+
+        Raises:
+            DamagedError, UnreadableError: a file cannot be used; the cell is not done here then.
+            TimeoutError: another process trains the cell here.
+            OSError: a file cannot be read or written.
+        """
+        raw = other._folder.read(RECORD)
+        record = self._parsed(raw)
+        with self.lock():
+            if self.done():
+                return  # another was faster: one record a cell
+            for kept in KEPT:
+                if self.must_have(kept, record) or (kept.optional and other.has(kept)):
+                    self._folder.write(kept.name, other.kept(kept, record))
+            self._folder.write(RECORD, raw)
+
+    def names(self, pattern: str) -> list[str]:
+        """What the folder holds under names of a pattern, folders left out; nothing where it cannot be read."""
+        try:
+            entries = self._folder.entries()
+        except (ValueError, OSError):
+            return []
+        return [entry.name for entry in entries if entry.kind != "folder" and fnmatchcase(entry.name, pattern)]
 
     def clean(self, weights: bool) -> int:
         """Remove scratch files, and the weights if asked; returns the bytes freed."""
-        unwanted = {path for pattern in LEFTOVERS for path in self._path.glob(pattern)}
-        unwanted |= {self._path / name for name in (*SCRATCH, "lock", *[WEIGHTS.name] * weights)}
-        freed = 0
-        for path in unwanted:
-            if path.is_file():
-                freed += path.stat().st_size
-                path.unlink()
-        return freed
+        patterns = (*LEFTOVERS, *SCRATCH, LOCK, *[WEIGHTS.name] * weights)
+        unwanted = {name for pattern in patterns for name in self.names(pattern)}
+        return sum(self._folder.remove(name) for name in sorted(unwanted))
 
-    # Scratch files of a training
 
-    def write_checkpoint(self, raw: bytes) -> None:
-        files.write(self._path / CHECKPOINT, hashlib.sha256(raw).hexdigest().encode() + raw)
-
-    def read_checkpoint(self) -> bytes | None:
-        """The last checkpoint; None where there is none. A damaged one is set aside, and the training starts anew."""
-        try:
-            content = (self._path / CHECKPOINT).read_bytes()
-        except FileNotFoundError:
-            return None
-        head, raw = content[:64], content[64:]
-        if hashlib.sha256(raw).hexdigest().encode() != head:
-            self.set_aside_checkpoint()
-            return None
-        return raw
-
-    def set_aside_checkpoint(self) -> None:
-        files.set_aside(self._path / CHECKPOINT)
-
-    def drop_checkpoint(self) -> None:
-        (self._path / CHECKPOINT).unlink(missing_ok=True)
-
-    def progress(self) -> dict[str, Any] | None:
-        """What a training wrote last of how far it is; None where absent or damaged: it is a hint, as a failure is."""
-        return files.read_hint(self._path / "progress.json")
-
-    def write_progress(self, progress: dict[str, Any]) -> None:
-        files.write_json(self._path / "progress.json", progress)
-
-    def failure(self) -> dict[str, Any] | None:
-        """{"error", "trace", "when", "again"} of the last failure, or None."""
-        return files.read_hint(self._path / "failure.json")
-
-    def write_failure(self, error: str, trace: str = "", again: bool = False) -> None:
-        """Leave a trace in the place of a record. `again`: the next `run` tries without being asked to."""
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        body = {"error": error, "trace": trace, "when": when, "again": again}
-        files.write_json(self._path / "failure.json", body)
-        self.end_attempts()
-
-    def clear_failure(self) -> None:
-        (self._path / "failure.json").unlink(missing_ok=True)
-
-    def begin_attempt(self) -> int:
-        """Count the workers that began this cell since its last checkpoint, this one included."""
-        checkpoint = self._path / CHECKPOINT
-        head = None
-        if checkpoint.exists():
-            with checkpoint.open("rb") as file:
-                head = file.read(64).hex()
-        last = files.read_hint(self._path / "attempts.json") or {}
-        before = last.get("attempts") if last.get("checkpoint") == head else 0
-        attempts = (before if isinstance(before, int) else 0) + 1
-        files.write_json(self._path / "attempts.json", {"attempts": attempts, "checkpoint": head})
-        return attempts
-
-    def end_attempts(self) -> None:
-        (self._path / "attempts.json").unlink(missing_ok=True)
-
-    def write_eager(self, reason: str) -> None:
-        """Have the attempts that follow take their steps one by one."""
-        files.write_json(self._path / "eager.json", {"reason": reason})
-
-    def eager_reason(self) -> str | None:
-        """Why this cell's steps are not to be recorded, or None."""
-        reason = (files.read_hint(self._path / "eager.json") or {}).get("reason")
-        return reason if isinstance(reason, str) else None
-
-    def log_handler(self) -> logging.Handler:
-        """Appends to the cell's log; the caller closes it."""
-        handler = logging.FileHandler(self._path / "log.txt")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        return handler
-
-    def log(self) -> str | None:
-        path = self._path / "log.txt"
-        return path.read_text() if path.exists() else None
-
-    def visual_folder(self) -> Path:
-        """For what mmengine's visualizer backends write."""
-        return self._path / "visual"
+def _most(kept: Kept, record: Record) -> int:
+    """The bytes that a file beside a record may have."""
+    return min(LARGE, 64 * MIB + 16 * record.parameters.deployed) if kept is WEIGHTS else TEXT

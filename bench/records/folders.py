@@ -15,34 +15,37 @@
     <root>/<grid>/report/
     <root>/teachers/<key>.json              the accuracy of a teacher that was not trained here
 
-Every file is written beside its place and renamed into it, so that a reader sees all of it or none. No torch here.
+Every file is read and written through `files.Folder`: complete or not at all, and never through a link. No torch here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import tempfile
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, SoftFileLock
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import UserError, unknown
 from bench.records import files, requests
-from bench.records.cell import digest, safe
+from bench.records.cell import digest, is_id, is_safe, safe
 from bench.records.cell_folder import RECORD, CellFolder
-from bench.records.files import Problem
+from bench.records.files import TEXT, Folder
+from bench.records.manifest import added, mistake, united
+from bench.records.problems import BarredError, Problem, UnreadableError, reason
 from bench.records.record import Cost, Record
 from bench.records.teacher import TeacherAccuracy
 
+MANIFEST, LOCK = "manifest.json", ".lock"
 OTHER_FOLDERS = ("report", "cost", "launches", "superseded")  # of a grid, beside its cells'
 
 
 Arrays = list[list[list[str]]]  # of a launch: its arrays, their jobs, the ids of the cells of each
 ARRAYS = TypeAdapter(Arrays)
+LOCK_S = 30.0  # that one process waits for another which writes the manifest
 
 
 class Launch(NamedTuple):
@@ -63,27 +66,12 @@ class Finding(NamedTuple):
 CHECKS = TypeAdapter(dict[str, Finding])
 
 
-class Manifest(BaseModel):
-    """The part of a manifest that this program relies on; other keys are kept as they are."""
-
-    class _Cell(BaseModel):
-        id: str = Field(pattern=r"^[a-z0-9_+.-]{1,120}$")
-        label: str
-
-    class _Skip(BaseModel):
-        what: str
-        reason: str
-
-    cells: list[_Cell]
-    skipped: list[_Skip]
-
-
 class ResultsFolder:
     """Grids of results, side by side."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self._resolved = self.root.resolve()
+        self.place = Folder(root)
 
     def __repr__(self) -> str:
         return f"ResultsFolder({str(self.root)!r})"
@@ -98,17 +86,19 @@ class ResultsFolder:
 
     def grids(self) -> list[str]:
         """Names of the grids that have a manifest."""
-        return sorted(path.parent.name for path in self.root.glob("*/manifest.json"))
+        found = [entry.name for entry in self.place.entries() if entry.kind == "folder" and is_safe(entry.name)]
+        return [name for name in found if self.place.at(name).has(MANIFEST)]
 
-    def inside(self, path: Path) -> Path:
-        """The path itself.
+    def below(self, *names: str) -> Folder:
+        """A folder of a grid, or of a cell of it, which need not exist.
 
         Raises:
-            UserError: it has an unsafe name, or leads out of the root by a link.
+            UserError: a name is unsafe.
         """
-        if path.name != safe(path.name) or not path.resolve().is_relative_to(self._resolved):
-            raise UserError(f"'{path.name}' cannot name a folder in {self.root}: use at most 80 of a-z 0-9 _ + . -")
-        return path
+        for name in names:
+            if not is_safe(name):
+                raise UserError(f"'{name[:130]}' cannot name a folder in {self.root}: use at most 120 of a-z 0-9 _ + . -")
+        return self.place.at(*names)
 
     def find(self, text: str) -> CellFolder:
         """The one cell whose id starts with, or contains, this text.
@@ -128,14 +118,14 @@ class ResultsFolder:
 
     def teacher_accuracy(self, key: str) -> TeacherAccuracy | None:
         """What was measured of a teacher, by its `bench.records.teacher.key_of`; None where nothing was."""
-        body = files.read_hint(self.root / "teachers" / f"{safe(key)}.json")
+        body = self.place.at("teachers").read_hint(f"{safe(key)}.json")
         try:
             return files.parse(TeacherAccuracy, body) if body else None
         except ValueError:
             return None  # it is measured again
 
     def write_teacher_accuracy(self, accuracy: TeacherAccuracy) -> None:
-        files.write_json(self.root / "teachers" / f"{safe(accuracy.key)}.json", accuracy)
+        self.place.at("teachers").write_json(f"{safe(accuracy.key)}.json", accuracy)
 
     def adopt(self, cell: CellFolder, with_weights: bool, fits: Callable[[Record], bool] = lambda record: True) -> bool:
         """Copy a finished cell from another grid of this folder, so that it is not trained twice.
@@ -143,14 +133,14 @@ class ResultsFolder:
         Args:
             fits: whether a record may be used.
         """
-        for path in sorted(self.root.glob(f"*/{cell.id}/{RECORD}")):
-            name = path.parent.parent.name
-            if name == cell.grid.name or name != safe(name):
-                continue
+        for name in self.grids():
             other = self.grid(name).cell(cell.id)
-            if other.done() and not other.unusable(with_weights) and (record := other.record()) and fits(record):
-                cell.copy_from(other)
-                return True
+            if name == cell.grid.name or not other.done() or other.unusable(with_weights):
+                continue
+            if (record := other.record()) and fits(record):
+                with contextlib.suppress(ValueError, TimeoutError):  # damaged meanwhile, or another trains the cell now
+                    cell.copy_from(other)
+                    return True
         return False
 
 
@@ -159,7 +149,7 @@ class GridFolder:
 
     def __init__(self, results: ResultsFolder, name: str) -> None:
         self.results, self.name = results, name
-        self._path = results.inside(results.root / name)
+        self._folder = results.below(name)
 
     def __repr__(self) -> str:
         return f"{self.results!r}.grid({self.name!r})"
@@ -174,12 +164,20 @@ class GridFolder:
 
     def folders(self) -> list[str]:
         """Names of all folders in this one."""
-        return sorted(path.name for path in self._path.iterdir() if path.is_dir()) if self._path.is_dir() else []
+        return [entry.name for entry in self._folder.entries() if entry.kind == "folder"]
+
+    def strangers(self) -> list[Problem]:
+        """What stands in the place of a folder that this program writes, and is none."""
+        return [
+            Problem(f"{self.name}/{entry.name}", f"a folder belongs there, and this is a {entry.kind}")
+            for entry in self._folder.entries()
+            if entry.kind != "folder" and (entry.name in OTHER_FOLDERS or is_id(entry.name))
+        ]
 
     def cells(self) -> Iterator[CellFolder]:
         """Folders of cells, in the order of their ids, whatever they hold."""
         for name in self.folders():
-            if name not in OTHER_FOLDERS and name == safe(name):
+            if name not in OTHER_FOLDERS and is_safe(name):
                 yield self.cell(name)
 
     def check_writable(self) -> None:
@@ -188,37 +186,38 @@ class GridFolder:
         Raises:
             UserError: the folder cannot be made or written, or its file system has no locks.
         """
+        name, place = ".writable", f"{self.results.root / self.name}"
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._path) as file:
-                file.write(b"0" * 4096)
-                file.flush()
+            self._folder.write(name, b"0" * 4096)
+            self._folder.remove(name)
         except OSError as error:
             raise UserError(
-                f"cannot write results in {self._path}: {error.strerror}; choose another folder with --results"
+                f"cannot write results in {place}: {error.strerror}; choose another folder with --results"
             ) from None
         try:
-            with FileLock(self._path / ".lock", timeout=5) as lock:
-                if isinstance(lock, SoftFileLock):  # a mere marker file, which would outlive a holder that is killed
-                    raise OSError("no flock")
+            with self.lock():
+                pass
         except TimeoutError:
             pass  # another run looks at the same moment: locks work
-        except (OSError, NotImplementedError) as error:  # the second is what filelock raises where flock is missing
+        except OSError as error:
             raise UserError(
-                f"{self._path}: its file system cannot lock files ({error}); mount it with locks, or choose another folder"
+                f"{place}: its file system cannot lock files ({error.strerror}); mount it with locks, or choose another folder"
             ) from None
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Held while what belongs to no cell is read, changed and written."""
+        return self._folder.lock(LOCK, LOCK_S)
 
     def write_manifest(self, manifest: dict[str, Any], commit: str | None = None) -> None:
         """Write what the grid consists of; keys of the manifest before it that the new one lacks are kept.
 
         A request for other trainings than the last is added to the history of requests.
         """
-        path = self._path / "manifest.json"
-        former = files.read_hint(path)
+        former = self._former()
         body = (former or {}) | manifest
         history = body.get("requests") or (requests.rebuilt(self.records()[0]) if former else [])
         history = requests.appended(history, body["cells"], lambda name: self.cell(name).done(), commit, body.get("rule"))
-        files.write_json(path, body | ({"requests": history} if history else {}))
+        self._folder.write_json(MANIFEST, body | ({"requests": history} if history else {}))
 
     def request(self, manifest: dict[str, Any], file: str | None = None, commit: str | None = None) -> None:
         """Add what is asked for now to the manifest, which stays the union of all that was ever asked of this grid.
@@ -229,17 +228,8 @@ class GridFolder:
             manifest: of the present request.
             file: the grid file's path, relative to the results folder; None: the request is of none.
         """
-        former = files.read_hint(self._path / "manifest.json") or {}
-        present = {cell["id"] for cell in manifest["cells"]}
-        earlier = [cell | {"earlier": True} for cell in former.get("cells", []) if cell["id"] not in present]
-        body = manifest | {"cells": [*manifest["cells"], *earlier]} | ({"file": file} if file else {})
-        body |= {"rule": manifest.get("rule")} if "rule" in former else {}
-        for key in ("methods", "plugins", "code"):
-            both = former.get(key, {}) | manifest.get(key, {})
-            body |= {key: both} if both else {}
-        counts, now = former.get("comparisons", {}), manifest.get("comparisons", {})
-        body |= {"comparisons": {key: max(now[key], counts.get(key, 0)) for key in now}} if now else {}
-        self.write_manifest(body, commit)
+        with self.lock():
+            self.write_manifest(united(self._former(), manifest, file), commit)
 
     def add_look(self, rule: Mapping[str, float], compared: Sequence[Mapping[str, Any]], commit: str | None) -> None:
         """Add a look at sequential seeds to the manifest, which keeps all of them; one that finds nothing new is none.
@@ -247,29 +237,27 @@ class GridFolder:
         Args:
             compared: what was found of each comparison, see `bench.records.requests.Look`.
         """
-        manifest = self.manifest()
-        looks = requests.with_look(manifest.get("looks", []), rule, compared, commit)
-        if looks != manifest.get("looks"):
-            self.write_manifest(manifest | {"looks": looks}, commit)
+        with self.lock():
+            manifest = self.manifest()
+            looks = requests.with_look(manifest.get("looks", []), rule, compared, commit)
+            if looks != manifest.get("looks"):
+                self.write_manifest(manifest | {"looks": looks}, commit)
+
+    def _former(self) -> dict[str, Any]:
+        """The manifest, or nothing where it cannot be used: it is written anew then."""
+        found = self._folder.read_hint(MANIFEST, TEXT) or {}
+        return {} if mistake(found) else found
 
     def grid_file(self) -> str | None:
         """The path of the grid file that was run here last, as `request` got it; None where none is known."""
-        found = (files.read_hint(self._path / "manifest.json") or {}).get("file")
+        found = self._former().get("file")
         return found if isinstance(found, str) else None
 
     def add_to_manifest(self, manifest: dict[str, Any]) -> None:
         """Add what the manifest here does not know: cells, cards of methods, and requests."""
-        if self.name in self.results.grids():
-            ours = self.manifest()
-            known = {cell["id"] for cell in ours["cells"]}
-            new = [cell for cell in manifest["cells"] if cell["id"] not in known]
-            cards, code = ({**manifest.get(key, {}), **ours.get(key, {})} for key in ("methods", "code"))
-            both = {key: requests.merged(ours.get(key, []), manifest.get(key, [])) for key in ("requests", "looks")}
-            manifest = (
-                ours | {"cells": ours["cells"] + new} | ({"methods": cards} if cards else {}) | ({"code": code} if code else {})
-            )
-            manifest |= {key: history for key, history in both.items() if history}
-        self.write_manifest(manifest)
+        with self.lock():
+            known = self.name in self.results.grids()
+            self.write_manifest(added(self.manifest(), manifest) if known else manifest)
 
     def manifest(self) -> dict[str, Any]:
         """{"about", "cells": [{"id", "label", ...}], "skipped": [{"what", "reason"}], "grid", ...}.
@@ -277,103 +265,132 @@ class GridFolder:
         Raises:
             UserError: there is none, or it is damaged.
         """
-        path = self._path / "manifest.json"
         try:
-            manifest = files.read_json(path)
-            Manifest.model_validate(manifest)
-            return manifest
+            manifest = self._folder.read_json(MANIFEST, TEXT)
+            why = mistake(manifest)
         except FileNotFoundError:
             raise unknown("results", self.name, self.results.grids(), str(self.results.root)) from None
+        except BarredError:
+            raise
         except ValueError as error:
-            reason = files.first(error) if isinstance(error, ValidationError) else error
-            raise UserError(f"{path}: {reason}; `run` writes it anew") from None
+            why = reason(error)
+        if why:
+            raise UserError(f"{self.results.root / self.name / MANIFEST}: {why}; `run` writes it anew")
+        return manifest
 
     def records(self) -> tuple[list[Record], list[Problem]]:
         """All usable records, in the order of their ids, and what could not be used."""
-        records, problems = [], []
+        records, problems = [], self.strangers()
         for cell in self.cells():
             try:
                 if record := cell.record():
                     records.append(record)
             except (ValueError, OSError) as error:
-                problems.append(Problem(cell.place(RECORD), str(error)))
+                problems.append(Problem(cell.place(RECORD), reason(error)))
         return records, problems
 
     def costs(self) -> tuple[list[Cost], list[Problem]]:
         """All usable costs, and what could not be used."""
         costs, problems = [], []
-        for path in sorted((self._path / "cost").glob("*.json")):
+        folder = self._folder.at("cost")
+        try:
+            names = [entry.name for entry in folder.entries() if entry.name.endswith(".json")]
+        except (BarredError, OSError) as error:
+            return [], [Problem(f"{self.name}/cost", reason(error))]
+        for name in names:
             try:
-                costs.append(files.parse(Cost, files.read_json(path)))
+                costs.append(files.parse(Cost, folder.read_json(name)))
             except (ValueError, OSError) as error:
-                problems.append(Problem(f"{self.name}/cost/{path.name}", str(error)))
+                problems.append(Problem(f"{self.name}/cost/{name}", reason(error)))
         return costs, problems
 
     def write_cost(self, cost: Cost) -> None:
         """Write a cost in place of an older one; beside it where another version wrote that."""
         name = "-".join(filter(None, [cost.key, digest(cost.machine.hardware)[:8], cost.path]))
         names = (f"{name}-{number}.json" if number else f"{name}.json" for number in itertools.count())
-        files.write_json(next(path for each in names if not _other_version(path := self._path / "cost" / each)), cost)
+        folder = self._folder.at("cost")
+        folder.write_json(next(each for each in names if not _other_version(folder, each)), cost)
 
-    def check_lock(self) -> FileLock:
-        """Held by whoever tries cells out."""
-        self._path.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._path / "check.lock")
+    def check_lock(self) -> contextlib.AbstractContextManager[None]:
+        """Held by whoever tries cells out; waits for another who does."""
+        return self._folder.lock("check.lock", math.inf)
 
     def checks(self) -> dict[str, Finding]:
         """What was tried out before, by kind; empty where the file is absent or damaged."""
-        found = (files.read_hint(self._path / "checks.json") or {}).get("checks")
+        found = (self._folder.read_hint("checks.json") or {}).get("checks")
         with contextlib.suppress(ValidationError):
             return CHECKS.validate_python(found or {})
         return {}
 
     def write_checks(self, checks: dict[str, Finding]) -> None:
-        files.write_json(self._path / "checks.json", {"checks": {kind: finding._asdict() for kind, finding in checks.items()}})
+        plain = {kind: finding._asdict() for kind, finding in checks.items()}
+        self._folder.write_json("checks.json", {"checks": plain}, durable=False)
 
     def launch_folder(self, launch: str) -> Path:
         """For what submitit writes of one launch."""
-        folder = self._path / "launches" / safe(launch)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder
+        return self._folder.at("launches", safe(launch)).path()
 
     def write_launch(self, launch: str, backend: str, arrays: Arrays) -> None:
-        files.write_json(self._path / "launches" / f"{safe(launch)}.json", {"arrays": arrays, "backend": backend})
+        self._folder.at("launches").write_json(f"{safe(launch)}.json", {"arrays": arrays, "backend": backend})
 
     def launches(self) -> dict[str, Launch]:
         """What was handed to clusters, by the launch's name. Damaged files are left out: they are hints."""
         found = {}
-        for path in sorted((self._path / "launches").glob("*.json")):
-            with contextlib.suppress(ValueError, OSError):
-                body = files.read_json(path)
-                found[path.stem] = Launch(str(body.get("backend", "slurm")), ARRAYS.validate_python(body.get("arrays")))
+        with contextlib.suppress(BarredError, OSError):
+            folder = self._folder.at("launches")
+            for name in folder.files(".json"):
+                with contextlib.suppress(ValueError, OSError):
+                    body = folder.read_json(name)
+                    arrays = ARRAYS.validate_python(body.get("arrays"))
+                    found[name.removesuffix(".json")] = Launch(str(body.get("backend", "slurm")), arrays)
         return found
 
-    def superseded_folder(self, cell_id: str) -> Path:
+    def superseded_folder(self, cell_id: str) -> Folder:
         """A new folder for what a training of this cell has left and another replaces."""
-        folders = (self._path / "superseded" / f"{safe(cell_id)}-{number}" for number in itertools.count(1))
-        folder = next(path for path in folders if not path.exists())
-        folder.mkdir(parents=True)
-        return folder
+        folder = self._folder.at("superseded")
+        names = (f"{safe(cell_id)}-{number}" for number in itertools.count(1))
+        return folder.at(next(name for name in names if not folder.has(name)))
 
     def report_folder(self) -> Path:
-        return self._path / "report"
+        """Where the report lies, as messages name it."""
+        return self.results.root / self.name / "report"
+
+    def report_place(self) -> Folder:
+        return self._folder.at("report")
+
+    def write_map(self, name: str, picture: bytes) -> Path:
+        """Write a picture that the report shows; returns its path."""
+        self.report_place().at("maps").write(name, picture)
+        return self.report_folder() / "maps" / name
 
     def set_aside_files(self) -> list[str]:
         """Damaged files of cells that were set aside, relative to the results folder."""
-        return [str(path.relative_to(self.results.root)) for path in sorted(self._path.glob("*/*.damaged-*"))]
+        return [cell.place(name) for cell in self.cells() for name in cell.names("*.damaged-*")]
 
     def clean(self, weights: bool) -> int:
         """Remove what finished cells no longer need: checkpoints, damaged files that were set aside, and, if `weights`, the
-        weights of cells that teach nobody. Returns the bytes freed."""
+        weights of cells that teach nobody. Returns the bytes freed.
+
+        Raises:
+            OSError: a cell could not be cleaned; the others were.
+        """
         teachers = {cell["id"] for cell in self.manifest()["cells"] if cell.get("teacher")}
-        return sum(cell.clean(weights and cell.id not in teachers) for cell in self.cells() if cell.done())
+        freed, refused = 0, []
+        for cell in self.cells():
+            try:
+                freed += cell.clean(weights and cell.id not in teachers) if cell.done() else 0
+            except OSError as error:  # the others are cleaned all the same
+                refused.append(error)
+        if refused:
+            raise refused[0]
+        return freed
 
 
-def _other_version(path: Path) -> bool:
+def _other_version(folder: Folder, name: str) -> bool:
     """Whether a cost is intact and cannot be read by this version."""
     try:
-        files.parse(Cost, files.read_json(path))
-    except files.UnreadableError:
+        files.parse(Cost, folder.read_json(name))
+    except UnreadableError:
         return True
     except (ValueError, OSError):
         pass

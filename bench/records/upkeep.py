@@ -9,8 +9,8 @@ from bench.errors import UserError
 from bench.records import source
 from bench.records.cell import Cell, digest
 from bench.records.cell_folder import CORRECT, CURVES, KEPT, RECORD, CellFolder
-from bench.records.files import Problem
 from bench.records.folders import OTHER_FOLDERS, GridFolder, ResultsFolder
+from bench.records.problems import Problem, reason
 from bench.records.record import Record
 from bench.records.source import Code, own_part, own_source, stale
 
@@ -103,14 +103,14 @@ def _verify_kept(cell: CellFolder, record: Record) -> list[Problem]:
         if not cell.must_have(kept, record) and not cell.has(kept):
             continue
         try:
-            raw = cell.kept(kept, record)
+            cell.check_kept(kept, record)
             if kept is CORRECT:
                 cell.correct(record)
-            rows = len(raw.decode().splitlines()) - 1 if kept is CURVES else record.epochs
+            rows = len(cell.curves(record).splitlines()) - 1 if kept is CURVES else record.epochs
             if rows != record.epochs:
                 problems.append(Problem(cell.place(kept.name), f"it has {rows} rows for {record.epochs} epochs"))
-        except ValueError as error:
-            problems.append(Problem(cell.place(kept.name), str(error)))
+        except (ValueError, OSError) as error:
+            problems.append(Problem(cell.place(kept.name), reason(error)))
     return problems
 
 
@@ -126,8 +126,11 @@ def notes(folder: GridFolder) -> list[str]:
 def merge(ours: ResultsFolder, theirs: ResultsFolder) -> tuple[int, list[Problem]]:
     """Copy cells and costs that we lack; ours stay where both have one.
 
+    What is copied is checked: records by digest, schema and id, the files beside them by the digests that records name.
+
     Returns:
-        How many cells were copied, and the conflicts: cells that both trained, with different results.
+        How many cells were copied, and what was not: cells that both trained with different results, what is damaged or
+        missing there, and what another process trains here now.
 
     Raises:
         UserError: there are no results in their folder.
@@ -137,27 +140,47 @@ def merge(ours: ResultsFolder, theirs: ResultsFolder) -> tuple[int, list[Problem
     copied, problems = 0, []
     for name in theirs.grids():
         here, there = ours.grid(name), theirs.grid(name)
+        try:
+            manifest = there.manifest()
+        except UserError as error:  # the other grids are copied all the same
+            problems.append(Problem(f"{theirs.root}/{name}", str(error)))
+            continue
         here.check_writable()
-        here.add_to_manifest(there.manifest())
+        here.add_to_manifest(manifest)
         records, unusable = there.records()
         problems += [Problem(f"{theirs.root}/{problem.path}", problem.reason) for problem in unusable]
         for record in records:
-            cell = here.cell(record.id)
-            try:
-                mine = cell.record()
-            except ValueError as error:
-                problems.append(Problem(cell.place(), f"ours cannot be used ({error}); theirs was not copied"))
-                continue
-            if mine is None:
-                cell.copy_from(there.cell(record.id))
-                copied += 1
-            elif results(mine) != results(record):
-                problems.append(Problem(cell.place(), _contradiction(mine, record)))
-        measured = {(cost.key, cost.machine.hardware, cost.path) for cost in here.costs()[0]}
-        for cost in there.costs()[0]:
-            if (cost.key, cost.machine.hardware, cost.path) not in measured:
-                here.write_cost(cost)
+            more, found = _merge_cell(here.cell(record.id), there.cell(record.id), record)
+            copied, problems = copied + more, problems + found
+        problems += _merge_costs(here, there)
     return copied, problems
+
+
+def _merge_cell(here: CellFolder, there: CellFolder, record: Record) -> tuple[int, list[Problem]]:
+    """Copy a cell that we lack; returns how many were copied, and the problem."""
+    try:
+        mine = here.record()
+    except ValueError as error:
+        return 0, [Problem(here.place(), f"ours cannot be used ({reason(error)}); theirs was not copied")]
+    if mine is not None:
+        return 0, [] if results(mine) == results(record) else [Problem(here.place(), _contradiction(mine, record))]
+    try:
+        here.copy_from(there)
+    except TimeoutError:
+        return 0, [Problem(here.place(), f"it is trained here now, by {here.holder()}; theirs was not copied")]
+    except ValueError as error:
+        return 0, [Problem(f"{there.grid.results.root}/{there.place()}", f"{reason(error)}; it was not copied")]
+    return 1, []
+
+
+def _merge_costs(here: GridFolder, there: GridFolder) -> list[Problem]:
+    """Copy the costs that we lack; returns theirs that cannot be used."""
+    measured = {(cost.key, cost.machine.hardware, cost.path) for cost in here.costs()[0]}
+    costs, problems = there.costs()
+    for cost in costs:
+        if (cost.key, cost.machine.hardware, cost.path) not in measured:
+            here.write_cost(cost)
+    return [Problem(f"{there.results.root}/{problem.path}", problem.reason) for problem in problems]
 
 
 def _contradiction(ours: Record, theirs: Record) -> str:

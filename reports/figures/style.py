@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -116,13 +115,14 @@ class Figure:
         svg = re.sub(r'\b(fill|stroke)="(#[0-9a-f]{6})"', r'style="\g<1>: \g<2>"', svg)  # an attribute cannot hold a variable
         return re.sub(r"(fill|stroke): (#[0-9a-f]{6})", lambda hit: f"{hit[1]}: {_themed(hit[2])}", svg)
 
-    def save(self, folder: Path) -> None:
-        """Write PNG, SVG and PDF; the folder is made."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
+    def files(self) -> Iterator[tuple[str, bytes | str]]:
+        """Names and contents: SVG, PNG and PDF."""
+        yield f"{self.name}.svg", self.svg
         with mpl.rc_context(self.look):
-            self.canvas.savefig(folder / f"{self.name}.png", dpi=DPI)
-            self.canvas.savefig(folder / f"{self.name}.pdf", metadata={"CreationDate": None})
+            for suffix, options in (("png", {"dpi": DPI}), ("pdf", {"metadata": {"CreationDate": None}})):
+                buffer = io.BytesIO()
+                self.canvas.savefig(buffer, format=suffix, **options)
+                yield f"{self.name}.{suffix}", buffer.getvalue()
 
 
 def _themed(color: str) -> str:

@@ -1,0 +1,152 @@
+"""Operations on the handle of a folder, of which none follows a link. Only `bench.records.files` calls them. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bench.records.problems import BarredError, RefusedError
+
+MIB, GIB = 2**20, 2**30
+LINKS = "nothing below a results folder is reached through links; give the folder itself with --results, or move it here"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+held: set[int] = set()  # files that this process has locked
+
+
+class Entry(NamedTuple):
+    """What a folder holds under a name."""
+
+    name: str
+    kind: str  # "file", "folder", "link", or "device" for all else
+
+
+def misnamed(name: str) -> bool:
+    """Whether it names something else than what stands in a folder."""
+    return "/" in name or "\0" in name or name in (".", "..")
+
+
+def walk(root: str, names: Sequence[str], place: str, create: bool = False, mode: int = 0o755) -> int:
+    """A handle of the folder to which the names lead down from the root; folders are made where `create`.
+
+    Args:
+        root: its absolute path, which may be a link.
+        place: the root as messages name it.
+
+    Raises:
+        BarredError: a link, or no folder, stands on the way.
+    """
+    if create:
+        os.makedirs(root, exist_ok=True)
+    handle = os.open(root, _FOLDER)
+    for number, name in enumerate(names):
+        try:
+            inner = _step(handle, name, create, mode)
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            kind = _word(os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode)
+            why = LINKS if kind == "a link" else "a folder belongs there"
+            raise BarredError(f"{os.path.join(place, *names[: number + 1])} is {kind}: {why}") from None
+        finally:
+            os.close(handle)
+        handle = inner
+    return handle
+
+
+def _step(handle: int, name: str, create: bool, mode: int) -> int:
+    try:
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
+    except FileNotFoundError:
+        if not create:
+            raise
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=handle)
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
+
+
+def _word(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return "a file"
+    return "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "a device, a pipe or a socket"
+
+
+def kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return "link"
+    return "folder" if entry.is_dir(follow_symlinks=False) else "file" if entry.is_file(follow_symlinks=False) else "device"
+
+
+def regular(found: os.stat_result, place: str, limit: int | None = None) -> os.stat_result:
+    """What was found at a place, if it is a regular file of at most `limit` bytes.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    if not stat.S_ISREG(found.st_mode):
+        word = _word(found.st_mode)
+        raise RefusedError(place, f"it is a link: {LINKS}" if word == "a link" else f"it is {word}")
+    if limit is not None and found.st_size > limit:
+        raise RefusedError(place, f"it has {found.st_size / MIB:,.0f} MiB, more than the {limit / MIB:,.0f} that it may have")
+    return found
+
+
+def read(file: int, size: int) -> bytes:
+    pieces: list[bytes] = []
+    while size > 0 and (piece := os.read(file, min(size, GIB))):
+        pieces.append(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def scratch(name: str) -> str:
+    return f".{name[:200]}.{secrets.token_hex(4)}"
+
+
+def fill(handle: int, name: str, raw: bytes, durable: bool) -> None:
+    """Write a new file."""
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=handle)
+    try:
+        rest = memoryview(raw)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        if durable:
+            _sync(file)
+    finally:
+        os.close(file)
+
+
+def _sync(file: int) -> None:
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync leaves the content in the disk's own cache
+        fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(file)
+
+
+def sync_folder(handle: int) -> None:
+    """Have a rename outlive a power cut, where the file system can."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def unlink(handle: int, name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=handle)
+
+
+def _forget_locks() -> None:
+    for file in held:
+        with contextlib.suppress(OSError):
+            os.close(file)
+    held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)  # a child that outlives its parent must not keep its locks
