@@ -25,6 +25,14 @@ def unknown(what: str, name: object, known: Iterable[str], where: str = "") -> U
     return UserError(f"{where + ': ' if where else ''}unknown {what} '{name}'{hint} Known: {', '.join(known) or 'none'}")
 
 
+class SplitError(ValueError):
+    """Cells cannot go on in lock-step; `parts` are the ids of those that still can, group by group."""
+
+    def __init__(self, reason: str, parts: list[list[str]]) -> None:
+        super().__init__(reason)
+        self.parts = parts
+
+
 class OtherCodeError(UserError):
     """A user's file differs from the one that the run was planned with."""
 

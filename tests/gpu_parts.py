@@ -84,7 +84,7 @@ def _two_steps(case: Case, scratch: Path, device: str) -> dict[str, float]:
     batches = assembly.stream(next(iter(assembly.trainees.values()))).epoch(0)
     with DrawsOnCpu():
         for _, batch in zip(range(2), batches, strict=False):
-            step(batch, case.preparing)
+            step(batch, preparing=case.preparing)
     return {
         f"{cell} {name}": value for cell, terms in step.mean_terms(2, case.preparing).items() for name, value in terms.items()
     }
@@ -101,7 +101,7 @@ def capture(setting: Setting) -> Facts:
             stream = assembly.stream(next(iter(assembly.trainees.values())))
             for epoch in (0, 4, 9):
                 for batch in stream.epoch(epoch):
-                    taker(batch, case.preparing)
+                    taker(batch, preparing=case.preparing)
             facts |= {"path": taker.path, "reason": taker.path_reason}
         yield facts
 

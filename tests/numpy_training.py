@@ -213,7 +213,7 @@ class Bench:
         self.step.train()
         self.teacher.eval()
         self.step.set_lr(lr)
-        self.step(torch_batch(batch, epochs), preparing)
+        self.step(torch_batch(batch, epochs), preparing=preparing)
         return self.step.mean_terms(1, preparing)["cell"]
 
 

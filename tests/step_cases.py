@@ -66,6 +66,7 @@ def assembled(case: Case, tiny: Any, folder: Any, device: str = "cpu") -> Assemb
     recipe = {"name": "digits", "epochs": 10, "batch_size": 16, **case.recipe}
     ((pair),) = changes["pairs"]
     grid = tiny(methods=[*case.methods], recipe=recipe, **changes)
-    cells = [cell for cell in grid.cells if cell.student["type"] == pair["student"]]
+    teachers = {cell.teacher.cell for cell in grid.cells if cell.teacher}
+    cells = [cell for cell in grid.cells if cell.student["type"] == pair["student"] and cell.id not in teachers]
     torch.manual_seed(0)  # of the untrained teacher
     return assemble(cells, ResultsFolder(folder).grid("tiny"), Options(device=device, threads=1), untrained_teacher)

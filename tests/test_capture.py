@@ -51,9 +51,9 @@ class Twins:
                 step.set_lr(0.05 / (1 + number // 4))
             torch.manual_seed(number)
             with Unchanged():
-                self.eager(batch, self.case.preparing)
+                self.eager(batch, preparing=self.case.preparing)
             torch.manual_seed(number)
-            self.runner(batch, self.case.preparing)
+            self.runner(batch, preparing=self.case.preparing)
             different = _different(state(self.eager), state(self.replayed))
             assert not different, f"step {number}: {different[:5]}"
         return self.runner

@@ -132,7 +132,7 @@ def engine(key: str, alter: Callable[[Step], None] = lambda step: None) -> Train
     step = Step({key: trainee}, CPU, "fp32")
     alter(step)
     stream = Stream(data().train, data(), RECIPE, SEED, CPU, DOUBLE, memory_format=layout)
-    Loop(StepRunner(step), stream, RECIPE, prepare_epochs=0, prepare_lr=0.0, seed=SEED).run([])
+    Loop(StepRunner(step), [stream], RECIPE, prepare_epochs=0, prepare_lr=0.0, seed=SEED).run([])
     return trainee
 
 

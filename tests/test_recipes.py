@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.engine.assemble import assemble
-from bench.engine.lockstep import alone_because
+from bench.engine.lockstep import draws, may_join
 from bench.engine.optimizer import Optimizer, spared_from_decay
 from bench.engine.schedule import learning_rate
 from bench.errors import UserError
@@ -274,14 +274,15 @@ def test_a_network_without_branches_is_refused(tiny):
 
 
 @pytest.mark.parametrize(
-    ("student", "recipe", "reason"),
+    ("student", "recipe", "drawing"),
     [
-        ("resnet8", {}, None),
-        ("resnet8", {"drop_path": 0.1}, "its recipe has drop_path, which draws random numbers"),
-        ({**VIT, "arguments": {**VIT["arguments"], "drop_path_rate": 0.1}}, {}, "its network draws random numbers"),
-        (VIT, {}, None),
+        ("resnet8", {}, False),
+        ("resnet8", {"drop_path": 0.1}, True),
+        ({**VIT, "arguments": {**VIT["arguments"], "drop_path_rate": 0.1}}, {}, True),
+        (VIT, {}, False),
     ],
 )
-def test_a_trainee_that_draws_trains_alone(student, recipe, reason, tiny):
-    [cell] = tiny(recipe={**DIGITS, **recipe}, pairs=[{"student": student}]).cells
-    assert alone_because(cell) == reason
+def test_two_trainees_that_draw_do_not_train_together(student, recipe, drawing, tiny):
+    first, second = tiny(methods=["none", "ls"], recipe={**DIGITS, **recipe}, pairs=[{"student": student}]).cells
+    assert draws(first) == drawing
+    assert may_join([first], second) != drawing

@@ -30,10 +30,10 @@ def steps(monkeypatch):
     inside = []
     step, forward = Step.__call__, Trainee.forward
 
-    def counting(self, batch, preparing=False):
+    def counting(self, *batches, preparing=False):
         counts[preparing] += 1
         inside.append(self)
-        step(self, batch, preparing)
+        step(self, *batches, preparing=preparing)
         inside.pop()
 
     def guarded(self, batch, preparing=False):

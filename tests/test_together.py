@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import small
 import torch
+from capturing import FakeGraphs
 
 import run_bench
+from bench.engine import hooks
 from bench.engine import train as engine
 from bench.engine.assemble import assemble, untrained_teacher
-from bench.engine.lockstep import alone_because, companions
+from bench.engine.capture import StepRunner
+from bench.engine.lockstep import alone_because, draws, may_join
+from bench.errors import SplitError
 from bench.jobs import worker
 from bench.records.folders import ResultsFolder
 from bench.records.options import Options
@@ -44,15 +48,14 @@ def test_together_equals_apart(tmp_path, groups, capsys):
     assert set(groups) == {1}
     groups.clear()
     assert run(tmp_path / "together", "--together") == 0
-    assert sorted(groups, reverse=True)[:2] == [4, 4]  # none, kd, at and tfd of each seed
-    assert "alone: crd: its method draws random numbers" in capsys.readouterr().out
+    assert sorted(groups, reverse=True)[:3] == [5, 5, 1]  # of each seed all but cskd, whose batches have partners; crd draws
     assert small.results(tmp_path / "together/results") == small.results(tmp_path / "apart/results")
 
 
 def test_one_that_fails_does_not_stop_its_companions(tmp_path, groups):
     bad = {"tfd": {"weight": 1e30, "ramp_epochs": 0}}
     assert run(tmp_path, "--together", "--set", f"methods=[none, kd, {bad}]") == 1
-    assert 3 in groups
+    assert groups == [1, 3, 2, 1] * 2 or sorted(groups) == [1, 1, 1, 2, 2, 3, 3]  # those that did not diverge stay together
     root = tmp_path / "results"
     assert sorted(record.cell.label for record in ResultsFolder(root).grid("small").records()[0]) == [
         "kd",
@@ -66,13 +69,76 @@ def test_one_that_fails_does_not_stop_its_companions(tmp_path, groups):
     assert all("-tfd-" in name for name in failed)
 
 
-def test_only_cells_of_one_stream_are_companions(tiny):
-    grid = tiny(methods=["none", "ls", "cskd", "dlb", {"ft": {"prepare_epochs": 1}}], seeds=[0, 1])
+def test_which_cells_may_train_in_lock_step(tiny):
+    grid = tiny(methods=["none", "ls", "cskd", "crd", {"ft": {"prepare_epochs": 1}}], seeds=[0, 1])
     first = next(cell for cell in grid.cells if cell.label == "none" and cell.seed == 0)
-    assert {(cell.label, cell.seed) for cell in companions(first, grid.cells)} == {("ls", 0)}
+    students = [cell for cell in grid.cells if cell.seed < 1000]  # those of teachers
+
+    def joined(cell, several_streams):
+        group = [cell]
+        for other in students:
+            if may_join(group, other, several_streams):
+                group.append(other)
+        return {(cell.label, cell.seed) for cell in group}
+
+    assert joined(first, False) == {("none", 0), ("ls", 0), ("crd", 0)}
+    everyone = {(label, seed) for label in ("none", "ls", "cskd") for seed in (0, 1)}
+    assert joined(first, True) == everyone | {("crd", 0)}  # a second one that draws would change what the first draws
     assert {alone_because(cell) for cell in grid.cells if cell.label.startswith("ft")} == {"its method has a preparation phase"}
-    [*dropped] = tiny(recipe={"name": "digits", "epochs": 2, "dropout": 0.1}).cells
-    assert "dropout" in alone_because(dropped[0])
+    [dropped, *_] = tiny(recipe={"name": "digits", "epochs": 2, "dropout": 0.1}).cells
+    assert draws(dropped)
+
+
+@pytest.mark.parametrize("path", ["eager", "graph"])
+def test_several_seeds_in_one_step_are_what_each_is_alone(tmp_path, tiny, path, monkeypatch):
+    """As on a GPU, where cells with other seeds and partners train along, and one of them may draw."""
+
+    def fake(step, dataset, team, eager):
+        return StepRunner(step, FakeGraphs() if path == "graph" else None)
+
+    monkeypatch.setattr(engine, "runner", fake)
+    recipe = {"name": "digits", "epochs": 2, "batch_size": 16}
+    grid = tiny(methods=["none", "kd", "cskd", {"crd": {"negatives": 16}}], seeds=[0, 1], recipe=recipe)
+    teacher = next(cell for cell in grid.cells if cell.id in {other.teacher.cell for other in grid.cells if other.teacher})
+    students = [cell for cell in grid.cells if cell.id != teacher.id and (cell.method["type"], cell.seed) != ("crd", 0)]
+    options = Options(device="cpu", threads=1)
+    digests = []
+    for groups in ([[cell] for cell in students], [[*students[1:], students[0]]]):
+        folder = ResultsFolder(tmp_path / str(len(groups))).grid("tiny")
+        engine.train([teacher], folder, options)
+        records = [record for group in groups for record in engine.train(group, folder, options)]
+        digests.append({record.id: (record.weights_sha256, record.accuracies.last.top1) for record in records})
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 7
+
+
+def test_those_that_stopped_at_another_epoch_go_on_by_themselves(tmp_path, tiny):
+    grid = tiny(methods=["none", "ls", "tfd"], pairs=[{"student": "resnet8"}], recipe={"name": "digits", "epochs": 3})
+    folder, options = ResultsFolder(tmp_path).grid("tiny"), Options(device="cpu", threads=1, checkpoint_s=0.0)
+    first, *others = grid.cells
+
+    class StopError(Exception):
+        pass
+
+    def stop_after(epoch):
+        save = hooks.CheckpointHook.after_train_epoch
+
+        def after(self, runner):
+            save(self, runner)
+            if runner.epoch == epoch:
+                raise StopError
+
+        return after
+
+    for group, epoch in (([first], 1), (others, 2)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hooks.CheckpointHook, "after_train_epoch", stop_after(epoch))
+            with pytest.raises(StopError):
+                engine.train(group, folder, options)
+    with pytest.raises(SplitError) as caught:
+        engine.train(grid.cells, folder, options)
+    assert caught.value.parts == [[first.id], [cell.id for cell in others]]
+    assert [[cell.id for cell in part] for part in worker._parts(grid.cells, caught.value)] == caught.value.parts
 
 
 def test_where_memory_is_short_fewer_train_together(tmp_path, monkeypatch, capsys):
@@ -89,7 +155,8 @@ def test_where_memory_is_short_fewer_train_together(tmp_path, monkeypatch, capsy
     assert run(tmp_path, "--together", "--set", "seeds=[0]", "--set", "methods=[none, kd, at, tfd]") == 0
     assert sizes == [1, 4, 2, 2]  # the teacher, then the students
     logs = [path.read_text() for path in (tmp_path / "results/small").glob("*/log.txt")]
-    assert any("4 cells in lock-step failed (OutOfMemoryError: CUDA out of memory); now 2 at a time" in log for log in logs)
+    reason = "4 cells in lock-step failed (OutOfMemoryError: CUDA out of memory); now in groups of 2, 2"
+    assert any(reason in text for text in logs)
 
 
 @pytest.mark.parametrize(

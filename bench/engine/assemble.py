@@ -30,7 +30,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass
 class Assembly:
-    """Everything that a group of cells works with: cells that share data, seed, recipe and precision."""
+    """Everything that a group of cells works with: cells that share data, recipe and precision."""
 
     cells: list[Cell]
     device: torch.device
@@ -38,7 +38,7 @@ class Assembly:
     train: Split
     held: dict[str, Split]  # what is evaluated: test, and val where the recipe holds it out
     trainees: dict[str, Trainee]  # by cell id
-    streams: dict[str | None, Stream] = field(default_factory=dict)  # by the kind of partner
+    streams: dict[tuple[str | None, int], Stream] = field(default_factory=dict)  # by the kind of partner, and the seed
 
     @property
     def first(self) -> Cell:
@@ -46,7 +46,9 @@ class Assembly:
 
     def step(self, team: Team = ALONE) -> Step:
         """The training step of all trainees."""
-        return Step(self.trainees, self.device, self.first.precision, team)
+        streams = self.all_streams()
+        sees = {cell.id: streams.index(self.stream(self.trainees[cell.id], cell.seed)) for cell in self.cells}
+        return Step(self.trainees, self.device, self.first.precision, team, sees)
 
     def held_batches(self, name: str, batch_size: int = 500, team: Team = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels to evaluate on; this process's part of them."""
@@ -66,21 +68,25 @@ class Assembly:
         """Two images as networks see them."""
         return next(self.held_batches("test", batch_size=2))[0]
 
-    def stream(self, trainee: Trainee) -> Stream:
-        """The batches that a trainee's method wants."""
-        partner = trainee.method.partner
-        if partner not in self.streams:
-            cell = self.first
-            self.streams[partner] = Stream(
+    def all_streams(self) -> list[Stream]:
+        """The batches of all cells, each stream once."""
+        return list(dict.fromkeys(self.stream(self.trainees[cell.id], cell.seed) for cell in self.cells))
+
+    def stream(self, trainee: Trainee, seed: int | None = None) -> Stream:
+        """The batches that a trainee's method wants, by default with the first cell's seed."""
+        partner, cell = trainee.method.partner, self.first
+        key = partner, cell.seed if seed is None else seed
+        if key not in self.streams:
+            self.streams[key] = Stream(
                 self.train,
                 self.dataset,
                 cell.recipe,
-                cell.seed,
+                key[1],
                 self.device,
                 partner=partner,
                 memory_format=torch.channels_last,
             )
-        return self.streams[partner]
+        return self.streams[key]
 
 
 TeacherSource = Callable[[Cell, GridFolder, Dataset], Network]

@@ -92,9 +92,9 @@ class CudaGraphs:
 class Kind:
     """Steps of one phase and batch size."""
 
-    static: Batch  # what its steps read; always the same memory
+    static: list[Batch]  # what its steps read; always the same memory
     seen: int = 0
-    previous: Batch | None = None  # a batch before the one at which the recording is checked
+    previous: list[Batch] | None = None  # batches before those at which the recording is checked
     replay: Work | None = None
 
 
@@ -105,7 +105,7 @@ class StepRunner:
     Attributes:
         graphs: what records; None on a CPU, and where steps are eager.
         reason: why steps are eager, or how the recorded ones were found to be the same; None on a CPU.
-        kinds: by whether they prepare, and the size of the batch.
+        kinds: by whether they prepare, and the size of a batch.
     """
 
     step: Step
@@ -113,17 +113,17 @@ class StepRunner:
     reason: str | None = None
     kinds: dict[tuple[bool, int], Kind] = field(default_factory=dict)
 
-    def __call__(self, batch: Batch, preparing: bool = False) -> None:
+    def __call__(self, *batches: Batch, preparing: bool = False) -> None:
         """Take a step; see `Step`.
 
         Raises:
             CaptureError: the next attempt needs a fresh process, and `reason` at its start.
         """
         if self.graphs is None:
-            self.step(batch, preparing)
+            self.step(*batches, preparing=preparing)
             return
         with self.graphs.beside():
-            self._take(self.graphs, batch, preparing)
+            self._take(self.graphs, [self.step.static(batch) for batch in batches], preparing)
 
     @property
     def path(self) -> str | None:
@@ -137,36 +137,35 @@ class StepRunner:
         """Why so."""
         return self.reason or (f"no more than {WARM_UP} steps of one kind" if self.path else None)
 
-    def _take(self, graphs: Graphs, batch: Batch, preparing: bool) -> None:
-        batch = self.step.static(batch)
-        kind = self.kinds.get(key := (preparing, len(batch.target)))
+    def _take(self, graphs: Graphs, batches: list[Batch], preparing: bool) -> None:
+        kind = self.kinds.get(key := (preparing, len(batches[0].target)))
         if kind is None:
-            kind = self.kinds[key] = Kind(_copied(batch))
+            kind = self.kinds[key] = Kind(_copied(batches))
         kind.seen += 1
         if kind.replay is None and kind.seen > WARM_UP and kind.previous is not None:
             try:
-                self._record(graphs, kind, batch, preparing)
+                self._record(graphs, kind, batches, preparing)
             except RefusedError as error:
                 log.info("steps are eager: %s", error)
                 self.graphs, self.reason = None, str(error)
                 self.kinds.clear()
-                self.step(batch, preparing)
+                self.step(*batches, preparing=preparing)
                 return
-        _fill(kind.static, batch)
+        _fill(kind.static, batches)
         if kind.replay is not None:
             kind.replay()
             return
-        self.step(kind.static, preparing)
+        self.step(*kind.static, preparing=preparing)
         kind.previous = _copied(kind.static) if kind.seen == WARM_UP else None
 
-    def _record(self, graphs: Graphs, kind: Kind, batch: Batch, preparing: bool) -> None:
+    def _record(self, graphs: Graphs, kind: Kind, batches: list[Batch], preparing: bool) -> None:
         """Record a step, and compare its replay with eager steps at two moments: here, and with another batch, epoch and lr."""
         assert kind.previous is not None
         here = Snapshot(self.step)
-        moments = [lambda: _fill(kind.static, batch), lambda: self._elsewhere(kind, batch)]
+        moments = [lambda: _fill(kind.static, batches), lambda: self._elsewhere(kind, batches)]
 
         def work() -> None:
-            self.step(kind.static, preparing)
+            self.step(*kind.static, preparing=preparing)
 
         try:
             eager = [_Eager(here, set_up, work, graphs) for set_up in moments]
@@ -177,13 +176,13 @@ class StepRunner:
             here.restore()
         kind.replay, kind.previous = replay, None
         self.reason = f"checked at {len(findings)} moments: {max(findings, key=len)}"
-        log.info("steps of %d images%s are replayed; %s", len(batch.target), " (preparation)" * preparing, self.reason)
+        log.info("steps of %d images%s are replayed; %s", len(batches[0].target), " (preparation)" * preparing, self.reason)
 
-    def _elsewhere(self, kind: Kind, batch: Batch) -> None:
+    def _elsewhere(self, kind: Kind, batches: list[Batch]) -> None:
         """Another moment of the training: what was taken for constant shows."""
         assert kind.previous is not None
         _fill(kind.static, kind.previous)
-        last = batch.epochs - 1
+        last = batches[0].epochs - 1
         self.step.epoch.copy_(torch.where(self.step.epoch * 2 < last, last, 0))
         self.step.progress.copy_(torch.where(self.step.progress < 0.5, 0.95, 0.05))
         for member in self.step.members.values():
@@ -237,16 +236,20 @@ def _recorded(graphs: Graphs, work: Work) -> Work:
         raise CaptureError(f"a step could not be recorded: {str(error).splitlines()[0]}{_place(error)}") from error
 
 
-def _copied(batch: Batch) -> Batch:
-    return batch._replace(**{name: value.clone() for name in TENSORS if (value := getattr(batch, name)) is not None})
+def _copied(batches: list[Batch]) -> list[Batch]:
+    return [
+        batch._replace(**{name: value.clone() for name in TENSORS if (value := getattr(batch, name)) is not None})
+        for batch in batches
+    ]
 
 
-def _fill(static: Batch, batch: Batch) -> None:
-    """Write a batch's tensors into static memory; epoch and progress are the step's own tensors."""
-    for name in TENSORS:
-        value = getattr(batch, name)
-        if isinstance(value, Tensor):
-            getattr(static, name).copy_(value, non_blocking=True)
+def _fill(static: list[Batch], batches: list[Batch]) -> None:
+    """Write batches' tensors into static memory; epoch and progress are the step's own tensors."""
+    for kept, batch in zip(static, batches, strict=True):
+        for name in TENSORS:
+            value = getattr(batch, name)
+            if isinstance(value, Tensor):
+                getattr(kept, name).copy_(value, non_blocking=True)
 
 
 def _place(error: BaseException) -> str:

@@ -55,7 +55,7 @@ def restore(loop: Loop, cell_id: str, state: dict[str, Any]) -> None:
     member.optimizer.load_state_dict(state["optimizer"])
     loop.history[cell_id] = state["history"]
     loop.epoch = state["epoch"]
-    loop.iter = loop.epoch * len(loop.stream)
+    loop.iter = loop.epoch * loop.steps
     loop.seconds.update(state["clocks"])
 
 

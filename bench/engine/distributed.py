@@ -31,14 +31,16 @@ IDLE_PATIENCE = timedelta(days=30)  # for the next cell
 
 def rows_of(batch: Batch, part: int, parts: int) -> tuple[Batch, float]:
     """One of so many parts of a batch, as even as can be, and the weight that makes their mean the mean over the batch."""
-    rows = torch.arange(len(batch.target)).tensor_split(parts)[part]
-    where = slice(int(rows[0]), int(rows[-1]) + 1)
+    each, longer = divmod(len(batch.target), parts)  # the first `longer` parts have one row more
+    start = part * each + min(part, longer)
+    rows = each + (part < longer)
+    where = slice(start, start + rows)
     shared = {
         name: value[where]
         for name in ("image", "target", "index", "partner", "soft")
         if (value := getattr(batch, name)) is not None
     }
-    return batch._replace(**shared), len(rows) * parts / len(batch.target)
+    return batch._replace(**shared), rows * parts / len(batch.target)
 
 
 @dataclass(frozen=True)

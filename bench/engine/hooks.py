@@ -32,7 +32,7 @@ class EvaluateHook(Hook):
         epoch = runner.epoch - runner.prepare_epochs
         if epoch <= 0:
             return
-        steps = len(runner.stream)
+        steps = runner.steps
         lr = learning_rate(runner.recipe, epoch * steps - 1, steps)
         for cell_id, rows in runner.history.items():
             row: Row = {"epoch": epoch, "lr": lr}

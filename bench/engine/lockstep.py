@@ -1,14 +1,15 @@
-"""Which cells may train in lock-step: on one stream of batches, with one forward pass of each teacher.
+"""Which cells may train in lock-step: at one learning rate and epoch, with one forward pass of each teacher.
 
-Cells of one seed see the same images in the same order, whatever their method. What each computes is the same as when it trains
-alone, bit for bit on a CPU, as long as nobody draws random numbers while others do.
+Cells of one seed see the same images in the same order, whatever their method; those of other seeds or other partners have
+streams of batches of their own. What each computes is the same as when it trains alone, bit for bit on a CPU, as long as one
+cell of a group at most draws random numbers.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -21,29 +22,38 @@ from methods.base import Method
 
 def alone_because(cell: Cell) -> str | None:
     """Why a cell trains by itself, or None."""
-    method = _method(cell)
-    if method.draws_random:
-        return "its method draws random numbers"
-    if cell.recipe.dropout or cell.recipe.drop_path:
-        return f"its recipe has {'dropout' if cell.recipe.dropout else 'drop_path'}, which draws random numbers"
-    if _network_draws(json.dumps(cell.student)):
-        return "its network draws random numbers"
-    if method.prepare_epochs:
-        return "its method has a preparation phase"
-    return None
+    return "its method has a preparation phase" if _method(cell).prepare_epochs else None
 
 
-def companions(cell: Cell, others: Iterable[Cell]) -> list[Cell]:
-    """Those of `others` that may train in lock-step with `cell`."""
-    if alone_because(cell):
-        return []
-    return [other for other in others if other.id != cell.id and not alone_because(other) and _stream(other) == _stream(cell)]
+def draws(cell: Cell) -> bool:
+    """Whether its steps draw random numbers: its method, its recipe's dropout or drop path, or its network by itself."""
+    recipe = cell.recipe
+    return _method(cell).draws_random or recipe.dropout > 0 or recipe.drop_path > 0 or _network_draws(json.dumps(cell.student))
 
 
-def _stream(cell: Cell) -> str:
-    """Equal for cells that see the same batches."""
-    shared = {name: cell.identity[name] for name in ("data", "recipe", "seed", "precision", "protocol")}
-    return digest(shared | {"partner": _method(cell).partner})
+def may_join(group: Sequence[Cell], other: Cell, several_streams: bool = False) -> bool:
+    """Whether a cell may train in lock-step with these.
+
+    Args:
+        several_streams: whether it may see other batches than they do, of another seed or with another kind of partner. Worth
+            it on a GPU, where steps overlap.
+    """
+    first = group[0]
+    if other.id in [cell.id for cell in group] or alone_because(first) or alone_because(other):
+        return False
+    if draws(other) and any(draws(cell) for cell in group):
+        return False
+    return _shared(first) == _shared(other) and (several_streams or _stream(first) == _stream(other))
+
+
+def _shared(cell: Cell) -> str:
+    """Equal for cells whose steps fit together."""
+    return digest({name: cell.identity[name] for name in ("data", "recipe", "precision", "protocol")})
+
+
+def _stream(cell: Cell) -> tuple[int, str | None]:
+    """Equal for cells that see the same batches, of those whose steps fit together."""
+    return cell.seed, _method(cell).partner
 
 
 def _method(cell: Cell) -> Method:

@@ -25,13 +25,15 @@ class Loop:
     Hooks are mmengine's; they are called in their order, and what they get as `runner` is this loop.
 
     Args:
-        runner: what takes the steps. Its trainees share recipe, seed and data.
-        stream: the batches that they all see.
+        runner: what takes the steps. Its trainees share recipe and data.
+        streams: the batches that they see: of each step as many as there are streams.
         prepare_epochs: length of the preparation phase.
         prepare_lr: its learning rate, which is constant.
-        seed: of the cells; with the epoch it seeds torch's generators, so that resuming needs no generator's state.
+        seed: with the epoch it seeds torch's generators, so that resuming needs no generator's state. That of the cell that
+            draws from them, if there is one.
 
     Attributes:
+        steps: of an epoch.
         epoch: epochs that are finished, preparation included; `max_epochs` in the end.
         iter: steps that are finished; `max_iters` in the end.
         terms: mean of each loss term over the last epoch, by cell id.
@@ -42,12 +44,13 @@ class Loop:
     """
 
     def __init__(
-        self, runner: StepRunner, stream: Stream, recipe: Recipe, prepare_epochs: int, prepare_lr: float, seed: int
+        self, runner: StepRunner, streams: Sequence[Stream], recipe: Recipe, prepare_epochs: int, prepare_lr: float, seed: int
     ) -> None:
-        self.runner, self.step, self.stream, self.recipe, self.seed = runner, runner.step, stream, recipe, seed
+        self.runner, self.step, self.streams, self.recipe, self.seed = runner, runner.step, streams, recipe, seed
+        self.steps = len(streams[0])
         self.prepare_epochs, self.prepare_lr = prepare_epochs, prepare_lr
         self.max_epochs = prepare_epochs + recipe.epochs
-        self.max_iters = self.max_epochs * len(stream)
+        self.max_iters = self.max_epochs * self.steps
         self.epoch = self.iter = 0
         self.terms: dict[str, dict[str, float]] = {}
         self.history: dict[str, list[Row]] = {cell_id: [] for cell_id in self.step.members}
@@ -81,20 +84,20 @@ class Loop:
     def _run_epoch(self) -> None:
         preparing = self.epoch < self.prepare_epochs
         epoch = self.epoch if preparing else self.epoch - self.prepare_epochs  # of the phase
-        step, team, steps = self.step, self.step.team, len(self.stream)
+        step, team, steps = self.step, self.step.team, self.steps
         before, after = self._with_stage("before_train_iter"), self._with_stage("after_train_iter")
         torch.manual_seed(seed_from(self.seed, self.epoch, *([] if team.leads else [team.rank])))
         step.train()
         self.call("before_train_epoch")
         with self.clock.measure("prepare_s" if preparing else "train_s"):
-            for index, batch in enumerate(self.stream.epoch(epoch)):
+            for index, batches in enumerate(zip(*(stream.epoch(epoch) for stream in self.streams), strict=True)):
                 step.set_lr(self.prepare_lr if preparing else learning_rate(self.recipe, epoch * steps + index, steps))
                 for hook in before:
-                    hook.before_train_iter(self, index, batch)
-                self.runner(batch, preparing)
+                    hook.before_train_iter(self, index, batches[0])
+                self.runner(*batches, preparing=preparing)
                 self.iter += 1
                 for hook in after:
-                    hook.after_train_iter(self, index, batch)
+                    hook.after_train_iter(self, index, batches[0])
             self.terms = step.mean_terms(steps, preparing)
             for member in step.members.values():
                 team.follow_leader(member.trainee)

@@ -8,7 +8,7 @@ replayed, which `tests/test_capture.py` shows for every method.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import add
@@ -26,7 +26,11 @@ from methods.base import Batch
 
 
 class DivergedError(ArithmeticError):
-    """A loss became NaN or infinite."""
+    """A loss became NaN or infinite, in these cells."""
+
+    def __init__(self, reason: str, cells: list[str]) -> None:
+        super().__init__(reason)
+        self.cells = cells
 
 
 def total(terms: dict[str, Tensor]) -> Tensor:
@@ -41,11 +45,12 @@ class Member:
     trainee: Trainee
     module: nn.Module  # the trainee itself, or what averages its gradients over processes
     optimizer: Optimizer
+    stream: int = 0  # which of a step's batches it sees
     sums: dict[bool, dict[str, Tensor]] = field(default_factory=lambda: {False: {}, True: {}})  # of terms; key: preparing
 
 
 class Step:
-    """One optimization step of a group of trainees on one batch.
+    """One optimization step of a group of trainees, on one batch or, of trainees that see different ones, on several.
 
     The order is fixed: teachers forget, then for each trainee forward, backward (which averages gradients over processes), the
     method's `gradients`, clipping, optimizer, the method's `after_step`, moving average. In a preparation phase a method's
@@ -53,10 +58,11 @@ class Step:
     divides a batch (`accumulate`), all up to the backward is done for each part in turn, and their gradients add up.
 
     Args:
-        trainees: by cell id; they see the same batches, and a teacher that they share is asked once a step. On a GPU each
-            has a stream of its own, so that their kernels overlap.
+        trainees: by cell id; a teacher that they share is asked once for each batch. On a GPU each trainee has a CUDA stream
+            of its own, so that their kernels overlap.
         precision: "fp32" or "bf16".
         team: the processes that share each batch.
+        sees: by cell id, which of a step's batches a trainee sees; by default the first.
 
     Attributes:
         members: by cell id.
@@ -64,10 +70,17 @@ class Step:
         epoch, progress: of the last batch that had them as numbers; 0-dim tensors that stay in place.
     """
 
-    def __init__(self, trainees: dict[str, Trainee], device: torch.device, precision: str, team: Team = ALONE) -> None:
+    def __init__(
+        self,
+        trainees: dict[str, Trainee],
+        device: torch.device,
+        precision: str,
+        team: Team = ALONE,
+        sees: Mapping[str, int] | None = None,
+    ) -> None:
         self.device, self.precision, self.team = device, precision, team
         self.members = {
-            cell_id: Member(trainee, team.wrap(trainee, device), Optimizer(trainee, device))
+            cell_id: Member(trainee, team.wrap(trainee, device), Optimizer(trainee, device), (sees or {}).get(cell_id, 0))
             for cell_id, trainee in trainees.items()
         }
         self._parts = next(iter(trainees.values())).recipe.accumulate  # all have one recipe
@@ -78,38 +91,43 @@ class Step:
             if teacher is not None and not any(teacher is known for known in self._teachers):
                 self._teachers.append(teacher)
         on_streams = device.type == "cuda" and len(trainees) > 1
-        self._streams = Streams(device, len(trainees)) if on_streams else None
+        self._branches = Streams(device, len(trainees)) if on_streams else None
         for teacher in self._teachers:
-            teacher.keeps_all = on_streams
+            teacher.keeps_all = on_streams or len(set((sees or {}).values())) > 1
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.progress = torch.zeros((), dtype=torch.float64, device=device)
         self._filled: object = 0  # the epoch that `epoch` holds, so that it is written only when it changes
 
-    def __call__(self, batch: Batch, preparing: bool = False) -> None:
+    def __call__(self, *batches: Batch, preparing: bool = False) -> None:
         """Take the step.
 
         Args:
-            batch: all of it, on the device; of several processes each takes its share. An epoch and a progress that are
+            batches: all of each, on the device; of several processes each takes its share. An epoch and a progress that are
                 numbers are written into static tensors.
         """
-        batch, weight = self.team.share(self.static(batch))
+        shares = [self.team.share(self.static(batch)) for batch in batches]
         if self._parts == 1:
-            self._run(self._one, batch, weight, preparing)
+            self._run(self._one, shares, preparing)
             return
         for number in range(self._parts):
-            part, share = rows_of(batch, number, self._parts)
-            last = number == self._parts - 1
-            self._run(self._one if last else self._add_gradients, part, weight * share / self._parts, preparing)
+            parts = []
+            for batch, weight in shares:
+                part, share = rows_of(batch, number, self._parts)
+                parts.append((part, weight * share / self._parts))
+            self._run(self._one if number == self._parts - 1 else self._add_gradients, parts, preparing)
 
-    def _run(self, work: Callable[[Member, Batch, float, bool], None], batch: Batch, weight: float, preparing: bool) -> None:
-        """Do this for each trainee; on a GPU at the same time."""
+    def _run(
+        self, work: Callable[[Member, Batch, float, bool], None], shares: list[tuple[Batch, float]], preparing: bool
+    ) -> None:
+        """Do this for each trainee, with its batch and the weight of its terms; on a GPU at the same time."""
         for teacher in self._teachers:
             teacher.forget()
-        if self._streams is None:
-            for member in self.members.values():
-                work(member, batch, weight, preparing)
+        works = [partial(work, member, *shares[member.stream], preparing) for member in self.members.values()]
+        if self._branches is not None:
+            self._branches.run(works)
         else:
-            self._streams.run([partial(work, member, batch, weight, preparing) for member in self.members.values()])
+            for each in works:
+                each()
 
     def _add_gradients(self, member: Member, batch: Batch, weight: float, preparing: bool) -> None:
         with self.team.apart(member.module):
@@ -175,10 +193,12 @@ class Step:
             means[cell_id] = dict(zip(sums, values.tolist(), strict=True))
             for value in sums.values():
                 value.zero_()
-        for cell_id, terms in means.items():
-            bad = {name: value for name, value in terms.items() if not math.isfinite(value)}
-            if bad:
-                raise DivergedError(f"{cell_id}: {', '.join(f'{name} is {value}' for name, value in bad.items())}")
+        bad = {
+            cell_id: ", ".join(f"{name} is {value}" for name, value in terms.items() if not math.isfinite(value))
+            for cell_id, terms in means.items()
+        }
+        if diverged := [cell_id for cell_id, words in bad.items() if words]:
+            raise DivergedError("; ".join(f"{cell_id}: {bad[cell_id]}" for cell_id in diverged), diverged)
         return means
 
 

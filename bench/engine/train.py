@@ -21,9 +21,11 @@ from bench.engine.device import choose_repeatable_kernels, hand_back_freed_memor
 from bench.engine.distributed import ALONE, Team
 from bench.engine.flops import count_flops
 from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, VisualizeHook, user_hook
+from bench.engine.lockstep import draws
 from bench.engine.loop import Loop, Row
+from bench.engine.step import DivergedError
 from bench.engine.teacher_accuracy import measure_assembled
-from bench.errors import UserError
+from bench.errors import SplitError, UserError
 from bench.records.cell import Cell
 from bench.records.cell_folder import CellFolder
 from bench.records.correct import packed
@@ -42,6 +44,7 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
 
     Raises:
         DivergedError, UserError, ValueError, torch.OutOfMemoryError: nothing but a checkpoint is left then.
+        SplitError: some of the cells cannot go on with the others.
         OtherCodeError: the user's code is not the one that the run was planned with.
         DamagedError: a checkpoint does not fit; it was set aside, so that the next attempt starts anew.
     """
@@ -64,7 +67,13 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
     loop.sources = made_by
     for cell_id, state in saved.items():
         _restore(loop, folder.cell(cell_id), state)
-    loop.run(_hooks(assembly, folder, options, team))
+    try:
+        loop.run(_hooks(assembly, folder, options, team))
+    except DivergedError as error:
+        if len(cells) == 1:
+            raise
+        others = [cell.id for cell in cells if cell.id not in error.cells]
+        raise SplitError(str(error), [part for part in (others, *([each] for each in error.cells)) if part]) from error
     if not team.leads:
         return []
     facts, records = machine(assembly.device), []
@@ -88,10 +97,13 @@ def _eager_reason(cells: list[Cell], folder: GridFolder, options: Options) -> st
 
 def _set_threads(cells: list[Cell], saved: dict[str, dict[str, Any]], threads: int) -> None:
     """As many as before an interruption: sums in another order would give other weights."""
-    stopped = {(state["epoch"], state["threads"]) for state in saved.values()}
-    if len(stopped) > 1 or (saved and len(saved) < len(cells)):
-        raise ValueError("cells in lock-step must have stopped at the same epoch, with as many threads")
-    if stopped:
+    stopped: dict[tuple[int, int], list[str]] = {}
+    for cell in cells:
+        state = saved.get(cell.id, {"epoch": 0, "threads": threads})
+        stopped.setdefault((state["epoch"], state["threads"]), []).append(cell.id)
+    if len(stopped) > 1:
+        raise SplitError("they stopped at different epochs, or with other numbers of threads", list(stopped.values()))
+    if saved:
         ((_, threads),) = stopped
     if threads:
         torch.set_num_threads(threads)
@@ -112,12 +124,11 @@ def _check_memories(assembly: Assembly, team: Team) -> None:
 
 
 def _loop(assembly: Assembly, team: Team, eager: str | None) -> Loop:
-    cell = assembly.first
-    trainee = assembly.trainees[cell.id]
-    method = trainee.method
+    cell = next((cell for cell in assembly.cells if draws(cell)), assembly.first)
+    method = assembly.trainees[cell.id].method
     prepare_lr = method.prepare_lr or cell.recipe.lr
     taker = runner(assembly.step(team), assembly.dataset, team, eager)
-    return Loop(taker, assembly.stream(trainee), cell.recipe, method.prepare_epochs, prepare_lr, cell.seed)
+    return Loop(taker, assembly.all_streams(), cell.recipe, method.prepare_epochs, prepare_lr, cell.seed)
 
 
 def _hooks(assembly: Assembly, folder: GridFolder, options: Options, team: Team) -> list[Hook]:
@@ -162,8 +173,8 @@ def _record(
         cell=cell,
         accuracies=accuracies(rows),
         epochs=cell.recipe.epochs,
-        steps=cell.recipe.epochs * len(loop.stream),
-        prepare_steps=loop.prepare_epochs * len(loop.stream),
+        steps=cell.recipe.epochs * loop.steps,
+        prepare_steps=loop.prepare_epochs * loop.steps,
         train_samples=len(assembly.train.targets),
         clocks=Clocks(**loop.seconds),
         neighbours=options.neighbours + len(assembly.cells) - 1,

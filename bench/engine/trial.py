@@ -103,7 +103,7 @@ class Trials:
         with _part("networks", places["networks"]):
             _check_outputs(trainee, assembly)
         loop = _loop(assembly, assembly.step())
-        batch = next(iter(loop.stream.epoch(0)))
+        batch = next(iter(loop.streams[0].epoch(0)))
         seconds = _steps(loop.step, trainee, batch)
         if not step_only:
             with _part("checkpoint", defined_at(type(trainee.method))):
@@ -144,9 +144,7 @@ def _check_outputs(trainee: Trainee, assembly: Assembly) -> None:
 def _loop(assembly: Assembly, step: Step) -> Loop:
     cell = assembly.first
     trainee = assembly.trainees[cell.id]
-    return Loop(
-        StepRunner(step), assembly.stream(trainee), cell.recipe, trainee.method.prepare_epochs, cell.recipe.lr, cell.seed
-    )
+    return Loop(StepRunner(step), assembly.all_streams(), cell.recipe, trainee.method.prepare_epochs, cell.recipe.lr, cell.seed)
 
 
 def _steps(step: Step, trainee: Trainee, batch: Batch) -> float:
@@ -158,7 +156,7 @@ def _steps(step: Step, trainee: Trainee, batch: Batch) -> float:
         with _part("preparation" if preparing else "step", defined_at(type(trainee.method))):
             started = time.perf_counter()
             try:
-                step(batch, preparing)
+                step(batch, preparing=preparing)
             except (TypeError, AttributeError, RuntimeError):
                 _check_terms(step, trainee, batch, preparing)
                 raise

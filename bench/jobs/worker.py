@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from bench.errors import place_of
+from bench.errors import SplitError, place_of
 from bench.jobs.check import check, name_failed, not_its_fault, wants_memory
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
@@ -204,7 +204,7 @@ def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options
             if place.settled():
                 return "passed"
             most = _most_together(left, options) if team.size == 1 else 1
-            group = [cell, *(_companions(cell, left, folder, locks, most - 1) if most > 1 else [])]
+            group = _group(cell, left, folder, locks, most, options)
             _try(group, folder, options, team)
             return "tried"
     except TimeoutError:
@@ -224,27 +224,36 @@ def _most_together(left: Sequence[Cell], options: Options) -> int:
     return MOST if options.together else min(MOST, -(-len(left) // (options.neighbours + 1)))
 
 
-def _companions(cell: Cell, left: Sequence[Cell], folder: GridFolder, locks: contextlib.ExitStack, most: int) -> list[Cell]:
-    """At most so many cells of `left` that may train in lock-step with this one now; their locks are taken.
+def _group(
+    cell: Cell, left: Sequence[Cell], folder: GridFolder, locks: contextlib.ExitStack, most: int, options: Options
+) -> list[Cell]:
+    """This cell and others of `left` that may train in lock-step with it now, at most so many; the others' locks are taken.
 
-    A teacher for which others wait is not slowed down by company.
+    A teacher for which other workers wait is not slowed down by company. A single worker of a GPU gives it some: its steps
+    alone leave the GPU idle.
     """
-    from bench.engine.lockstep import companions
+    from bench.engine.device import resolve_device
+    from bench.engine.lockstep import may_join
 
-    awaited = {other.teacher.cell for other in left if other.teacher}
-    found: list[Cell] = []
+    group = [cell]
+    if most == 1:
+        return group
+    on_gpu = resolve_device(options.device).type == "cuda"
+    awaited = set() if on_gpu and not options.neighbours else {other.teacher.cell for other in left if other.teacher}
     if cell.id in awaited:
-        return found
-    for other in companions(cell, [other for other in left if other.id not in awaited]):
+        return group
+    for other in left:
+        if len(group) == most:
+            break
         place = folder.cell(other.id)
         ready = not other.teacher or not other.teacher.cell or folder.cell(other.teacher.cell).done()
-        if not ready or place.settled() or len(found) == most:
+        if other.id in awaited or not ready or not may_join(group, other, several_streams=on_gpu) or place.settled():
             continue
         with contextlib.suppress(TimeoutError, OSError):
             locks.enter_context(place.lock())
             if not place.settled():
-                found.append(other)
-    return found
+                group.append(other)
+    return group
 
 
 def _try(group: list[Cell], folder: GridFolder, options: Options, team: Team) -> None:
@@ -291,18 +300,24 @@ def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) 
                 return []
             if ruined:  # no cell is named as failed; attempts are counted
                 raise
-            full = wants_memory(error)
-            size = -(-len(group) // 2) if full else 1
-            log.warning(
-                "%d cells in lock-step failed (%s: %s); now %d at a time", len(group), type(error).__name__, error, size
-            )
-            return [group[start : start + size] for start in range(0, len(group), size)]
+            parts = _parts(group, error)
+            name, sizes = type(error).__name__, ", ".join(str(len(part)) for part in parts)
+            log.warning("%d cells in lock-step failed (%s: %s); now in groups of %s", len(group), name, error, sizes)
+            return parts
         except BaseException:
             log.info("stopped")
             if not _at_time_limit.is_set():  # the cell is not at fault when a worker is stopped; a time limit may be too short
                 for cell in group:
                     folder.cell(cell.id).end_attempts()
             raise
+
+
+def _parts(group: list[Cell], error: Exception) -> list[list[Cell]]:
+    """The groups in which to try the cells of a group that failed: those that the error names, halves, or each alone."""
+    if isinstance(error, SplitError):
+        return [[cell for cell in group if cell.id in ids] for ids in error.parts]
+    size = -(-len(group) // 2) if wants_memory(error) else 1
+    return [group[start : start + size] for start in range(0, len(group), size)]
 
 
 def _record_failure(cell: Cell, folder: GridFolder, error: Exception, team: Team) -> None:

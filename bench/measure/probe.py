@@ -89,7 +89,7 @@ class Probe:
 
     def take_step(self, preparing: bool = False) -> None:
         """The next batch, and a step on it."""
-        self.runner(next(self.batches), preparing)
+        self.runner(next(self.batches), preparing=preparing)
 
     def take_steps(self, count: int, preparing: bool = False) -> None:
         """That many in a row."""

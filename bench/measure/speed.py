@@ -23,7 +23,7 @@ from bench.engine.capture import StepRunner, runner
 from bench.engine.device import keep_freed_memory, machine, resolve_device
 from bench.engine.distributed import ALONE
 from bench.engine.flops import count_flops
-from bench.engine.lockstep import companions
+from bench.engine.lockstep import may_join
 from bench.engine.step import Step
 from bench.engine.trainee import Teacher, Trainee
 from bench.measure.probe import Probe
@@ -243,7 +243,10 @@ def in_lock_step(cells: list[Cell], folder: GridFolder, options: Options) -> dic
     left = cells
     while left:
         cell, *left = left
-        group = [cell, *(other for other in companions(cell, left) if other.student == cell.student)]
+        group = [cell]
+        for other in left:
+            if other.student == cell.student and may_join(group, other):
+                group.append(other)
         left = [other for other in left if other not in group]
         if len(group) < 2:
             continue
