@@ -106,7 +106,7 @@ def import_plugins(given: Given) -> None:
 # Verbs that show what there is
 
 
-@verb("List methods, models, data sets, grids or recipes", PLUGINS, KIND)
+@verb("List what there is of a kind", PLUGINS, KIND)
 def list_(given: Given) -> None:
     from bench.plan import catalogue
 

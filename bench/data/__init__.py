@@ -1,6 +1,7 @@
 """Data sets, and the streams of batches that training and evaluation read."""
 
 from bench.data import huggingface, own, policies, standard, table, torchvision  # noqa: F401  (they register what they hold)
+from bench.data.augment import send
 from bench.data.augmentations import AUGMENTATIONS, Augmentation
 from bench.data.dataset import Dataset, Normalization, Shape, Split
 from bench.data.sets import DATASETS, Look, digest, hold_out, load, look
@@ -21,4 +22,5 @@ __all__ = [
     "hold_out",
     "load",
     "look",
+    "send",
 ]

@@ -9,14 +9,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench import sources
-from bench.data import DATASETS
+from bench.data import AUGMENTATIONS, DATASETS
+from bench.engine.optimizer import OPTIMIZERS
 from bench.errors import OtherCodeError
 from bench.models import MODELS
 from bench.records.cell import Cell
 from bench.records.source import PROJECT, Code, keys
 from methods import METHODS
 
-REGISTRIES = {"data": DATASETS, "model": MODELS, "method": METHODS}
+REGISTRIES = {
+    "data": DATASETS,
+    "model": MODELS,
+    "method": METHODS,
+    "optimizer": OPTIMIZERS,
+    "augmentation": AUGMENTATIONS,
+}
 SHIPPED = (PROJECT / "bench", PROJECT / "methods")
 
 

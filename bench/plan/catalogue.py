@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import UserError, unknown
+from bench.plan import recipes
 from bench.plan.grid_file import SHIPPED, shipped
-from bench.plan.recipes import RECIPES, recipe_for
 from bench.plan.specs import Builder, arguments_of
 from bench.records.folders import ResultsFolder
 from methods.base import Method
@@ -71,7 +71,7 @@ def _grids() -> tuple[list[str], list[list[str]]]:
 
 
 def _recipes() -> tuple[list[str], list[list[str]]]:
-    return ["recipe", "what"], [[name, about] for name, (about, _) in RECIPES.items()]
+    return ["recipe", "what"], [[name, recipes.read(name, "list").about] for name in recipes.shipped()]
 
 
 _TABLES = {"methods": _methods, "grids": _grids, "recipes": _recipes}
@@ -107,15 +107,16 @@ def card(name: str, results: ResultsFolder) -> RenderableType:
             found.append(_builder_card(name, registry.get(name), elsewhere))
     if name in shipped():
         found.append(Text((SHIPPED / f"{name}.yaml").read_text()))
-    if name in RECIPES:
-        values = recipe_for({"name": name}, "", "show").model_dump(mode="json")
-        found.append(Text(f"recipe {name}: {RECIPES[name][0]}\n\n{yaml.safe_dump(values, sort_keys=False)}"))
+    if name in recipes.shipped():
+        values = recipes.recipe_for({"name": name}, "", "show").model_dump(mode="json")
+        file = recipes.shipped()[name].read_text()
+        found.append(Text(f"{file}\n# With every field:\n{yaml.safe_dump(values, sort_keys=False)}"))
     if found:
         return Group(*found)
     try:
         cell = results.find(name)
     except UserError:
-        known = {*METHODS.module_dict, *shipped(), *RECIPES}
+        known = {*METHODS.module_dict, *shipped(), *recipes.shipped()}
         known |= {key for registry, _ in registries for key in registry.module_dict}
         raise unknown("name", name, known) from None
     return Text(json.dumps(cell.finished_record().model_dump(mode="json"), indent=1))

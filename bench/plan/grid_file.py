@@ -115,6 +115,26 @@ def read(name: str, overrides: Iterable[str] = ()) -> tuple[str, dict[str, Any]]
     path = path_of(name)
     if not path.is_file():
         raise unknown("grid", name, shipped(), "no such file")
+    raw = mapping(path, f"a grid is a mapping with keys {', '.join(GridFile.model_fields)}")
+    for override in overrides:
+        _override(raw, override)
+    return safe(path.stem), raw
+
+
+def overridden(overrides: Iterable[str]) -> set[str]:
+    """The keys of a grid file that `key.key=value` overrides set."""
+    return {override.partition("=")[0].partition(".")[0] for override in overrides}
+
+
+def mapping(path: Path, allowed: str) -> dict[str, Any]:
+    """What a YAML file holds.
+
+    Args:
+        allowed: what it should be, for the error.
+
+    Raises:
+        UserError: not YAML (with line and column), or not a mapping.
+    """
     try:
         raw = yaml.safe_load(path.read_text())
     except yaml.MarkedYAMLError as error:
@@ -124,15 +144,8 @@ def read(name: str, overrides: Iterable[str] = ()) -> tuple[str, dict[str, Any]]
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: a grid is a mapping with keys {', '.join(GridFile.model_fields)}")
-    for override in overrides:
-        _override(raw, override)
-    return safe(path.stem), raw
-
-
-def overridden(overrides: Iterable[str]) -> set[str]:
-    """The keys of a grid file that `key.key=value` overrides set."""
-    return {override.partition("=")[0].partition(".")[0] for override in overrides}
+        raise UserError(f"{path}: {allowed}")
+    return raw
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

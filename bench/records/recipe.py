@@ -97,6 +97,13 @@ class Recipe(Frozen):
         return self.model_dump(mode="json", exclude={name for name, at_default in later.items() if at_default})
 
     @property
+    def parts(self) -> list[str]:
+        """What it names of registries: "optimizer:sgd", "augmentation:auto_augment"."""
+        entries = self.augment if isinstance(self.augment, tuple) else [] if self.augment == "none" else [self.augment]
+        names = [each if isinstance(each, str) else each["type"] for each in entries]
+        return [f"optimizer:{self.optimizer['type']}", *(f"augmentation:{name}" for name in names)]
+
+    @property
     def shares(self) -> int:
         """How many parts of a batch batch norm and methods see apart: of processes, and within each."""
         return self.processes * self.accumulate

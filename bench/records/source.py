@@ -18,22 +18,23 @@ from bench.records.record import Record
 
 PROJECT = Path(__file__).resolve().parents[2]
 FOLDERS = {"data": PROJECT / "bench/data", "model": PROJECT / "bench/models", "method": PROJECT / "methods"}
+KINDS = (*FOLDERS, "optimizer", "augmentation")  # of the last two the user's own alone count: a cell's id says the rest
 LENGTH = 16  # hexadecimal digits of each part
 
 Code = Mapping[str, str]
-"""Digests of the users' own code by what it registers: "method:cp", "model:two_stages", "data:parity"."""
+"""Digests of the users' own code by what it registers: "method:cp", "model:two_stages", "data:parity", "optimizer:lion"."""
 
 
 def keys(cell: Cell) -> list[str]:
     """What a cell uses, as `Code` names it."""
     found = {f"data:{cell.data['type']}", f"model:{cell.student['type']}"}
     found |= {f"model:{cell.teacher.model['type']}"} if cell.teacher else set()
-    return sorted(found | {f"method:{part['type']}" for part in nested(cell.method)})
+    return sorted(found | {f"method:{part['type']}" for part in nested(cell.method)} | set(cell.recipe.parts))
 
 
 def source(cell: Cell, code: Code) -> str:
     """What `Record.source` is for a cell that is trained now."""
-    theirs = {key: _shipped(key) for key in keys(cell) if key not in code}
+    theirs = {key: _shipped(key) for key in keys(cell) if key not in code and key.partition(":")[0] in FOLDERS}
     own = own_source(cell, code)
     return digest(theirs)[:LENGTH] + (f"+{own}" if own else "")
 
@@ -108,7 +109,8 @@ def code_of(manifest: Mapping[str, object]) -> dict[str, str]:
     """Digests of users' own code, as the last run of a grid found it."""
     found = manifest.get("code")
     items = found.items() if isinstance(found, dict) else ()
-    return {key: value for key, value in items if isinstance(value, str) and re.fullmatch(r"(data|model|method):.+", str(key))}
+    named = rf"({'|'.join(KINDS)}):.+"
+    return {key: value for key, value in items if isinstance(value, str) and re.fullmatch(named, str(key))}
 
 
 def _shipped_part(text: str) -> str:
