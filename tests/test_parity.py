@@ -158,8 +158,14 @@ def test_the_engine_trains_as_the_plain_trainer_does(key: str) -> None:
 
 
 def no_weight_decay(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
-    for group in step.members["kd"].optimizer.inner.param_groups:
-        group["weight_decay"] = 0.0
+    start_phase = step.start_phase
+
+    def start() -> None:
+        start_phase()
+        for group in step.members["kd"].optimizer.inner.param_groups:
+            group["weight_decay"] = 0.0
+
+    monkeypatch.setattr(step, "start_phase", start)
 
 
 def wrong_batch_order(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import io
+import os
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -216,7 +217,9 @@ def as_csv(history: list[Row]) -> str:
 
 
 def commit() -> str | None:
-    """This project's commit, with '+' behind it where the checkout differs from it; None outside a checkout."""
+    """This project's commit, with '+' behind it where the checkout differs from it. Of a copy without git's files: what the
+    variable BENCH_COMMIT holds, or None.
+    """
     here = Path(__file__).parent
     try:
         found = [
@@ -224,7 +227,7 @@ def commit() -> str | None:
             for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         ]
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("BENCH_COMMIT")
     return found[0] + ("+" if found[1] else "")
 
 
