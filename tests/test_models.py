@@ -211,7 +211,7 @@ def test_torchvision_with_one_channel():
     ("arguments", "message"),
     [
         ({"name": "resnet19"}, "nearest: resnet18"),
-        ({"name": "squeezenet1_1"}, "no rule to split"),
+        ({"name": "squeezenet1_1"}, "is a plain module: name its features"),
         ({"name": "resnet18", "channels": 1, "pretrained": True}, "3 channels"),
     ],
 )

@@ -18,7 +18,7 @@ from bench.engine.step import Step
 from bench.engine.trainee import NetworkView, Teacher, Trainee
 from bench.errors import UserError
 from bench.models import MODELS, Network, stored
-from bench.models.checkpoints import fit
+from bench.models.checkpoints import fit, fit_start
 from bench.models.weights import read as read_weights
 from bench.records.cell import Cell, seed_from
 from bench.records.folders import GridFolder
@@ -163,6 +163,19 @@ def load_teacher(cell: Cell, folder: GridFolder, dataset: Dataset) -> Network:
     return network
 
 
+def _start_from(student: Network, cell: Cell) -> None:
+    """Load the weights that a student's training starts from; a classifier of other classes stays as it was drawn.
+
+    Raises:
+        UserError: the file is not the one that the cell was planned with.
+    """
+    spec = cell.student
+    tensors, sha256 = read_weights(spec["weights"])
+    if sha256 != spec["weights_sha256"]:
+        raise UserError(f"{spec['weights']} is not the file that {cell.id} was planned with")
+    student.load_state_dict(fit_start(tensors, student, spec, spec.get("part")), strict=False)
+
+
 def untrained_teacher(cell: Cell, folder: GridFolder, dataset: Dataset) -> Network:
     """The teacher's network without its weights: as fast as a trained one."""
     assert cell.teacher is not None
@@ -198,7 +211,10 @@ def _trainee(cell: Cell, assembly: Assembly, teacher: Teacher | None) -> Trainee
 def _student(cell: Cell, assembly: Assembly, *number: object) -> Network:
     """The untrained student; with a number one of its kind that is initialized otherwise."""
     torch.manual_seed(seed_from("student", cell.identity["student"], cell.seed, *number))
-    student = place(build_network(cell.student, assembly.dataset), assembly.device)
+    network = build_network(cell.student, assembly.dataset)
+    if "weights" in cell.student:
+        _start_from(network, cell)
+    student = place(network, assembly.device)
     student.dropout.p = cell.recipe.dropout
     if cell.recipe.drop_path:
         student.drop_paths(cell.recipe.drop_path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmengine.registry import Registry
@@ -11,13 +12,25 @@ from torch import Tensor, nn
 from bench.models import own_images
 from methods.base import Output
 
+TAP_KEYS = ("stages", "head", "stem", "prefix_tokens")  # of a model's spec, beside its own arguments: see `bench.models.tapped`
+START_KEYS = ("weights", "weights_sha256", "part")  # of a student's spec: the file that its training starts from
+SIZES = (  # arguments that the harness gives, ours first, and what else networks call them
+    ("classes", "num_classes", "n_classes"),
+    ("channels", "in_channels", "in_chans", "num_channels"),
+)
+
 
 def build_model(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> Network:
     """Build from `{"type": key or dotted path, "classes": K, **arguments}`; arguments that it does not have are a TypeError.
 
-    Beside them there may be `normalize` and `image_size`, of the images that the network was trained on, and `images`, the
-    (mean, std) that the images have which it is given.
+    Beside them there may be `normalize` and `image_size`, of the images that the network was trained on; `images`, the
+    (mean, std) that the images have which it is given; and where features of a plain module are tapped, see `Tapped`.
+
+    Raises:
+        ValueError: see `bench.models.tapped.tap`.
     """
+    from bench.models.tapped import tap  # it is a network itself
+
     arguments = dict(cfg)
     key = arguments.pop("type")
     model = registry.get(key)
@@ -25,10 +38,29 @@ def build_model(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> Network
         raise KeyError(f"unknown model '{key}'; known: {', '.join(sorted(registry.module_dict))}")
     images = arguments.pop("images", None)
     own = own_images.from_spec(arguments, images and own_images.Normalization(*images))
-    network: Network = model(**{name: value for name, value in arguments.items() if name not in own_images.KEYS})
+    taps = taps_of(arguments, model)
+    arguments = {name: value for name, value in arguments.items() if name not in (*own_images.KEYS, *START_KEYS)}
+    network = tap(model(**_renamed_sizes(arguments, model)), taps, str(arguments.get("name", key)))
     if own:
         network.see(own)
     return network
+
+
+def taps_of(spec: dict[str, Any], builder: Callable[..., Any]) -> dict[str, Any]:
+    """Take out of a spec what says where features are tapped, unless the builder has arguments of these names."""
+    own = inspect.signature(builder).parameters
+    return {key: spec.pop(key) for key in TAP_KEYS if key in spec and key not in own}
+
+
+def _renamed_sizes(arguments: Mapping[str, Any], builder: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments, with numbers of classes and channels under the names that the builder has; without those it lacks."""
+    parameters = inspect.signature(builder).parameters
+    found = {name: value for name, value in arguments.items() if name not in ("classes", "channels")}
+    for names in SIZES:
+        own = next((name for name in names if name in parameters), None)
+        if own and names[0] in arguments:
+            found[own] = arguments[names[0]]
+    return found
 
 
 MODELS = Registry("model", build_func=build_model, locations=["bench.models"])

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -32,6 +32,17 @@ class _Match(NamedTuple):
     spare: list[str]  # names without one of ours
     misshapen: list[str]  # our names
 
+    def without(self, names: Collection[str]) -> _Match:
+        """The same, where tensors of these names do not count."""
+
+        def kept(found: list[str]) -> list[str]:
+            return [name for name in found if name not in names]
+
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name not in names}
+        return self._replace(
+            tensors=tensors, missing=kept(self.missing), spare=kept(self.spare), misshapen=kept(self.misshapen)
+        )
+
     @property
     def fits(self) -> bool:
         return not (self.missing or self.spare or self.misshapen)
@@ -42,7 +53,31 @@ class _Match(NamedTuple):
         return len(self.tensors) - len(self.spare) - len(self.misshapen)
 
 
-def fit(found: Mapping[str, Tensor], network: Network, model: Mapping[str, Any], part: str | None = None) -> dict[str, Tensor]:
+def fit_start(
+    found: Mapping[str, Tensor], network: Network, model: Mapping[str, Any], part: str | None = None
+) -> dict[str, Tensor]:
+    """The weights from which a training starts: as `fit`, but a classifier of other classes is left out.
+
+    Raises:
+        ValueError: see `fit`.
+    """
+    try:
+        return fit(found, network, model, part)
+    except ValueError:
+        classifier = {name for name, module in network.named_modules() if module is network.classifier}
+        own = {f"{name}.{each}" for name in classifier for each in network.classifier.state_dict()}
+        with contextlib.suppress(ValueError):
+            return fit(found, network, model, part, other_classes=own)
+        raise
+
+
+def fit(
+    found: Mapping[str, Tensor],
+    network: Network,
+    model: Mapping[str, Any],
+    part: str | None = None,
+    other_classes: Collection[str] = (),
+) -> dict[str, Tensor]:
     """The weights of this network, by the names of its `state_dict`.
 
     Names may be ours, RepDistiller's, mdistiller's, or those of the library that the network is from, below any prefix, such
@@ -53,6 +88,7 @@ def fit(found: Mapping[str, Tensor], network: Network, model: Mapping[str, Any],
         network: on any device, the meta device included.
         model: the spec that it was built from.
         part: a step of the prefix, such as "student", where several networks of a file fit.
+        other_classes: names of weights whose size may be another; those are left out.
 
     Raises:
         ValueError: none or several fit; the message names what is missing and the nearest names.
@@ -61,6 +97,7 @@ def fit(found: Mapping[str, Tensor], network: Network, model: Mapping[str, Any],
     if not found:
         raise ValueError("it holds no weights")
     matches = [_best(readings) for readings in _by_prefix(found, network, model).values()]
+    matches = [match.without(other_classes) for match in matches]
     if part is not None:
         matches = [match for match in matches if part == match.prefix or part in match.prefix.split(".")]
         if not matches:

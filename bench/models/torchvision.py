@@ -115,16 +115,21 @@ TAPS: dict[str, Callable[[Any], Network]] = {
 
 
 @MODELS.register_module()
-def torchvision(classes: int, name: str, channels: int = 3, pretrained: bool = False) -> Network:
+def torchvision(
+    classes: int, name: str, channels: int = 3, pretrained: bool = False, arguments: dict[str, Any] | None = None
+) -> nn.Module:
     """A network of torchvision by its `name` there, for ImageNet-sized images.
+
+    Of a family without a rule to split it into stages, such as transformers, the spec names where its features are.
 
     Args:
         pretrained: with torchvision's first ImageNet weights (IMAGENET1K_V1, as in the field's tables), from its cache or the
             network; the classifier is new where `classes` is not 1000.
+        arguments: more of the network's own.
 
     Raises:
-        ValueError: torchvision has no classifier of that name, there is no rule for its family, or `pretrained` at other than
-            three channels.
+        ValueError: torchvision has no classifier of that name, it has no such argument, or `pretrained` at other than three
+            channels.
     """
     from torchvision import models
 
@@ -135,26 +140,32 @@ def torchvision(classes: int, name: str, channels: int = 3, pretrained: bool = F
         )
     if pretrained and channels != 3:
         raise ValueError(f"the pretrained weights of '{name}' are for 3 channels, not {channels}")
-    net = models.get_model(name, weights="IMAGENET1K_V1") if pretrained else models.get_model(name, num_classes=classes)
-    family = type(net).__name__
-    if family not in TAPS:
-        raise ValueError(
-            f"torchvision's '{name}' is a {family}, which this model has no rule to split into stages; known: {', '.join(TAPS)}"
-        )
+    sizes = {"weights": "IMAGENET1K_V1"} if pretrained else {"num_classes": classes}
+    try:
+        net = models.get_model(name, **sizes, **(arguments or {}))
+    except TypeError as error:
+        raise ValueError(f"torchvision's '{name}' does not take {arguments} ({error})") from error
     for module in list(net.modules()):
         if type(module).__name__ == "Dropout":
             module.p = 0.0
         for name, inner in module.named_children():
             if type(inner).__name__ == "StochasticDepth":
                 setattr(module, name, DropPath())
+    if type(net).__name__ not in TAPS:
+        if channels != 3:
+            replace_first_convolution(net, channels)
+        return net
     names = names_of(net)
-    network = TAPS[family](net)
+    network = TAPS[type(net).__name__](net)
     network.library_names = renamed(network, names)
     if network.classifier.out_features != classes:
         network.classifier = nn.Linear(network.classifier.in_features, classes)
     if channels != 3:
         replace_first_convolution(network.stem, channels)
     return network
+
+
+torchvision.added_later = ("arguments",)  # type: ignore[attr-defined]
 
 
 def replace_first_convolution(stem: nn.Module, channels: int) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from bench.errors import UserError, unknown
 from bench.plan import recipes
 from bench.plan.grid_file import SHIPPED, shipped
+from bench.plan.networks import FROM_HARNESS
 from bench.plan.specs import Builder, arguments_of
 from bench.records.folders import ResultsFolder
 from methods.base import Method
@@ -53,7 +54,7 @@ def _registries() -> dict[str, tuple[Registry, tuple[str, ...]]]:
     from bench.models import MODELS
 
     return {
-        "models": (MODELS, ("classes", "channels")),
+        "models": (MODELS, FROM_HARNESS),
         "data": (DATASETS, ("root",)),
         "optimizers": (OPTIMIZERS, ("groups", "recipe")),
         "augmentations": (AUGMENTATIONS, ()),

@@ -8,12 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from bench.data import DATASETS, Normalization, Shape
 from bench.engine.device import resolve_device, resolve_precision
 from bench.errors import UserError
-from bench.models import MODELS, weights
+from bench.models import MODELS
 from bench.models.checkpoints import fit
 from bench.plan import images
 from bench.plan.compatibility import UnbuildableError, forward_shapes, pretrained, refusal
@@ -21,6 +19,7 @@ from bench.plan.data import Data
 from bench.plan.declared import Declarations
 from bench.plan.grid import Grid, Skip
 from bench.plan.grid_file import GridFile, Pair, SequentialSeeds, long_form, variations
+from bench.plan.networks import WeightFiles, network_spec
 from bench.plan.recipe_parts import full_recipe
 from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures
 from bench.records.cell import Cell, Spec, Teacher
@@ -118,7 +117,7 @@ class _Expansion:
         self.students: dict[str, Cell] = {}
         self.skipped: dict[Skip, None] = {}
         self.declarations = Declarations()
-        self.weights: dict[str, tuple[dict[str, Tensor], str]] = {}  # by file: tensors, SHA-256
+        self.weights = WeightFiles()
 
     def add(self, where: str, file: GridFile) -> None:
         precision = resolve_precision(file.precision, resolve_device(self.device))
@@ -128,12 +127,15 @@ class _Expansion:
         for index, pair in enumerate(file.pairs):
             at = f"{where}, pairs[{index}]"
             spec = long_form("student", pair.student)
-            asked = images.asked(spec)
-            model = _model(spec, f"{at}.student")
+            start, part, asked = spec.pop("weights", None), spec.pop("part", None), images.asked(spec)
+            model = network_spec(spec, f"{at}.student")
             recipe = full_recipe(long_form("recipe", file.recipe), model_name(model), f"{where}, recipe")
             student = _Side(data, shape.resized(recipe.image_size), model, recipe, precision)
-            student = self._seeing(student, asked, bool(model.get("pretrained")), f"{at}.student")
+            has_weights = start is not None or bool(model.get("pretrained"))
+            student = self._seeing(student, asked, has_weights, f"{at}.student")
             _check_buildable(student, f"{at}.student")
+            started = self.weights.start(student.model, student.shape, start, part, f"{at}.student")
+            student = replace(student, model={**student.model, **started})
             _check_drop_path(student, f"{where}, recipe")
             teacher, ready = self._teacher(file, pair, student, where, at)
             sides = _Sides(student, teacher, ready)
@@ -146,7 +148,7 @@ class _Expansion:
         spec = long_form("teacher", pair.teacher)
         weights_file, part, asked = spec.pop("weights", None), spec.pop("part", None), images.asked(spec)
         cost = {name: _number(spec.pop(name, None), f"{at}.teacher.{name}") for name in ("train_s", "train_flops")}
-        model = _model(spec, f"{at}.teacher")
+        model = network_spec(spec, f"{at}.teacher")
         source = file.recipe if file.teacher_recipe is None else file.teacher_recipe
         recipe = full_recipe(long_form("recipe", source), model_name(model), f"{where}, teacher_recipe")
         teacher = _Side(student.data, student.shape, model, recipe, student.precision)
@@ -177,21 +179,14 @@ class _Expansion:
                 raise UserError(f"{where}.part: belongs to a teacher with weights from a file")
             has_weights = pretrained(teacher.model, teacher.shape.classes)
             return Teacher(model=teacher.model) if has_weights else None
-        if not isinstance(file, str):
-            raise UserError(f"{where}.weights: the path of a file, not {file!r}")
         if part is not None and not isinstance(part, str):
             raise UserError(f"{where}.part: a step on the way to the weights in the file, such as student, not {part!r}")
-        try:
-            if file not in self.weights:
-                self.weights[file] = weights.read(file)
-            tensors, sha256 = self.weights[file]
-        except (OSError, ValueError) as error:
-            raise UserError(f"{where}.weights: {error}") from None
+        tensors, sha256 = self.weights.read(file, where)
         try:
             fit(tensors, forward_shapes(teacher.model, teacher.shape)[0], teacher.model, part)
         except ValueError as error:
             raise UserError(f"{where}.weights: {file} does not fit {describe(teacher.model)} on these data: {error}") from None
-        return Teacher(model=teacher.model, weights_sha256=sha256, weights=file, part=part)
+        return Teacher(model=teacher.model, weights_sha256=sha256, weights=str(file), part=part)
 
     def _add_methods(self, file: GridFile, sides: _Sides, entries: list[Entry]) -> list[Cell]:
         """Add and return the cells of all methods on one pair."""
@@ -304,10 +299,6 @@ def _misfit(method: Method, sides: _Sides) -> str | None:
         return "needs hard labels, and this recipe mixes or smooths them"
     other = student if method.needs == "self" else teacher
     return refusal(method, student.model, other.model if other else None, student.shape)
-
-
-def _model(spec: Spec, where: str) -> Spec:
-    return complete(MODELS, "model", spec, where, elsewhere=("classes", "channels"))
 
 
 def _number(value: object, where: str) -> float | None:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from mmengine.registry import Registry
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import nn
 
 from bench.data import Dataset
 from bench.errors import UserError, unknown
-from bench.models import Network
+from bench.models import MODELS, Network
 from bench.records.cell import Spec
 from bench.records.naming import Signature, is_shipped, nested
 from methods import METHODS
@@ -86,7 +87,7 @@ def _is_part(builder: Builder, registry: Registry) -> bool:
     if builder in registry.module_dict.values():
         return True
     if inspect.isclass(builder):
-        return any(base in builder.__mro__ for base in PARTS)
+        return any(base in builder.__mro__ for base in (*PARTS, *([nn.Module] if registry is MODELS else [])))
     returns = getattr(builder, "__annotations__", {}).get("return")
     return getattr(returns, "__name__", returns) in {part.__name__ for part in PARTS}
 

@@ -46,7 +46,9 @@ class Teacher(Frozen):
     @property
     def cost_identity(self) -> str | Spec:
         """What decides how long its forward pass takes."""
-        return self.model_copy(update={"part": None})._with_changes(self.model)
+        started = ("weights", "weights_sha256")
+        model = {key: value for key, value in self.model.items() if key not in started}
+        return self.model_copy(update={"part": None})._with_changes(model)
 
     def _with_changes(self, source: str | Spec) -> str | Spec:
         changes = {name for name, at_default in marked(self, "changes_answer").items() if not at_default}
@@ -90,7 +92,7 @@ class Cell(Frozen):
         older = self._without_added_later()
         return {
             "data": {key: value for key, value in older["data"].items() if key not in ("path", "name")},  # the digest counts
-            "student": older["student"],
+            "student": {key: value for key, value in older["student"].items() if key != "weights"},  # the file's digest counts
             "teacher": older["teacher"] and older["teacher"].identity,
             "method": older["method"],
             "method_version": self.method_version,

@@ -127,7 +127,10 @@ def data_name(spec: Spec) -> str:
 def describe(spec: Spec) -> str:
     """'resnet20', or 'resnet34(pretrained=True)': the name and the arguments that are on."""
     usual = (False, None, *(["sums"] if "taps" in spec else []))  # the usual features need no name
-    arguments = {name: value for name, value in spec.items() if name not in ("type", "name") and value not in usual}
+    hidden = ("type", "name", "weights_sha256")
+    arguments = {name: value for name, value in spec.items() if name not in hidden and value not in usual}
+    if "weights" in arguments:  # the file that a training starts from
+        arguments["weights"] = Path(str(arguments["weights"])).name
     inner = ", ".join(f"{name}={value}" for name, value in arguments.items())
     return model_name(spec) + (f"({inner})" if inner else "")
 
