@@ -71,6 +71,16 @@ def test_what_is_spared_from_decay_is_timms(student, tiny, tmp_path):
         }
 
 
+def test_networks_that_a_method_builds_are_spared_alike(tiny, tmp_path):
+    pytest.importorskip("timm")
+    recipe = {**DIGITS, "decay_all": False}
+    [trainee] = assembled(tiny, tmp_path, recipe=recipe, pairs=[{"student": VIT}], methods=["dml"]).trainees.values()
+    spared = {id(parameter) for parameter in spared_from_decay(trainee)}
+    embeddings = [parameter for name, parameter in trainee.core.named_parameters() if name.endswith("pos_embed")]
+    assert len(embeddings) > 1
+    assert {id(parameter) for parameter in embeddings} <= spared
+
+
 def test_a_methods_own_weight_decay_stays(tiny, tmp_path):
     recipe = {**DIGITS, "decay_all": False}
     [trainee] = assembled(tiny, tmp_path, recipe=recipe).trainees.values()

@@ -14,6 +14,7 @@ from mmengine.registry import Registry
 from torch import Tensor, nn
 
 from bench.engine.trainee import Trainee
+from bench.models import Network
 from bench.records.recipe import Recipe
 
 Groups = list[dict[str, Any]]
@@ -165,7 +166,9 @@ def _groups(trainee: Trainee) -> Groups:
 
 
 def spared_from_decay(trainee: Trainee) -> list[nn.Parameter]:
-    """As in timm: biases and other vectors, as those of norms, and what the student's network names itself."""
-    named = trainee.student.undecayed
-    own = [p for name, p in trainee.student.named_parameters() if any(fnmatchcase(name, pattern) for pattern in named)]
-    return own + [p for name, p in trainee.core.named_parameters() if p.ndim <= 1 or name.endswith(".bias")]
+    """As in timm: biases and other vectors, as those of norms, and what a network names itself."""
+    found = [p for name, p in trainee.core.named_parameters() if p.ndim <= 1 or name.endswith(".bias")]
+    for network in [module for module in trainee.core.modules() if isinstance(module, Network)]:
+        named = network.named_parameters()
+        found += [p for name, p in named if any(fnmatchcase(name, pattern) for pattern in network.undecayed)]
+    return found

@@ -326,6 +326,7 @@ def _record_failure(cell: Cell, folder: GridFolder, error: Exception, team: Team
         return  # of several processes the first has met the cause, the others its absence
     line = place_of(error, ours=False)
     message = f"{type(error).__name__}: {error}" + (f" ({line})" if line else "")
+    message += "; recipe.accumulate: 2 would take each batch in two parts" * wants_memory(error)
     place.write_failure(message, traceback.format_exc(), not_its_fault(error))
 
 
