@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
@@ -28,6 +28,7 @@ from reports.figures import figures_of_pair, figures_of_report
 from reports.figures.style import Figure
 from reports.frame import SHARED_BY
 from reports.pair import Pair
+from reports.play import play
 from reports.report import Report
 from reports.style import DEFAULT
 from reports.style import read as read_style
@@ -38,6 +39,8 @@ from reports.tables.table import Table, markdown_text
 HERE = Path(__file__).parent
 PAGE = "report.html"
 PNG = b"\x89PNG\r\n\x1a\n"
+KINDS = (("none", "●", "without a teacher"), ("teacher", "■", "with a teacher"), ("self", "▲", "with a copy"))
+SCRIPTS = ("page_state.js", "page_tables.js", "page_plot.js", "page.js")
 ALL_FIGURES_UP_TO = 8  # pairs; with more of them only the first is drawn, their tables stay complete
 FIRST_FIGURES = 1
 OPEN_PAIRS = 8  # that are unfolded in the page
@@ -53,6 +56,7 @@ class Kind(NamedTuple):
     text: str = ""
 
 
+FIRST = (Kind("matrix", "Overview", "Every method on every pair"),)
 ABOVE_PAIRS = (Kind("ranks", "Ranks", "Across pairs"),)
 BELOW_PAIRS = (
     Kind("steps", "Steps", "Steps of cells that are not trained yet"),
@@ -84,6 +88,7 @@ class PairSection:
     """The section of one pair."""
 
     pair: Pair
+    short: Table  # what stands at the top of the page
     sentences: list[verdicts.Sentence]
     figures: list[Figure]
     tables: list[Table]
@@ -101,6 +106,7 @@ class Page:
     places: Sequence[str]
     overall: list[verdicts.Sentence]
     caveats: list[str]
+    first: list[Section]
     above: list[Section]
     pairs: list[PairSection]
     below: list[Section]
@@ -113,6 +119,7 @@ class Page:
     problems: list[tuple[str, str]]  # path, what is wrong
     facts: Facts
     grid_text: str
+    play: dict[str, Any]  # for the script, see `reports.play`
 
 
 class Written(NamedTuple):
@@ -171,7 +178,7 @@ def write(
     pairs = [_pair_section(pair, index < drawn) for index, pair in enumerate(report.pairs)]
     page = _page(report, pairs, drawn, made, drawings, place.at("maps"))
     tables = [table for section, table in made if section == "files"]
-    tables += [table for section in pairs for table in section.tables]
+    tables += [table for section in pairs for table in (section.short, *section.tables)]
     tables += [table for section, table in made if section != "files"]
     figures = [*(drawing for _, drawing in drawings), *(drawing for section in pairs for drawing in section.figures)]
     files = {f"tables/{name}": content for table in tables for name, content in _table_files(table)}
@@ -189,9 +196,11 @@ def _several(made: Table | Figure | Sequence[Table] | Sequence[Figure] | None) -
 
 def _pair_section(pair: Pair, with_figures: bool) -> PairSection:
     """The section of a pair."""
-    made = [table.styled(pair.style) for entry in tables_of_pair for table in _several(entry.make(pair)) if table]
+    made = [(entry.section, table.styled(pair.style)) for entry in tables_of_pair for table in _several(entry.make(pair))]
+    made = [(section, table) for section, table in made if table]
+    [short] = [table for section, table in made if section == "top"]
     drawings = [drawing for entry in figures_of_pair for drawing in _several(entry.make(pair))] if with_figures else []
-    return PairSection(pair, verdicts.of_pair(pair), drawings, made)
+    return PairSection(pair, short, verdicts.of_pair(pair), drawings, [table for section, table in made if section != "top"])
 
 
 def _overall(report: Report) -> list[verdicts.Sentence]:
@@ -234,6 +243,7 @@ def _page(
         places=report.places if report.pairs else (),
         overall=_overall(report),
         caveats=caveats,
+        first=filled(FIRST),
         above=filled(ABOVE_PAIRS),
         pairs=pairs,
         below=filled(BELOW_PAIRS),
@@ -246,6 +256,7 @@ def _page(
         problems=[(problem.path, problem.reason) for problem in report.problems],
         facts=behind,
         grid_text=json.dumps(report.manifest.get("grid", {}), indent=2, ensure_ascii=False),
+        play=play(report),
     )
 
 
@@ -258,16 +269,27 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first quantity is the one to start with
+    script = "".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.filters["beyond"] = _beyond
     environment.filters["drawing"] = lambda figure: Markup(figure.inline())  # noqa: S704 - matplotlib escapes its texts
     return environment.get_template("page.html").render(
         page=page,
         shared_by=SHARED_BY,
+        kinds=[
+            kind for kind in KINDS if any(kind[0] in (row["needs"] for row in pair["methods"]) for pair in page.play["pairs"])
+        ],
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
         script_hash=f"sha256-{allowed}",
     )
+
+
+def _beyond(title: str, within: str) -> str:
+    """A title without what its section names already: the pair and the setting."""
+    rest = title.removeprefix(f"{within}: ")
+    return rest[:1].upper() + rest[1:]
 
 
 def _pictures(maps: Folder) -> Iterator[bytes]:

@@ -13,24 +13,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.records.folders import GridFolder
-from bench.stats import SHOWN, CostWord, Word
+from bench.stats import CostWord
 from reports import page
 from reports.tables.accuracy import SUMMARY
+from reports.tables.marks import SIGNS
 from reports.tables.table import Column, Table
 
-SIGNS: dict[str | None, str] = {
-    **{f"gain {word}": "▲" for word in SHOWN},
-    **{f"loss {word}": "▼" for word in SHOWN},
-    f"gain {Word.SUGGESTED}": "△",
-    f"loss {Word.SUGGESTED}": "▽",
-    Word.EQUIVALENT: "=",
-    Word.OPEN: "○",
-    Word.NOT_TESTED: "?",
-    Word.UNFINISHED: "…",
-    CostWord.MORE: "▲",
-    CostWord.LESS: "▼",
-    CostWord.APART: "~",
-}
 LEGEND = "Gain over none, p corrected: ▲ gain shown, ▼ loss shown, △ ▽ suggested alone, = equivalent, ○ open; of costs as well."
 
 

@@ -36,6 +36,7 @@ FLAGS = [
 class Browser:
     def __init__(self, server: str, profile: str) -> None:
         self.server = server
+        self.report = ""  # its address
         options = {"binary": TOOLS["chromium"], "args": [*FLAGS, f"--user-data-dir={profile}"]}
         wanted = {
             "browserName": "chrome",
@@ -55,6 +56,15 @@ class Browser:
 
     def run(self, script: str) -> Any:
         return self.do("execute/sync", script=script, args=[])
+
+    def reset(self) -> None:
+        self.settled()  # else what waits to be written would come after it
+        self.run("location.hash = ''")
+        self.settled()
+
+    def settled(self) -> str:
+        """The hash, once what was chosen stands in it."""
+        return self.do("execute/async", script=SETTLE, args=[])
 
     def screen(self, width: int, dark: bool = False) -> None:
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -85,7 +95,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         )
         grid = synthetic.filled(folder / "results", "demo", records, about=HOSTILE)
         report = page.write(grid, folder / "report").page
-        browser.do("url", url=report.as_uri())
+        browser.report = report.as_uri()
+        browser.do("url", url=browser.report)
         yield browser
         browser.close()
     finally:
@@ -134,6 +145,163 @@ def test_tables_sort_on_click_numbers_as_numbers_and_gaps_last(browser: Browser)
     first = "const t = document.querySelector('.pair table'); t.tHead.rows[0].cells[0].querySelector('button').click();"
     names = browser.run(first + "return [...t.tBodies[0].rows].map(r => r.cells[0].innerText.toLowerCase().slice(0, 3))")
     assert names == sorted(names)
+
+
+SETTLE = "const done = arguments[arguments.length - 1]; setTimeout(() => done(location.hash), 250);"
+SET = """const set = (id, value, kind) => {
+  const e = document.getElementById(id);
+  e.value = value;
+  e.dispatchEvent(new Event(kind));
+};"""
+
+
+@pytest.fixture
+def fresh(browser: Browser) -> Iterator[Browser]:
+    """The page as it opens; what a test chose is forgotten before and after it."""
+    browser.screen(1400)
+    browser.reset()
+    yield browser
+    browser.reset()
+
+
+def rows_of(browser: Browser, table: str) -> list[str]:
+    """The methods of the rows that a table shows."""
+    shown = f"[...document.querySelector('{table}').tBodies[0].rows].filter((row) => !row.hidden)"
+    return browser.run(f"return {shown}.map((row) => row.dataset.about)")
+
+
+def test_a_word_filters_every_table_and_greys_out_points(fresh: Browser) -> None:
+    fresh.run(SET + "set('find', 'KD, non', 'input')")
+    for table in (".short table", ".pair table", "#table-matrix"):
+        assert set(rows_of(fresh, table)) == {"kd", "none"} - ({"none"} if table == "#table-matrix" else set())
+    off = fresh.run("return [...document.querySelectorAll('#plot .dot')].map((e) => [e.dataset.label, e.matches('.off')])")
+    assert all(grey == (label not in ("kd", "none")) for label, grey in off)
+    assert "2 of 7 methods" in fresh.run("return document.getElementById('filtered').textContent")
+    assert "hides" in fresh.run("return document.querySelector('.pair .left-out').textContent")  # nothing goes in silence
+    assert fresh.settled() == "#q=KD%2C%20non"
+    fresh.run("document.getElementById('reset').click()")
+    assert len(rows_of(fresh, ".short table")) > 5
+    assert fresh.run("return document.getElementById('filtered').hidden")
+
+
+def test_a_box_filters_by_what_a_method_needs(fresh: Browser) -> None:
+    fresh.run("document.querySelector('input[value=teacher]').click()")
+    assert {"none", "ls", "tfd"} <= set(rows_of(fresh, ".short table"))
+    assert not {"kd", "at", "fitnets"} & set(rows_of(fresh, ".short table"))
+    assert fresh.settled() == "#hide=teacher"
+
+
+def test_the_more_students_share_a_teacher_the_better_it_pays(fresh: Browser) -> None:
+    frontier = "return document.getElementById('frontier').textContent.split('Hollow')[0]"
+    place = "return document.querySelector('#plot .dot[data-label=kd] .mark').getBoundingClientRect().x"
+    shared = "return [...document.querySelectorAll('.short [data-about=kd] td')].map((e) => e.innerText)"
+    as_written = fresh.run(shared)[-1]
+    fresh.run(SET + "set('share', 1, 'input')")
+    alone, far = fresh.run(shared), fresh.run(place)
+    assert alone[-1] == alone[-2]  # with all of the teacher
+    fresh.run(SET + "set('slide', 300, 'input')")
+    many, near = fresh.run(shared), fresh.run(place)
+    assert near < far
+    own, whole = float(many[-3][:-1]), float(many[-2][:-1])
+    assert float(many[-1][:-1]) == pytest.approx(own + (whole - own) / 1000, abs=0.011)
+    assert "by 1000" in fresh.run("return document.querySelector('.short thead tr').innerText.replaceAll('\\n', ' ')")
+    assert "kd" in fresh.run(frontier)
+    assert fresh.settled() == "#price=shared&share=1000"
+    fresh.run(SET + "set('share', 10, 'input')")
+    assert fresh.run(shared)[-1] == as_written != many[-1]
+
+
+def test_the_axis_shows_what_is_chosen(fresh: Browser) -> None:
+    title = "return document.querySelector('.axis-title').textContent"
+    assert fresh.run(title) == "Training time, the teacher's training in full, minutes"
+    fresh.run(SET + "set('x', 'flops', 'change'); document.querySelector('input[value=own]').click()")
+    assert fresh.run(title).startswith("FLOPs, the teacher's training not counted")
+    fresh.run(SET + "set('x', 'memory', 'change')")
+    assert fresh.run(title) == "Peak device memory, MiB"
+    assert fresh.run("return document.getElementById('price').disabled")  # nothing that adds up
+    names = "return [...document.querySelectorAll('#x option')].map((e) => e.value)"
+    assert fresh.run(names) == ["time", "flops", "memory", "host"]  # energy was not measured
+
+
+def test_a_link_shows_what_was_chosen(fresh: Browser) -> None:
+    fresh.run(
+        SET + "set('find', 'tfd', 'input'); set('x', 'flops', 'change'); set('share', 21, 'input'); set('pair', 2, 'change');"
+        "document.querySelector('#table-02-wrn_40_2-wrn_16_2-short button').click();"
+        "document.querySelector('nav a[href=\"#verdict\"]').click()"
+    )
+    link = fresh.settled()
+    assert link == "#verdict&q=tfd&pair=2&x=flops&price=shared&share=21&sort=02-wrn_40_2-wrn_16_2-short%3A0a"
+    look = """return [...document.querySelectorAll('#find, #pair, #x, #share')].map((e) => e.value).concat(
+        [...document.querySelectorAll('[aria-sort]')].length, document.querySelector('input[name=price]:checked').value,
+        document.querySelector('.short:not([hidden])').dataset.pair, document.getElementById('plot').innerText)"""
+    chosen = fresh.run(look)
+    fresh.do("url", url="about:blank")
+    fresh.do("url", url=fresh.report + link)
+    assert fresh.run(look) == chosen
+    assert fresh.run("return Math.abs(document.getElementById('verdict').getBoundingClientRect().top) < 150")
+    fresh.run("location.hash = 'share=-1&x=__proto__&pair=99&q=%E0%A4%A&sort=:;a:9999a&hide'")  # whatever it holds
+    assert fresh.settled()
+    assert fresh.run("return document.getElementById('share').value") == "10"
+    assert [entry for entry in fresh.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_pointing_shows_value_interval_and_number_of_seeds(fresh: Browser) -> None:
+    enter = "document.querySelector(`%s`).dispatchEvent(new PointerEvent('pointerenter'));"
+    hint = "return document.getElementById('hint').innerText"
+    text = fresh.run(enter % "#plot .dot[data-label=kd]" + hint)
+    assert text.startswith("kd\nTop-1 ")
+    assert all(part in text for part in ("±", "n = 5", "[", "gain", "of none", "with its teacher"))
+    text = fresh.run(enter % "#table-matrix [data-about=kd] td:nth-child(2)" + hint)
+    assert "2 pairs" in text
+    assert "[" in text
+    text = fresh.run(enter % "#table-matrix [data-about=kd] td:nth-child(3)" + hint)
+    assert text.startswith("kd, resnet110 → resnet20")
+    fresh.run("document.querySelector('#plot .dot').focus()")  # without a pointer
+    assert not fresh.run("return document.getElementById('hint').hidden")
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_figure_is_cut_nowhere_and_its_names_differ(fresh: Browser, width: int) -> None:
+    fresh.screen(width)
+    fresh.settled()
+    out = fresh.run(
+        """const edge = document.getElementById('plot').getBoundingClientRect();
+           return [...document.querySelectorAll('#plot text')].filter((e) => {
+             const box = e.getBoundingClientRect();
+             return box.left < edge.left - 16 || box.right > Math.min(edge.right + 16, innerWidth) || box.top < edge.top;
+           }).map((e) => e.textContent)"""
+    )
+    assert out == []
+    names = fresh.run("return [...document.querySelectorAll('#plot .label')].map((e) => e.textContent)")
+    assert len(set(names)) == len(names) == 7
+
+
+def test_on_a_narrow_screen_no_value_is_off_screen(fresh: Browser) -> None:
+    fresh.screen(390)
+    edges = "[...document.querySelectorAll('.short:not([hidden]) td')].map((e) => e.getBoundingClientRect().right)"
+    assert fresh.run(f"return Math.max(...{edges})") <= 390
+    assert fresh.run("return document.querySelector('.short td.num').dataset.title") == "n"
+
+
+def test_the_methods_stay_in_sight_when_a_table_scrolls(fresh: Browser) -> None:
+    fresh.screen(700)
+    left = """const box = document.querySelector('.pair .scroll'); box.scrollLeft = %d;
+              const name = box.querySelector('td.name');
+              return [box.scrollLeft, name.getBoundingClientRect().left - box.getBoundingClientRect().left]"""
+    moved, place = fresh.run(left % 200)
+    fresh.run(left % 0)
+    assert moved > 50
+    assert abs(place) < 1
+
+
+def test_paper_holds_all_sections_and_none_of_the_controls(fresh: Browser) -> None:
+    fresh.screen(718)
+    fresh.do("goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"media": "print"})
+    fresh.run("dispatchEvent(new Event('beforeprint'))")
+    assert fresh.run("return [...document.querySelectorAll('.bar, .controls, nav')].map((e) => e.offsetHeight)") == [0, 0, 0]
+    assert fresh.run("return [...document.querySelectorAll('section details')].every((e) => e.open)")
+    assert fresh.run("return document.documentElement.scrollWidth") <= 718
+    fresh.do("goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"media": ""})
 
 
 def test_light_and_dark_differ_in_page_and_figures(browser: Browser) -> None:

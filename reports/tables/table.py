@@ -14,8 +14,10 @@ import pandas as pd
 
 from reports.style import Style
 from reports.tables import latex
+from reports.tables.marks import SIGNS
 
 NOTHING = "–"
+ABOUT = ("label", "rival", "method", "family")  # columns that name methods
 
 
 # How values are written
@@ -85,6 +87,7 @@ class Column:
     help: str = ""
     plus_minus: str = ""  # column of the half interval to write behind the value
     low_high: tuple[str, str] | None = None  # columns of the interval to write behind the value
+    mark: str = ""  # column of the claim whose sign to write before the value
 
     def cell(self, row: Mapping[str, Any]) -> str:
         value = self.write(row[self.key])
@@ -92,7 +95,8 @@ class Column:
             value += f" ± {row[self.plus_minus]:.2f}"
         if self.low_high and not _missing(row[self.low_high[0]]):
             value += " [{}, {}]".format(*(self.write(row[key]) for key in self.low_high))
-        return value
+        sign = SIGNS.get(row[self.mark], "") if self.mark else ""
+        return f"{sign} {value}" if sign else value
 
     @property
     def numeric(self) -> bool:
@@ -120,13 +124,26 @@ class Table:
             frame = frame.assign(method=frame["method"].map(style.named))
         return replace(self, frame=frame)
 
+    @cached_property
+    def about(self) -> list[list[str]]:
+        """The methods that each row is about; empty lists where rows are about something else."""
+        keys = [column.key for column in self.columns if column.key in ABOUT]
+        return [list(map(str, names)) for names in zip(*(self.frame[key] for key in keys), strict=True)] or [[]] * len(
+            self.frame
+        )
+
+    @property
+    def name_column(self) -> int:
+        """The column that names what a row is about; it stays in sight when the table scrolls."""
+        return next((index for index, column in enumerate(self.columns) if column.key in ABOUT), 0)
+
     def rows(self) -> list[list[str]]:
         return [[shown for shown, _ in row] for row in self.sortable]
 
     @cached_property
     def sortable(self) -> list[list[tuple[str, str]]]:
         """Each cell as shown, and the text that it is sorted by."""
-        keys = {key for c in self.columns for key in (c.key, c.plus_minus, *(c.low_high or ())) if key}
+        keys = {key for c in self.columns for key in (c.key, c.plus_minus, *(c.low_high or ()), c.mark) if key}
         columns = [self.frame[key].tolist() for key in keys] if len(self.frame) else []
         records = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
         return [[(c.cell(row), "" if _missing(row[c.key]) else str(row[c.key])) for c in self.columns] for row in records]
