@@ -33,7 +33,7 @@ def play(report: Report) -> dict[str, Any]:
             | {"claim": row["claim"], "sign": SIGNS.get(row["claim"], "")}
             for row in part.to_dict("records")
         }
-        for _, part in report.style.shown(report.over).groupby("setting", sort=False)
+        for _, part in (report.style.shown(report.over).groupby("setting", sort=False) if len(pairs) > 1 else ())
     ]
     costs = [method["costs"] for pair in pairs for method in pair["methods"]]
     known = [key for key in QUANTITIES if any(cost[key][0] is not None for cost in costs)]
@@ -41,7 +41,7 @@ def play(report: Report) -> dict[str, Any]:
         "quantities": {key: {"name": QUANTITIES[key][0], "teacher": bool(QUANTITIES[key][2])} for key in known},
         "shared_by": SHARED_BY,
         "pairs": pairs,
-        "over": over if len(pairs) > 1 else [],
+        "over": over,
     }
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,6 +252,13 @@ def test_pointing_shows_value_interval_and_number_of_seeds(fresh: Browser) -> No
     text = fresh.run(enter % "#plot .dot[data-label=kd]" + hint)
     assert text.startswith("kd\nTop-1 ")
     assert all(part in text for part in ("±", "n = 5", "[", "gain", "of none", "with its teacher"))
+    place = """const at = (selector) => document.querySelector(selector).getBoundingClientRect();
+      const [hint, point] = [at("#hint"), at("#plot .dot[data-label=kd] .mark")];
+      const apart = Math.min(Math.abs(hint.bottom - point.top), Math.abs(hint.top - point.bottom));
+      return [hint.left, innerWidth - hint.right, apart]"""
+    left, right, distance = fresh.run(place)
+    assert min(left, right) > 0
+    assert distance < 20
     text = fresh.run(enter % "#table-matrix [data-about=kd] td:nth-child(2)" + hint)
     assert "2 pairs" in text
     assert "[" in text
@@ -302,6 +310,15 @@ def test_paper_holds_all_sections_and_none_of_the_controls(fresh: Browser) -> No
     assert fresh.run("return [...document.querySelectorAll('section details')].every((e) => e.open)")
     assert fresh.run("return document.documentElement.scrollWidth") <= 718
     fresh.do("goog/cdp/execute", cmd="Emulation.setEmulatedMedia", params={"media": ""})
+
+
+def test_a_page_without_results_fails_nowhere(browser: Browser, tmp_path: Path) -> None:
+    try:
+        browser.do("url", url=page.write(synthetic.filled(tmp_path, "empty", [])).page.as_uri() + "#q=kd&behind")
+        assert browser.run("return document.getElementById('behind') !== null")
+        assert [entry for entry in browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    finally:
+        browser.do("url", url=browser.report)
 
 
 def test_light_and_dark_differ_in_page_and_figures(browser: Browser) -> None:
