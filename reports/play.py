@@ -26,7 +26,10 @@ QUANTITIES = {
 def play(report: Report) -> dict[str, Any]:
     """As JSON can hold it; what is not known is None. `quantities` are those that some method has a value of; `over` has a
     method's mean over the pairs of each setting."""
-    pairs = [{"title": pair.title, "setting": pair.setting, "methods": _methods(pair, report.frame)} for pair in report.pairs]
+    methods = [_methods(pair, report.frame) for pair in report.pairs]
+    pairs = [
+        {"title": pair.title, "setting": pair.setting, "methods": own} for pair, own in zip(report.pairs, methods, strict=True)
+    ]
     over = [
         {
             row["label"]: {name: _known(row[name]) for name in ("gain", "low", "high", "pairs")}
@@ -35,7 +38,7 @@ def play(report: Report) -> dict[str, Any]:
         }
         for _, part in (report.style.shown(report.over).groupby("setting", sort=False) if len(pairs) > 1 else ())
     ]
-    costs = [method["costs"] for pair in pairs for method in pair["methods"]]
+    costs = [method["costs"] for own in methods for method in own]
     known = [key for key in QUANTITIES if any(cost[key][0] is not None for cost in costs)]
     return {
         "quantities": {key: {"name": QUANTITIES[key][0], "teacher": bool(QUANTITIES[key][2])} for key in known},
