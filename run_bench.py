@@ -128,11 +128,13 @@ def show(given: Given) -> None:
 
 @verb("Show what a grid consists of, what is done, and what the rest will cost", RESULTS, GRID, PLUGINS, CLUSTER, PLANNING)
 def plan(given: Given) -> int:
-    from bench.plan import estimate, power
+    from bench.plan import equal_cost, estimate, power
 
     grid, folder = planned(given, jobs := backend(given))
     unreadable = estimate.show(grid, folder, console(), given.grams_per_kwh)
     power.show(grid, folder, given.detect, given.spread, console())
+    if given.equal_cost:
+        equal_cost.show(grid, folder, console())
     for line in jobs.outline([cell for cell in grid.cells if not folder.cell(cell.id).settled()]):
         console().print(line, highlight=False, markup=False)
     return 1 if unreadable else 0
@@ -169,7 +171,7 @@ def cost(given: Given) -> None:
     grid, folder = planned(given)
     run.begin(grid, folder)
     settings = options(given, threads=given.threads)
-    if not run.measure(grid.cells, folder, settings, given.force, console(), given.cost_minutes):
+    if not run.measure(grid.timed, folder, settings, given.force, console(), given.cost_minutes):
         console().print("measured before, on this hardware; --force measures again")
 
 

@@ -55,6 +55,7 @@ PLANNING = together(
     GRAMS,
     argument("--detect", type=above_zero, metavar="GAIN", help="seeds that a true gain of so many points takes"),
     argument("--spread", type=above_zero, metavar="POINTS", help="of a paired difference (default: from records, else .42)"),
+    flag("--equal-cost", "epochs of each method that cost what the plain student does, from timed steps"),
 )
 THREADS = number("--threads", "CPU threads (default: all cores)", default=0)
 JSON = flag("--json", "for programs")

@@ -143,7 +143,7 @@ def run(
         outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console)
     if costs and outcome.done:
         if backend.measures_here:
-            finished = [cell for cell in planned.cells if cell.id in outcome.done]
+            finished = [cell for cell in planned.timed if cell.id in outcome.done]
             measure(finished, folder, options, console=console, minutes=cost_minutes)
         else:  # its steps are nobody's cost
             console.print("costs are not measured here: run `cost` on an idle machine of the cluster")

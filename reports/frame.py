@@ -36,7 +36,7 @@ COLUMNS = {
     "arguments": 'of the method, all of them, as JSON; those of a part under its name, as in {"tfd.weight": 0.005}',
     "needs": "what the method needs: none, teacher or self",
     "seed": "of initialization, order and augmentation",
-    "role": "student, or teacher for cells that were trained only to be one",
+    "role": "student; teacher for cells that were trained only to be one; at equal cost, see `reports.equal_cost`",
     "top1": "% of test images right at the last epoch: the headline, nothing was chosen",
     "top5": "likewise, within five guesses",
     "best_top1": "% at the epoch that is best on the test set, as much of the field reports it",
@@ -78,6 +78,7 @@ COLUMNS = {
 """What each column of the tidy frame means. Accuracies in %, differences in points, times in seconds unless named otherwise."""
 
 PAIR_COLUMNS = ["setting", "student", "pair_teacher"]
+AT_EQUAL_COST = "at equal cost"  # the role of cells that tables of the full schedule leave out
 TECHNIQUES = ("dropout", "cutout", "augment")  # fields of a recipe that published tables add to a method
 
 
@@ -113,6 +114,15 @@ def tidy(
     only_teaches = frame["id"].isin(set(frame["teacher_id"])).groupby([frame["setting"], frame["student"]]).transform("all")
     frame["role"] = only_teaches.map({True: "teacher", False: "student"})
     return frame.drop(columns=list(_SPECS))
+
+
+def tidy_by(manifest: Mapping[str, Any], records: Sequence[Record]) -> pd.DataFrame:
+    """The tidy frame of a grid's records, with what its manifest knows of methods and cells."""
+    frame = tidy(records, naming.plugins_of(manifest), naming.own_labels(manifest))
+    steps = frame["id"].map(naming.steps_of_full_schedules(manifest)).astype(object)  # their costs are timed once
+    frame["cost_key"] = frame["cost_key"].where(steps.isna(), steps)
+    frame["role"] = frame["role"].mask(steps.notna(), AT_EQUAL_COST)
+    return frame
 
 
 def conditions(frame: pd.DataFrame) -> pd.Series:

@@ -158,6 +158,12 @@ def compare(table: pd.DataFrame, rows: pd.DataFrame, design: Design) -> dict[Key
     return decided
 
 
+def beside_none(pairs: Mapping[Key, tuple[Runs, Runs]], design: Design) -> dict[Key, dict[str, Any]]:
+    """The columns `COLUMNS` of comparisons with `none` that are no part of the grid's own: an exploratory family."""
+    family = [_comparison(key, Baseline.NONE, *sides, design, follows=False) for key, sides in pairs.items()]
+    return _decided(family, len(family), True, design.margin, None)
+
+
 def key_of(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Key:
     """The comparison of two rows of one pair's summary."""
     taught = "teacher" in (row["needs"], baseline["needs"])

@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.errors import unknown
-from bench.records import naming
 from bench.records.comparisons import Baseline
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.problems import Problem
@@ -20,7 +19,7 @@ from bench.records.record import PARTS_ON_DISK, Cost, Record, Timing
 from reports import gains
 from reports.bill import SUFFIX
 from reports.design import Design
-from reports.frame import place, places, tidy, with_costs
+from reports.frame import place, places, tidy_by, with_costs
 from reports.pair import baseline_of
 from reports.reading import read, read_by_image, read_curves
 from reports.summary import summary
@@ -188,8 +187,7 @@ def _warn(problems: Iterable[Problem]) -> None:
 
 
 def _tidy(at: GridFolder, records: list[Record]) -> pd.DataFrame:
-    manifest = at.manifest()
-    return tidy(records, naming.plugins_of(manifest), naming.own_labels(manifest))
+    return tidy_by(at.manifest(), records)
 
 
 def _timings(cost: Cost) -> dict[str, Timing]:

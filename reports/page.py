@@ -59,6 +59,7 @@ class Kind(NamedTuple):
 FIRST = (Kind("matrix", "Overview", "Every method on every pair"),)
 ABOVE_PAIRS = (Kind("ranks", "Ranks", "Across pairs"),)
 BELOW_PAIRS = (
+    Kind("equal-cost", "Equal cost", "At the plain student's cost"),
     Kind("steps", "Steps", "Steps of cells that are not trained yet"),
     Kind(
         "published",

@@ -11,12 +11,11 @@ from typing import Any
 import pandas as pd
 
 from bench.records.folders import GridFolder, ResultsFolder
-from bench.records.naming import own_labels, plugins_of
 from bench.records.problems import Problem
 from bench.records.record import Cost, Record
 from bench.records.teacher import TeacherAccuracy, key_of
 from reports.design import Design
-from reports.frame import places, tidy, with_costs
+from reports.frame import places, tidy_by, with_costs
 from reports.over_pairs import over_pairs
 from reports.pair import Pair, pairs_of
 from reports.reading import ByImage, Curve, read, read_by_image, read_curves
@@ -95,7 +94,7 @@ class Report:
         if compare is not None:
             other, other_problems = _other(Path(compare), folder.name, style)
             problems += other_problems
-        frame = with_costs(tidy(records, plugins_of(manifest), own_labels(manifest)), costs)
+        frame = with_costs(tidy_by(manifest, records), costs)
         labels = tuple(dict.fromkeys(frame["label"]))
         frame["label"] = style.renamed(frame["label"])
         trained = bool((frame["role"] == "student").any())
@@ -127,7 +126,7 @@ def _other(path: Path, grid: str, style: Style) -> tuple[Other, list[Problem]]:
         path, grid = path.resolve().parent, path.resolve().name
     folder = ResultsFolder(path).grid(grid)
     records, problems = read(folder)
-    frame = with_costs(tidy(records, plugins_of(folder.manifest()), own_labels(folder.manifest())), folder.costs()[0])
+    frame = with_costs(tidy_by(folder.manifest(), records), folder.costs()[0])
     frame["label"] = style.renamed(frame["label"])
     named = [Problem(f"B: {problem.path}", problem.reason) for problem in problems]
     return Other(f"{path.name}/{grid}", frame), named

@@ -26,7 +26,8 @@ class Declared(NamedTuple):
     primary: frozenset[str] = frozenset()  # of the methods in question
     searches: Mapping[str, int] = {}  # number of the search that tried a cell's values
     labeled: frozenset[str] = frozenset()  # whose method has a label of the user's own
-    notes: tuple[str, ...] = ()  # what was left out of `primary` and `search`, a line each
+    equal_cost: Mapping[str, str] = {}  # of cells with another number of epochs, the cost key of the full schedule's
+    notes: tuple[str, ...] = ()  # what was left out of these keys, a line each
 
 
 class Declarations:
@@ -36,6 +37,9 @@ class Declarations:
         self._ids: dict[tuple[str, str], set[str]] = {}  # by key and entry
         self._places: dict[tuple[str, str], str] = {}  # where such an entry stands first
         self.labeled: set[str] = set()  # ids of cells whose method has a label of the user's own
+        self.ordinary: set[str] = set()  # ids of cells with the full schedule
+        self.equal_cost: dict[str, str] = {}
+        self.notes: dict[str, None] = {}
 
     def add(self, file: GridFile, pair: str | None, cells: Sequence[Cell], where: str) -> None:
         """Find the cells that a file's entries are about.
@@ -45,6 +49,7 @@ class Declarations:
             cells: of this pair.
             where: the file's place, for errors.
         """
+        self.ordinary |= {cell.id for cell in cells}
         for key, entries in (("primary", file.primary), ("search", file.search)):
             for index, entry in enumerate(entries):
                 name = key, json.dumps(entry, sort_keys=True)
@@ -53,6 +58,16 @@ class Declarations:
                 for short, at, _ in expand_methods([entry], f"{where}, {key}"):
                     spec = complete(METHODS, "method", pair_presets(short, pair, at), at)
                     ids |= {cell.id for cell in cells if cell.method == spec}
+
+    def lacks_full(self, name: str, where: str, overridden: Collection[str]) -> None:
+        """Leave a method out of `equal_cost` that `--set` has taken out of `methods`.
+
+        Raises:
+            UserError: the grid itself has not got it.
+        """
+        if "equal_cost" in overridden or not TAKE_AWAY & set(overridden):
+            raise UserError(f"{where}: {name} is not among this grid's `methods`; its full training has to stand beside it")
+        self.notes[f"equal_cost: {name} is left out, as --set took it away"] = None
 
     def check_label(self, cell_id: str, cell: Cell, others: Mapping[str, Cell], own: bool, where: str) -> None:
         """Note whether the cell's label is the user's own, and refuse one that another method of its pair has.
@@ -75,7 +90,7 @@ class Declarations:
         Raises:
             UserError: an entry names no method of the grid.
         """
-        notes = []
+        notes = [*self.notes]
         for key in ("primary", "search"):
             lost = [entry for (of, entry), ids in self._ids.items() if of == key and not ids]
             if not lost:
@@ -89,4 +104,5 @@ class Declarations:
         primary = frozenset[str]().union(*(ids for (key, _), ids in self._ids.items() if key == "primary"))
         searches = [ids for (key, _), ids in self._ids.items() if key == "search"]
         numbers = {cell: number for number, ids in enumerate(searches) for cell in ids}
-        return Declared(frozenset(students), primary, numbers, frozenset(self.labeled), tuple(notes))
+        equal_cost = {cell: steps for cell, steps in self.equal_cost.items() if cell not in self.ordinary}
+        return Declared(frozenset(students), primary, numbers, frozenset(self.labeled), equal_cost, tuple(notes))

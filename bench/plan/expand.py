@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from bench.plan.compatibility import UnbuildableError, forward_shapes, pretraine
 from bench.plan.data import Data
 from bench.plan.declared import Declarations
 from bench.plan.grid import Grid, Skip
-from bench.plan.grid_file import GridFile, Pair, SequentialSeeds, long_form, variations
+from bench.plan.grid_file import GridFile, Pair, SequentialSeeds, Shortened, long_form, variations
 from bench.plan.networks import WeightFiles, network_spec
 from bench.plan.recipe_parts import full_recipe
 from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures
@@ -47,7 +48,7 @@ def expand(
         UserError: anything wrong in the file, with its place.
     """
     found = variations(name, raw)
-    expansion = _Expansion(data_root, device)
+    expansion = _Expansion(data_root, device, overridden)
     for where, file in found:
         expansion.add(where, file)
     cells = {**expansion.teachers, **expansion.students}
@@ -97,6 +98,7 @@ class _Sides:
     student: _Side
     teacher: _Side | None
     ready: Teacher | None  # the teacher, where it needs no training here
+    copied: _Side | None = None  # the student as a copy of itself is trained, where that is by another recipe
 
     @property
     def key(self) -> str | None:
@@ -111,7 +113,8 @@ class _Sides:
 class _Expansion:
     """Collects the cells of a grid and of its variations."""
 
-    def __init__(self, data_root: str | None, device: str) -> None:
+    def __init__(self, data_root: str | None, device: str, overridden: Collection[str]) -> None:
+        self.overridden = overridden
         self.data, self.device = Data(data_root), device
         self.teachers: dict[str, Cell] = {}
         self.students: dict[str, Cell] = {}
@@ -139,7 +142,10 @@ class _Expansion:
             _check_drop_path(student, f"{where}, recipe")
             teacher, ready = self._teacher(file, pair, student, where, at)
             sides = _Sides(student, teacher, ready)
-            self.declarations.add(file, sides.key, self._add_methods(file, sides, entries), where)
+            cells = self._add_methods(file, sides, entries)
+            self.declarations.add(file, sides.key, cells, where)
+            for place, short in enumerate(file.equal_cost):
+                self._add_shortened(file, short, sides, cells, f"{where}, equal_cost[{place}]")
 
     def _teacher(self, file: GridFile, pair: Pair, student: _Side, where: str, at: str) -> tuple[_Side | None, Teacher | None]:
         """The pair's teacher as a network, and as a `Teacher` where it needs no training here."""
@@ -225,6 +231,27 @@ class _Expansion:
                 self.students.setdefault(cell_id, cell)
         return list(seen.values())
 
+    def _add_shortened(self, file: GridFile, asked: Shortened, sides: _Sides, full: list[Cell], where: str) -> None:
+        """Add the methods of an entry of `equal_cost` on one pair. Teachers and copies keep the full schedule.
+
+        Args:
+            full: the pair's cells of the full schedule.
+        """
+        if asked.epochs == sides.student.recipe.epochs:
+            raise UserError(f"{where}.epochs: {asked.epochs} are the full schedule; give another number")
+        recipe = {**long_form("recipe", file.recipe), "epochs": asked.epochs}
+        student = replace(sides.student, recipe=full_recipe(recipe, model_name(sides.student.model), f"{where}, recipe"))
+        entries = []
+        for entry in expand_methods(asked.methods, f"{where}, methods"):
+            spec, name, method = _method(entry[0], sides, entry[1])
+            if any(cell.method == spec for cell in full):
+                entries.append(entry)
+            elif not _misfit(method, sides):
+                self.declarations.lacks_full(name, entry[1], self.overridden)
+        steps = {json.dumps(cell.method, sort_keys=True): cell.cost_key for cell in full}
+        for cell in self._add_methods(file, replace(sides, student=student, copied=sides.student), entries):
+            self.declarations.equal_cost[cell.id] = steps[json.dumps(cell.method, sort_keys=True)]
+
     def _supplier(self, method: Method, sides: _Sides, seed: int) -> Teacher | None:
         """Where the trained network comes from that the method needs; one that must be trained becomes a cell.
 
@@ -233,7 +260,7 @@ class _Expansion:
         """
         if method.needs == "none":
             return None
-        supplier = sides.student
+        supplier = sides.copied or sides.student
         if method.needs == "teacher":
             if sides.ready:
                 return sides.ready

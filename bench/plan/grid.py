@@ -48,7 +48,8 @@ class Grid:
     @property
     def comparisons(self) -> list[Comparison]:
         """Every method with `none` and with `kd`; the primary ones are marked."""
-        students = (cell for cell in self.every or self.cells if cell.id in self.declared.students)
+        ordinary = self.declared.students - self.declared.equal_cost.keys()
+        students = (cell for cell in self.every or self.cells if cell.id in ordinary)
         return comparisons(students, self.declared.primary)
 
     @property
@@ -80,6 +81,11 @@ class Grid:
     def warnings(self) -> list[str]:
         """What is suspicious about the data, and what `--set` has left out, a line each."""
         return [*(f"warning: data {name}: {note}" for name, found in self.data for note in found.notes), *self.declared.notes]
+
+    @property
+    def timed(self) -> list[Cell]:
+        """The cells whose steps a probe has to time; those of `equal_cost` take the steps of the full schedule."""
+        return [cell for cell in self.cells if cell.id not in self.declared.equal_cost]
 
     @property
     def by_id(self) -> dict[str, Cell]:
@@ -127,5 +133,6 @@ class Grid:
         entry |= {"group": cell.cost_key, "seed": cell.seed}
         entry |= {"primary": True} if cell.id in self.declared.primary else {}
         entry |= {"own_label": True} if cell.id in self.declared.labeled else {}
+        entry |= {"equal_cost": steps} if (steps := self.declared.equal_cost.get(cell.id)) else {}
         search = self.declared.searches.get(cell.id)
         return entry | ({"search": search} if search is not None else {})

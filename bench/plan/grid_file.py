@@ -57,6 +57,14 @@ Seeds = Annotated[
 ]
 
 
+class Shortened(BaseModel):
+    """Methods that are trained once more for another number of epochs, so that they cost what the plain student does."""
+
+    model_config = ConfigDict(extra="forbid")
+    methods: list[str | dict[str, Any]] = Field(min_length=1)  # as written in the grid's `methods`
+    epochs: int = Field(strict=True, ge=1)
+
+
 class GridFile(BaseModel):
     """The keys of a grid file.
 
@@ -78,6 +86,7 @@ class GridFile(BaseModel):
     primary: list[str | dict[str, Any]] = []  # the methods in question, as written in `methods`; the others are exploratory
     margin: float | None = Field(None, gt=0)  # points within which two accuracies count as the same; None: the reports' default
     search: list[str | dict[str, Any]] = []  # methods whose values were tried to choose one; its price includes all of an entry
+    equal_cost: list[Shortened] = []  # their teachers keep the full schedule
     also: list[dict[str, Any]] = []
 
     @property
@@ -176,7 +185,7 @@ def variations(name: str, raw: Mapping[str, Any]) -> list[tuple[str, GridFile]]:
         UserError: a key or a value that a grid file cannot have, with its place.
     """
     grid = _checked(name, raw)
-    base = {key: value for key, value in raw.items() if key != "also"}
+    base = {key: value for key, value in raw.items() if key not in ("also", "equal_cost")}
     found = [(name, grid)]
     for index, change in enumerate(grid.also):
         where = f"{name}, also[{index}]"
@@ -197,7 +206,7 @@ def _checked(where: str, raw: Mapping[str, Any]) -> GridFile:
         loc = [part for index, part in enumerate(first["loc"]) if (index, part) not in ((1, "list"), (1, "sequential"))]
         key = ".".join(map(str, loc))
         if first["type"] == "extra_forbidden":
-            inner: dict[object, type[BaseModel]] = {"pairs": Pair, "seeds": SequentialSeeds}
+            inner: dict[object, type[BaseModel]] = {"pairs": Pair, "seeds": SequentialSeeds, "equal_cost": Shortened}
             raise unknown("key", loc[-1], inner.get(loc[0], GridFile).model_fields, f"{where}, {key}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}, {key}: {message}, not {first['input']!r}") from None

@@ -225,6 +225,11 @@ def own_labels(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {cell["id"]: cell["label"] for cell in manifest["cells"] if cell.get("own_label")}
 
 
+def steps_of_full_schedules(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """By the id of a cell of `equal_cost`: the cost key of the cells with the full schedule, whose steps it takes."""
+    return {cell["id"]: cell["equal_cost"] for cell in manifest["cells"] if cell.get("equal_cost")}
+
+
 def is_shipped(key: str) -> bool:
     return shipped_signature(key) is not None
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench import stats
+from reports.frame import AT_EQUAL_COST
 from reports.published import COLUMNS as PUBLISHED_COLUMNS
 from reports.published import read
 from reports.report import Report
@@ -67,7 +68,7 @@ def same_rule(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
 
 def by_published_name(frame: pd.DataFrame) -> dict[tuple[str, ...], list[pd.DataFrame]]:
     """Runs of methods at published values by (data, student, teacher, method as published tables name it)."""
-    frame = frame[frame["as_published"].astype(bool)]
+    frame = frame[frame["as_published"].astype(bool) & (frame["role"] != AT_EQUAL_COST)]
     teacher = frame["teacher"].where(frame["needs"] == "teacher", "")
     method = _published_names(frame) + (" (" + frame["techniques"] + ")").where(frame["techniques"] != "", "")
     groups: dict[tuple[str, ...], list[pd.DataFrame]] = {}
