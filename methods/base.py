@@ -192,6 +192,8 @@ class Method(nn.Module):
     def setup(self, context: Context) -> None:
         """Create what depends on shapes, as submodules and buffers: trained, checkpointed, train-only.
 
+        It also runs while a grid is planned, without data: on tensors that have a shape and no values.
+
         Raises:
             ValueError: the method cannot work with these networks; the message says why.
         """
@@ -240,7 +242,7 @@ class Method(nn.Module):
         """Change gradients (`parameter.grad`) of the student or of this method, in place; by default nothing."""
 
     def after_step(self, student: nn.Module) -> None:
-        """Change weights or buffers, in place, after the optimizer's step; by default nothing."""
+        """Change weights or buffers, in place and under `torch.no_grad`, after the optimizer's step; by default nothing."""
 
     def parameter_groups(self, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
         """The optimizer's groups, each `{"params": [...]}` and what differs from the recipe ("weight_decay", "momentum").

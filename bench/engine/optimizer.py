@@ -149,7 +149,11 @@ class Optimizer:
 
 def _groups(trainee: Trainee) -> Groups:
     """The method's groups; where the recipe spares some parameters from weight decay, these have groups of their own."""
-    groups = trainee.method.parameter_groups(trainee.trained_parameters())
+    trained = trainee.trained_parameters()
+    groups = trainee.method.parameter_groups(trained)
+    left_out = {id(p) for p in trained} - {id(p) for group in groups for p in group["params"]}
+    if left_out:
+        raise ValueError(f"parameter_groups leaves out {len(left_out)} of {len(trained)} parameters")
     if trainee.recipe.decay_all:
         return groups
     spared = {id(parameter) for parameter in spared_from_decay(trainee)}
