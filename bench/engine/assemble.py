@@ -51,13 +51,21 @@ class Assembly:
         return Step(self.trainees, self.device, self.first.precision, team, sees)
 
     def held_batches(self, name: str, batch_size: int | None = None, team: Team = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels to evaluate on; this process's part of them. By default in larger batches on a GPU, for speed."""
+        """Images and labels to evaluate on, not augmented; this process's part of them.
+
+        Args:
+            name: of a split of `held`, or "train".
+            batch_size: by default larger on a GPU, for speed.
+        """
         if batch_size is None:
             batch_size = 500 if self.device.type == "cpu" else 2500
-        if self.device.type == "cuda" and isinstance(images := self.held[name].images, Tensor) and images.device != self.device:
-            self.held[name] = Split(images.to(self.device), self.held[name].targets)  # sent once, not after every epoch
+        split = self.train if name == "train" else self.held[name]
+        if self.device.type == "cuda" and isinstance(split.images, Tensor) and split.images.device != self.device:
+            split = Split(split.images.to(self.device), split.targets)
+            if name in self.held:
+                self.held[name] = split  # sent once, not after every epoch
         return evaluation_batches(
-            team.part(self.held[name]),
+            team.part(split),
             self.dataset,
             self.device,
             batch_size=batch_size,

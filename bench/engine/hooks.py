@@ -12,8 +12,8 @@ from mmengine.visualization import Visualizer
 
 from bench.engine import checkpoint
 from bench.engine.assemble import Assembly
-from bench.engine.evaluation import evaluate
-from bench.engine.loop import Loop, Row
+from bench.engine.evaluation import Evaluation, evaluate
+from bench.engine.loop import End, Loop, Row
 from bench.engine.schedule import learning_rate
 from bench.errors import UserError
 from bench.records.cell_folder import CellFolder
@@ -23,7 +23,7 @@ log = logging.getLogger("bench.records.cell")
 
 
 class EvaluateHook(Hook):
-    """Adds a row to every trainee's history after each epoch of the main phase; keeps the last epoch's answers by image."""
+    """Adds a row to every trainee's history after each epoch of the main phase, and after the last what records alone hold."""
 
     def __init__(self, assembly: Assembly) -> None:
         self.assembly = assembly
@@ -38,21 +38,26 @@ class EvaluateHook(Hook):
             row: Row = {"epoch": epoch, "lr": lr}
             with runner.clock.measure("evaluate_s"):
                 for name in self.assembly.held:
-                    row |= self._evaluate(runner, cell_id, name)
+                    found = self._evaluate(runner, cell_id, name)
+                    row |= {f"{name}_top1": found.top1, f"{name}_top5": found.top5}
+                    if name == "test" and runner.epoch == runner.max_epochs:
+                        runner.ends[cell_id] = End(
+                            runner.step.team.in_order(found.correct).cpu(),
+                            found.nll,
+                            found.calibration_error,
+                            self._evaluate(runner, cell_id, "train").top1,
+                        )
             row |= {name: runner.seconds[name] for name in ("train_s", "evaluate_s")}
             row |= {f"loss_{name}": value for name, value in runner.terms[cell_id].items()}
             rows.append(row)
             which = f"{cell_id}: " if len(runner.history) > 1 else ""
             log.info("%s%s", which, ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
 
-    def _evaluate(self, runner: Loop, cell_id: str, name: str) -> Row:
+    def _evaluate(self, runner: Loop, cell_id: str, name: str) -> Evaluation:
         step = runner.step
         batches = self.assembly.held_batches(name, team=step.team)
         network = step.members[cell_id].trainee.predictor()
-        found = evaluate(network, batches, step.precision, step.device, step.team)
-        if name == "test" and runner.epoch == runner.max_epochs:
-            runner.correct[cell_id] = step.team.in_order(found.correct).cpu()
-        return {f"{name}_top1": found.top1, f"{name}_top5": found.top5}
+        return evaluate(network, batches, step.precision, step.device, step.team)
 
 
 class VisualizeHook(Hook):

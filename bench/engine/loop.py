@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from mmengine.hooks import Hook
@@ -17,6 +18,15 @@ from bench.records.recipe import Recipe
 from bench.records.record import Clocks
 
 Row = dict[str, float]  # one line of the curves: what is known after an epoch
+
+
+class End(NamedTuple):
+    """What a trained network gets right, beside the last row of its curves."""
+
+    correct: Tensor  # (N,) of bool: test images, in their order
+    nll: float  # of the test set, nats
+    calibration_error: float  # likewise, in percent
+    train_top1: float  # of the training images without augmentation, in percent
 
 
 class Loop:
@@ -38,7 +48,7 @@ class Loop:
         iter: steps that are finished; `max_iters` in the end.
         terms: mean of each loss term over the last epoch, by cell id.
         history: rows of the curves, by cell id.
-        correct: which test images the network classified correctly after the last epoch, (N,) of bool, by cell id.
+        ends: what is known after the last epoch alone, by cell id.
         seconds: wall seconds, by the fields of `Clocks`.
         sources: whose code trains, by cell id; for checkpoints.
     """
@@ -54,7 +64,7 @@ class Loop:
         self.epoch = self.iter = 0
         self.terms: dict[str, dict[str, float]] = {}
         self.history: dict[str, list[Row]] = {cell_id: [] for cell_id in self.step.members}
-        self.correct: dict[str, Tensor] = {}
+        self.ends: dict[str, End] = {}
         self.seconds: dict[str, float] = dict.fromkeys(Clocks.model_fields, 0.0)
         self.sources: dict[str, str] = {}
         self.clock = Clock(self.step.device, self.seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import io
+import math
 import os
 import subprocess
 from datetime import UTC, datetime
@@ -168,7 +169,7 @@ def _record(
     place: CellFolder,
 ) -> Record:
     """Write weights, curves and which test images are classified correctly; the record that goes with them."""
-    trainee, rows, correct = assembly.trainees[cell.id], loop.history[cell.id], loop.correct[cell.id]
+    trainee, rows, end = assembly.trainees[cell.id], loop.history[cell.id], loop.ends[cell.id]
     return Record(
         id=cell.id,
         cell=cell,
@@ -188,8 +189,11 @@ def _record(
         finished=_now(),
         weights_sha256=place.write_weights(checkpoint.pack_weights(trainee.predictor())),
         curves_sha256=place.write_curves(as_csv(rows)),
-        correct_sha256=place.write_correct(packed(correct.numpy())),
-        test_samples=len(correct),
+        correct_sha256=place.write_correct(packed(end.correct.numpy())),
+        test_samples=len(end.correct),
+        train_top1=end.train_top1,
+        test_nll=end.nll if math.isfinite(end.nll) else None,
+        test_calibration_error=end.calibration_error if math.isfinite(end.calibration_error) else None,
         source=loop.sources[cell.id],
         path=loop.runner.path,
         path_reason=loop.runner.path_reason,
