@@ -27,6 +27,7 @@ from reports.tables.cost import cost
 from reports.tables.over_time import time_to
 from reports.tables.steps import step_parts
 from reports.tables.table import Column, Table
+from reports.tables.trainings import trainings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -191,6 +192,17 @@ def test_markdown_latex_and_csv_survive_hostile_text():
     latex = table.latex()
     assert r"50\% \_x\_ \textbackslash{} \$y\$ \& \{z\} \#1 new" in latex
     assert pd.read_csv(io.StringIO(table.csv()))["label"].item() == hostile
+
+
+def test_quantiles_failures_and_fit_by_hand():
+    values = [60.0, 61.0, 20.0]
+    records = [
+        synthetic.record(synthetic.cell("none", seed), value, train_top1=90.0 + seed, test_nll=1.5)
+        for seed, value in enumerate(values)
+    ]
+    [pair] = synthetic.report(records).pairs
+    [row] = trainings(pair).rows()
+    assert row == ["none", "3", "0", "20.00", "60.00", "61.00", "91.00", "1.500"]  # no calibration error is known
 
 
 def test_pareto_frontier():
