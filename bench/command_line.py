@@ -96,12 +96,13 @@ def run(given: Given) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:  # a place that was given
-        print(f"error: {error.filename2 or error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:  # of a place that was given: full, read-only, out of reach, no folder, held by another, ...
+        place = error.filename2 or error.filename
+        print(f"error: {f'{place}: ' if place else ''}{error.strerror or error}", file=sys.stderr)
+        return 2

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.records.folders import GridFolder
-from bench.records.problems import Problem
+from bench.records.problems import Problem, reason
 from bench.records.record import Record
 
 KEPT_OUT = "kept out of every table and verdict"
@@ -97,7 +97,9 @@ def read_by_image(folder: GridFolder, records: Iterable[Record]) -> tuple[dict[s
         try:
             correct = folder.cell(record.id).correct(record)
         except (ValueError, OSError) as error:
-            problems.append(Problem(f"{folder.name}/{record.id}/correct.bin", f"{error}; left out of the comparison by image"))
+            problems.append(
+                Problem(f"{folder.name}/{record.id}/correct.bin", f"{reason(error)}; left out of the comparison by image")
+            )
             continue
         if correct is not None:
             found[record.id] = ByImage(np.packbits(correct).tobytes(), len(correct))
@@ -110,6 +112,6 @@ def read_curves(folder: GridFolder, records: Iterable[Record]) -> tuple[dict[str
     for record in records:
         try:
             curves[record.id] = Curve.parse(folder.cell(record.id).curves(record))
-        except ValueError as error:
-            problems.append(Problem(f"{folder.name}/{record.id}/curves.csv", f"{error}; left out of the curves"))
+        except (ValueError, OSError) as error:
+            problems.append(Problem(f"{folder.name}/{record.id}/curves.csv", f"{reason(error)}; left out of the curves"))
     return curves, problems

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -15,7 +19,7 @@ from small import results, trainings, write_grid
 from test_distributed import RECIPE, check_against_by_hand
 
 from bench.errors import UserError
-from bench.jobs import base, cluster_file, slurm
+from bench.jobs import base, cluster_file, slurm, waits
 from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.records.cell import Cell
@@ -23,6 +27,7 @@ from bench.records.folders import GridFolder, ResultsFolder
 from run_bench import main
 
 PATIENCE_S = 120
+LIMIT_S = 240  # of one test on the cluster
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
             yield cluster
         finally:
             cluster.stop()
+
+
+@pytest.fixture(autouse=True)
+def _bounded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test on the cluster that hangs fails after a while, and leaves no job and no drained node to the next one."""
+    if "cluster" not in request.fixturenames:
+        yield
+        return
+    cluster = request.getfixturevalue("cluster")
+
+    def stop(number: int, frame: object) -> None:
+        raise TimeoutError(f"not done after {LIMIT_S} s")
+
+    former = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
+        for command in (["scancel", "--me"], ["scontrol", "update", "nodename=localhost", "state=resume"]):
+            with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+                cluster.call(*command)
 
 
 @pytest.fixture
@@ -167,6 +195,24 @@ def test_two_processes_through_slurm_equal_two_halves_by_hand(cluster: SlurmClus
 
 
 # Without Slurm
+
+
+def test_a_run_that_waits_names_what_holds_its_jobs(
+    cluster: SlurmCluster, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = write_grid(tmp_path, methods=["none"])
+    cluster.call("scontrol", "update", "partitionname=ci", "state=down")
+    monkeypatch.setattr(waits, "PATIENCE_S", 0.0)
+    see = waits.Waits.see
+
+    def seen(self: waits.Waits, reasons: dict[str, list[str]]) -> None:
+        see(self, reasons)
+        if any("Partition" in reason for reason in reasons):
+            cluster.call("scontrol", "update", "partitionname=ci", "state=up")
+
+    monkeypatch.setattr(waits.Waits, "see", seen)
+    assert main(["run", grid, *asked, "--wait"]) == 0
+    assert re.search(r"waiting since [\d:]+ for digits-\S+: pending in Slurm's queue: Partition\w+", capsys.readouterr().out)
 
 
 @pytest.fixture

@@ -184,12 +184,8 @@ def cancel(folder: GridFolder) -> int:
     return sum(backend.cancel(folder) for backend in _used(folder))
 
 
-def give_up(cells: Sequence[Cell], folder: GridFolder, last_lines: str) -> None:
-    """Name as failed what was lost without a trace.
-
-    Raises:
-        UserError: a trace cannot be written.
-    """
+def give_up(cells: Sequence[Cell], folder: GridFolder, last_lines: str, watch: Watch) -> None:
+    """Name as failed what was lost without a trace; where no trace can be written, the user reads why."""
     for cell in cells:
         place = folder.cell(cell.id)
         if place.settled() or place.locked():
@@ -197,5 +193,5 @@ def give_up(cells: Sequence[Cell], folder: GridFolder, last_lines: str) -> None:
         error = "its workers died (killed, or out of memory), or could not write its folder"
         try:
             place.write_failure(error, last_lines, again=True)
-        except OSError as why:
-            raise UserError(f"{cell.id} is not done, and its folder cannot be written: {why}; what is done is kept") from None
+        except (OSError, ValueError) as why:
+            watch.note(f"{cell.id} is not done, and its folder cannot be written: {why}")

@@ -23,7 +23,11 @@ from bench.records.source import Code, own_source
 # Not the cell's own fault: `run` tries again without being asked
 EXTERNAL_CAUSES = (OSError, MemoryError, DamagedError, OtherCodeError)
 # The same of want of memory where it has no type of its own, or one of torch's, which is not imported here
-NO_MEMORY = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED", "can't allocate memory")
+NO_MEMORY = (
+    *("OutOfMemoryError", "out of memory", "ALLOC_FAILED", "can't allocate memory", "Cannot allocate memory", "bad_alloc"),
+    *("could not create a primitive", "could not create a memory", "failed to map segment", "can't start new thread"),
+    *("unable to mmap", "of shared memory", "allocate shared memory", "is killed by signal", "exited unexpectedly"),  # loaders
+)
 BUDGET_S = 30.0  # for the trials of a run; what is left then is met when it is trained
 
 

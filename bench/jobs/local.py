@@ -17,9 +17,10 @@ from pydantic import Field
 from bench.cores import usable_cores
 from bench.errors import UserError
 from bench.jobs.base import ROUNDS, Backend, Handed, Watch, give_up, register
+from bench.jobs.waits import Waits
 from bench.jobs.worker import POLL_S, Job, Worker, environment
 from bench.records.cell import Cell
-from bench.records.folders import GridFolder
+from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
 
 
@@ -32,15 +33,16 @@ class Launcher(Backend):
         raise NotImplementedError
 
     def train(self, cells: Sequence[Cell], folder: GridFolder, options: Options, wait: bool, watch: Watch) -> Handed:
-        idle_rounds, last_lines = 0, ""
+        idle_rounds, last_lines, waits = 0, "", Waits(watch)
         while (left := [cell for cell in cells if not folder.cell(cell.id).settled()]) and idle_rounds < ROUNDS:
             if all(_locked(cell, folder) for cell in left):  # by another `run`: wait, and train what it loses
                 watch.update()
+                waits.look(_with_teachers(left), folder)
                 time.sleep(POLL_S)
                 continue
             last_lines = self._round(left, folder, options, watch)
             idle_rounds = 0 if any(folder.cell(cell.id).settled() for cell in left) else idle_rounds + 1
-        give_up(left, folder, last_lines)
+        give_up(left, folder, last_lines, watch)
         watch.update()
         return Handed(len(cells), ended=True)
 
@@ -83,8 +85,11 @@ class Local(Launcher):
                     devices = ",".join(gpus[first : first + each])
                     mine = replace(job, options=options, parent_pid=os.getpid(), visible_devices=devices)
                     running.append(executor.submit(Worker(), mine))
+                waits, folder = Waits(watch), ResultsFolder(job.results).grid(job.grid)
+                ids = [Cell.model_validate(cell).id for cell in job.cells]
                 while not all(task.done() for task in running):
                     watch.update()
+                    waits.look(ids, folder)
                     time.sleep(POLL_S)
             finally:
                 for task in running:
@@ -99,6 +104,11 @@ class Local(Launcher):
         slots = gpus // processes * self.per_gpu
         jobs = min(self.jobs or slots or max(1, cores // processes), slots or cells, cells)
         return jobs, self.threads or max(1, cores // (jobs * processes))
+
+
+def _with_teachers(cells: Sequence[Cell]) -> list[str]:
+    teachers = [cell.teacher.cell for cell in cells if cell.teacher and cell.teacher.cell]
+    return list(dict.fromkeys([*(cell.id for cell in cells), *teachers]))
 
 
 def _locked(cell: Cell, folder: GridFolder) -> bool:

@@ -13,7 +13,7 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from pydantic import Field
 
 from bench.errors import UserError
 from bench.jobs.base import ROUNDS, Backend, Handed, Queued, Watch, give_up, register
+from bench.jobs.waits import Waits
 from bench.jobs.worker import Job, Worker, environment
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder
@@ -183,16 +184,18 @@ class Slurm(Backend):
             UserError: Slurm refuses a job.
             KeyboardInterrupt: the jobs go on.
         """
-        rounds, before = 0, len(cells)
+        rounds, before, waits = 0, len(cells), Waits(watch)
         unseen_since = time.monotonic()
         while left := [cell for cell in cells if not folder.cell(cell.id).settled()]:
             watch.update()
             time.sleep(WAIT_S)
             try:
-                if self.queue(folder):
+                if queued := self.queue(folder):
                     unseen_since = time.monotonic()
-            except UserError:  # a controller that is down comes back, and knows its jobs again
+                waits.see(why_waiting(queued))
+            except UserError as error:  # a controller that is down comes back, and knows its jobs again
                 unseen_since = time.monotonic()
+                waits.see({str(error): [cell.id for cell in left]})
             if time.monotonic() - unseen_since < FORGETS_S:
                 continue
             rounds = 0 if len(left) < before else rounds + 1
@@ -202,11 +205,21 @@ class Slurm(Backend):
             for cell in left:
                 teacher = cell.teacher.cell if cell.teacher else None
                 if teacher and folder.cell(teacher).failure():
-                    folder.cell(cell.id).write_failure(f"its teacher {teacher} failed", again=True)
+                    with contextlib.suppress(OSError, ValueError):  # `give_up` names it
+                        folder.cell(cell.id).write_failure(f"its teacher {teacher} failed", again=True)
             self.submit(left, folder, options)
             unseen_since = time.monotonic()
-        give_up(left, folder, "see the job's log beside the launch")
+        give_up(left, folder, "see the job's log beside the launch", watch)
         watch.update()
+
+
+def why_waiting(queued: Mapping[str, Queued]) -> dict[str, list[str]]:
+    """Of what does not run: the cells by Slurm's reason, such as JobHeldUser, Resources or "Nodes required ... are DOWN"."""
+    found: dict[str, list[str]] = {}
+    for cell_id, job in queued.items():
+        if job.state != "RUNNING":
+            found.setdefault(f"{job.state.lower()} in Slurm's queue: {job.reason}", []).append(cell_id)
+    return found
 
 
 def plan(

@@ -28,6 +28,7 @@ from bench.jobs.check import check, name_failed, not_its_fault, wants_memory
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
+from bench.records.problems import BarredError, RefusedError
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -196,8 +197,10 @@ def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options
         if cell.teacher and cell.teacher.cell and not (teacher := folder.cell(cell.teacher.cell)).done():
             if not teacher.settled():
                 return "waiting"
-            reason = "cannot be read by this version" if teacher.unreadable() else "failed"
-            place.write_failure(f"its teacher {teacher.id} {reason}", again=True)
+            unreadable = teacher.unreadable()
+            place.write_failure(
+                f"its teacher {teacher.id} {f'is unusable: {unreadable}' if unreadable else 'failed'}", again=True
+            )
             return "passed"
         with contextlib.ExitStack() as locks:
             locks.enter_context(place.lock())
@@ -209,8 +212,10 @@ def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options
             return "tried"
     except TimeoutError:
         return "locked"
-    except OSError as error:  # not even a trace can be left: the dispatcher sees that nothing came of it
+    except (OSError, RefusedError, BarredError) as error:
         print(f"{cell.id}: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # else the dispatcher sees that nothing came of it
+            place.write_failure(f"its folder cannot be used: {error}", again=True)
         return "passed"
 
 

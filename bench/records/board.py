@@ -121,7 +121,11 @@ class Glance(NamedTuple):
 def glance(cell: CellFolder) -> Glance:
     """What a cell's folder shows right now."""
     state = cell.state()
-    if state == "done" and (record := cell.record()):
+    try:
+        record = cell.record() if state == "done" else None
+    except ValueError:  # damaged since
+        return Glance("unreadable")
+    if record:
         spent = record.clocks
         seconds = spent.train_s + spent.prepare_s + spent.evaluate_s + spent.checkpoint_s + spent.log_s
         return Glance(state, record.accuracies.last.top1, 1.0, seconds)

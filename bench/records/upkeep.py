@@ -43,18 +43,27 @@ def prepare(
     needed = {cell.teacher.cell for cell in cells if cell.teacher and (force or not folder.cell(cell.id).done())}
     for cell in cells:
         place = folder.cell(cell.id)
-        reason, damaged = place.unusable(with_weights=cell.id in needed) or ("", [])
-        if force:
-            reason, damaged = "to be trained again", [RECORD]
-            place.drop_checkpoint()
-        lines += [f"set aside {folder.results.root / name}: {reason}" for name in place.set_aside(*damaged)]
-        if why := place.unreadable():
-            lines.append(f"{place.place(RECORD)}: {why}")
-        elif not force and not place.done():
-            folder.results.adopt(place, cell.id in needed, partial(_made_by, own_source(cell, code)))
-        failure = place.failure()
-        if failure and (retry or force or failure.get("again")):
-            place.clear_failure()
+        try:
+            lines += _prepare_cell(cell, place, cell.id in needed, retry, force, code)
+        except (OSError, ValueError) as error:  # its own fault: the others are prepared all the same
+            lines.append(f"{place.place()}: {reason(error)}")
+    return lines
+
+
+def _prepare_cell(cell: Cell, place: CellFolder, with_weights: bool, retry: bool, force: bool, code: Code) -> list[str]:
+    why, damaged = place.unusable(with_weights) or ("", [])
+    if force:
+        why, damaged = "to be trained again", [RECORD]
+        place.drop_checkpoint()
+    results = place.grid.results
+    lines = [f"set aside {results.root / name}: {why}" for name in place.set_aside(*damaged)]
+    if unreadable := place.unreadable():
+        lines.append(f"{place.place(RECORD)}: {unreadable}")
+    elif not force and not place.done():
+        results.adopt(place, with_weights, partial(_made_by, own_source(cell, code)))
+    failure = place.failure()
+    if failure and (retry or force or failure.get("again")):
+        place.clear_failure()
     return lines
 
 
