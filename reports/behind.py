@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.records.naming import method_label, nested, pair_name, plugins_of
+from bench.records.naming import method_label, nested, pair_name, plugins_of, shown
 from bench.records.record import Clocks, Machine
 from reports.report import Report
 from reports.tables.table import seconds
@@ -49,7 +49,7 @@ class Facts:
 
     machines: list[MachineFact] = field(default_factory=list)
     methods: list[MethodFact] = field(default_factory=list)
-    recipes: list[dict[str, Any]] = field(default_factory=list)
+    recipes: list[dict[str, str]] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
     precisions: list[str] = field(default_factory=list)
     clocks: list[tuple[str, str]] = field(default_factory=list)  # what was clocked, and for how long over all cells
@@ -60,10 +60,10 @@ class Facts:
 def facts(report: Report) -> Facts:
     """Gather them from a report's records and costs."""
     records = report.records
-    recipes: dict[str, dict[str, Any]] = {}
+    recipes: dict[str, dict[str, str]] = {}
     for record in records:
         recipe = record.cell.recipe.model_dump(mode="json")
-        recipes.setdefault(json.dumps(recipe, sort_keys=True), recipe)
+        recipes.setdefault(json.dumps(recipe, sort_keys=True), {name: shown(value) for name, value in recipe.items()})
     names = [name for name in Clocks.model_fields if any(getattr(record.clocks, name) for record in records)]
     totals = {name: sum(getattr(record.clocks, name) for record in records) for name in names}
     return Facts(

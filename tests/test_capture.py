@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.engine.capture import CaptureError, StepRunner
 from bench.engine.device import has_bf16
+from bench.engine.optimizer import OPTIMIZERS
 from bench.engine.snapshot import state
 from bench.engine.train import train
 from bench.jobs.worker import Job, work
@@ -168,6 +169,44 @@ def test_a_planted_fault_is_refused_and_training_goes_on_undisturbed(kind, reaso
     assert re.match(reason, runner.path_reason), runner.path_reason
 
 
+class Counting(torch.optim.Optimizer):
+    """Its steps shrink with a count of Python's."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            group["count"] += 1
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(group["lr"] * p.grad / group["count"])
+
+
+class Renewing(torch.optim.Optimizer):
+    """Its momenta are new tensors in each step."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.state[p]["momentum"] = p.grad + 0.9 * self.state[p].get("momentum", torch.zeros_like(p))
+                    p.sub_(group["lr"] * self.state[p]["momentum"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Counting, r"Counting keeps values of Python's that change in a step: keep them in 0-dim tensors on the device"),
+        (Renewing, r".*momentum 0 is another tensor after a step: write into it in place"),
+    ],
+)
+def test_an_own_optimizer_that_cannot_be_replayed_is_refused_and_training_goes_on(kind, reason, tiny, tmp_path):
+    OPTIMIZERS.register_module(kind.__name__, force=True, module=lambda groups, recipe: kind(groups, {"count": 0}))
+    runner = Twins(Case(("none",), recipe={"optimizer": kind.__name__}), tiny, tmp_path).run()
+    assert runner.path == "eager"
+    assert re.match(reason, runner.path_reason), runner.path_reason
+
+
 def test_what_cannot_be_put_back_is_refused(tiny, tmp_path):
     twins = planted(Hides, tiny, tmp_path)
     for batch in twins.batches():
@@ -233,7 +272,7 @@ def test_a_training_on_a_cpu_names_no_path(tiny, tmp_path):
     folder = ResultsFolder(tmp_path).grid("tiny")
     [record] = train(tiny().cells, folder, Options(device="cpu", threads=1))
     assert (record.path, record.path_reason) == (None, None)
-    assert "path" not in record.model_dump_json()
+    assert '"path"' not in record.model_dump_json()
 
 
 def test_after_a_failed_recording_a_new_process_goes_on_eagerly(fake_graphs, tiny, tmp_path, monkeypatch):

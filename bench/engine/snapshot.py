@@ -26,6 +26,7 @@ class Snapshot:
             for name, module in _modules(step)
         }
         self._frozen = {name: _freeze_all(module) for name, (module, *_) in self._modules.items()}
+        self._optimizers = [_Memory(member.optimizer.inner) for member in step.members.values()]
         self._sums = [(sums, dict(sums)) for member in step.members.values() for sums in member.sums.values()]
         self._generator = torch.get_rng_state()
         self._on_gpu = step.device.type == "cuda"
@@ -47,8 +48,8 @@ class Snapshot:
                     vars(module)[name] = _copy(value)
         for name, tensor in self._tensors.items():
             tensor.copy_(self._values[name])
-        for member in self.step.members.values():
-            member.optimizer.inner.zero_grad()
+        for optimizer in self._optimizers:
+            optimizer.restore()
         torch.set_rng_state(self._generator)
         if self._gpu_generator is not None:
             torch.cuda.set_rng_state(self._gpu_generator, self.step.device)
@@ -60,6 +61,10 @@ class Snapshot:
             for key in now.keys() | then.keys():
                 if now.get(key) != then.get(key):
                     return f"{type(module).__name__}.{key} is Python's and changes in a step: keep it in a buffer"
+        for optimizer in self._optimizers:
+            if optimizer.changed():
+                name = type(optimizer.optimizer).__name__
+                return f"{name} keeps values of Python's that change in a step: keep them in 0-dim tensors on the device"
         now_tensors = state(self.step)
         if new := now_tensors.keys() ^ self._tensors.keys():
             return f"{min(new)} is not there in every step"
@@ -105,6 +110,34 @@ def _modules(step: Step) -> Iterator[tuple[str, nn.Module]]:
     for cell_id, member in step.members.items():
         for name, module in member.trainee.named_modules():
             yield f"{cell_id} {name}", module
+
+
+class _Memory:
+    """What an optimizer keeps between steps beside the values of its tensors: which these are, and values of Python's."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.state = {parameter: _copy(dict(values)) for parameter, values in optimizer.state.items()}
+        self.groups = [_copy(dict(group)) for group in optimizer.param_groups]
+        self.numbers = self._numbers()
+
+    def _numbers(self) -> Frozen:
+        values = [*self.optimizer.state.values(), *self.optimizer.param_groups]
+        return [[(name, _freeze(value)) for name, value in each.items() if not isinstance(value, Tensor)] for each in values]
+
+    def changed(self) -> bool:
+        """Whether values of Python's have changed since then."""
+        return bool(self._numbers() != self.numbers)
+
+    def restore(self) -> None:
+        """Put them back. Gradients go."""
+        for parameter in self.optimizer.state.keys() - self.state.keys():
+            del self.optimizer.state[parameter]
+        pairs = [(self.optimizer.state[parameter], values) for parameter, values in self.state.items()]
+        for place, values in [*pairs, *zip(self.optimizer.param_groups, self.groups, strict=True)]:
+            place.clear()
+            place.update(_copy(values))
+        self.optimizer.zero_grad()
 
 
 class _GeneratorState:
