@@ -226,11 +226,18 @@ def logs(given: Given) -> None:
         print(f"failed at {failure.get('when')}: {failure.get('error')}")
 
 
-@verb("Write a grid's tables, figures and page", RESULTS, FINISHED, REPORT, GRAMS)
-def report(given: Given) -> None:
-    from reports import terminal
+@verb("Write a grid's tables, figures and page, or with --site those of all grids", RESULTS, REPORT, GRAMS)
+def report(given: Given) -> int | None:
+    from reports import site, terminal
 
-    terminal.report(finished(given), console(), given.compare, given.style, given.grams_per_kwh)
+    look = {"compare": given.compare, "style": given.style, "grams_per_kwh": given.grams_per_kwh}
+    if given.site:
+        names = results(given).grids()
+        folders = [finished(given)] if given.grid else [results(given).grid(name) for name in names]
+        return site.report(folders, Path(given.site), console(), **look)
+    given.grid = given.grid or "quick"
+    terminal.report(finished(given), console(), **look)
+    return 0
 
 
 @verb("Draw where trained students look (Grad-CAM++), side by side, for the report", RESULTS, PLUGINS, MAPS, DATA_ROOT)

@@ -102,6 +102,8 @@ MEASURING = together(THREADS, COST_TIME, flag("--force", "measure again what was
 ABLATE = flag("--ablate", "also switch off each piece in turn")
 SPEED = "Measure this engine against the field's usual training loop, and what each of its pieces gains"
 REPORT = together(
+    argument("grid", nargs="?", help=f"{FOLDER} (default: quick; with --site all of them)", complete=finished_names),
+    argument("--site", metavar="DIR", help="write there, with a start page over the grids, as a web server shows them"),
     argument("--compare", metavar="DIR", help="another folder of results, to set beside it"),
     argument("--style", metavar="FILE", help="names, choice, order and colors of methods, size and font [reports/style.yaml]"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gc
 import hashlib
 import json
@@ -38,6 +39,7 @@ from reports.tables.table import Table, markdown_text
 
 HERE = Path(__file__).parent
 PAGE = "report.html"
+WRITTEN = "%d %B %Y, %H:%M UTC"
 PNG = b"\x89PNG\r\n\x1a\n"
 KINDS = (("none", "●", "without a teacher"), ("teacher", "■", "with a teacher"), ("self", "▲", "with a copy"))
 SCRIPTS = ("page_state.js", "page_tables.js", "page_plot.js", "page.js")
@@ -121,6 +123,7 @@ class Page:
     facts: Facts
     grid_text: str
     play: dict[str, Any]  # for the script, see `reports.play`
+    home: str = ""  # link to the page that leads here
 
 
 class Written(NamedTuple):
@@ -129,6 +132,7 @@ class Written(NamedTuple):
     page: Path
     summary: pd.DataFrame  # one row for every method of every pair; empty where no student has been trained
     notes: tuple[str, ...]  # what the style hides, and what it names in vain
+    content: Page
 
 
 @contextmanager
@@ -150,6 +154,7 @@ def write(
     compare: str | Path | None = None,
     style: str | Path | None = None,
     grams_per_kwh: float | None = None,
+    home: str = "",
 ) -> Written:
     """Write the report of a grid.
 
@@ -160,10 +165,11 @@ def write(
         compare: a second results folder with a grid of this name, or a grid's own folder, to set beside the first.
         style: a style file, by default `reports/style.yaml`, which explains the keys.
         grams_per_kwh: of CO2, for the table of energy.
+        home: link to a page over several reports, if this is one of them.
 
     Returns:
-        The page, `report.html`, and the summary. Beside the page: report.md, records.csv (the tidy frame), tables/ (Markdown,
-        CSV, LaTeX) and figures/ (PNG, SVG, PDF).
+        The page, `report.html`, what it shows, and the summary. Beside the page: report.md, records.csv (the tidy frame),
+        tables/ (Markdown, CSV, LaTeX) and figures/ (PNG, SVG, PDF).
 
     Raises:
         UserError: a grid has no manifest, or the style file cannot be used.
@@ -177,7 +183,8 @@ def write(
     drawings = [(entry.section, drawing) for entry in figures_of_report for drawing in _several(entry.make(report))]
     drawn = len(report.pairs) if len(report.pairs) <= ALL_FIGURES_UP_TO else FIRST_FIGURES
     pairs = [_pair_section(pair, index < drawn) for index, pair in enumerate(report.pairs)]
-    page = _page(report, pairs, drawn, made, drawings, place.at("maps"))
+    page = _page(report, pairs, drawn, made, drawings, folder.report_place().at("maps"))
+    page = dataclasses.replace(page, home=home)
     tables = [table for section, table in made if section == "files"]
     tables += [table for section in pairs for table in (section.short, *section.tables)]
     tables += [table for section, table in made if section != "files"]
@@ -188,7 +195,7 @@ def write(
     files["report.md"] = _markdown(page, [table for table in tables if not table.narrow])
     files[PAGE] = render(page)
     replace(place, files, last=PAGE)
-    return Written((to or folder.report_folder()) / PAGE, report.style.shown(report.summary), report.style_notes)
+    return Written((to or folder.report_folder()) / PAGE, report.style.shown(report.summary), report.style_notes, page)
 
 
 def _several(made: Table | Figure | Sequence[Table] | Sequence[Figure] | None) -> list:
@@ -238,7 +245,7 @@ def _page(
     return Page(
         grid=report.grid,
         about=str(report.manifest.get("about") or ""),
-        written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        written=datetime.now(UTC).strftime(WRITTEN),
         cells=len(report.manifest["cells"]),
         done=len(report.records),
         places=report.places if report.pairs else (),
@@ -261,29 +268,40 @@ def _page(
     )
 
 
-def render(page: Page) -> str:
-    """The page's HTML: everything is escaped but our own style, script and drawings; its policy forbids any request."""
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Templates of this folder; everything is escaped that is not marked as our own."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first quantity is the one to start with
+    made.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first quantity is the one to start with
+    made.filters["beyond"] = _beyond
+    made.filters["drawing"] = lambda figure: Markup(figure.inline())  # noqa: S704 - matplotlib escapes its texts
+    return made
+
+
+def render(page: Page) -> str:
+    """The page's HTML: everything is escaped but our own style, script and drawings; its policy forbids any request."""
     script = "".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment.filters["beyond"] = _beyond
-    environment.filters["drawing"] = lambda figure: Markup(figure.inline())  # noqa: S704 - matplotlib escapes its texts
-    return environment.get_template("page.html").render(
-        page=page,
-        shared_by=SHARED_BY,
-        kinds=[
-            kind for kind in KINDS if any(kind[0] in (row["needs"] for row in pair["methods"]) for pair in page.play["pairs"])
-        ],
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        script_hash=f"sha256-{allowed}",
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            page=page,
+            shared_by=SHARED_BY,
+            kinds=[
+                kind
+                for kind in KINDS
+                if any(kind[0] in (row["needs"] for row in pair["methods"]) for pair in page.play["pairs"])
+            ],
+            style=Markup((HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+            script=Markup(script),  # noqa: S704 - our own file
+            script_hash=f"sha256-{allowed}",
+        )
     )
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
+from rich.console import Console
 
-from reports import page
+from reports import page, site
 
 TOOLS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 MISSING = [name for name, path in TOOLS.items() if path is None]
@@ -316,6 +317,30 @@ def test_a_page_without_results_fails_nowhere(browser: Browser, tmp_path: Path) 
     try:
         browser.do("url", url=page.write(synthetic.filled(tmp_path, "empty", [])).page.as_uri() + "#q=kd&behind")
         assert browser.run("return document.getElementById('behind') !== null")
+        assert [entry for entry in browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    finally:
+        browser.do("url", url=browser.report)
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_start_page_of_a_site_leads_to_the_reports(browser: Browser, tmp_path: Path, width: int) -> None:
+    records = synthetic.draw({"none": 0, "kd": 1}, 3, np.random.default_rng(0))
+    folders = [synthetic.filled(tmp_path / "results", name, records, about=HOSTILE) for name in ("one", "two")]
+    site.report(folders, tmp_path / "site", Console(quiet=True))
+    try:
+        browser.screen(width)
+        browser.do("url", url=(tmp_path / "site/index.html").as_uri())
+        assert browser.run("return document.documentElement.scrollWidth") == width
+        assert browser.run("return document.querySelectorAll('main svg').length") == 2
+        assert browser.run("return new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size") == browser.run(
+            "return document.querySelectorAll('[id]').length"
+        )
+        browser.run("document.querySelectorAll('h2 a')[1].click()")
+        assert browser.settled() == ""
+        assert browser.run("return document.querySelector('h1').innerText") == "two"
+        browser.run("document.querySelector('.kicker a').click()")
+        assert browser.settled() == ""
+        assert "2 grids" in browser.run("return document.querySelector('h1').innerText")
         assert [entry for entry in browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
     finally:
         browser.do("url", url=browser.report)
