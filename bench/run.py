@@ -342,8 +342,8 @@ def _run(
                 checks.name_failed(cells, folder, folder.checks(), options)
             handed = backend.train(cells, folder, _for_workers(options), wait, progress)
         if not handed.ended:
-            goes_on = "spends further seeds where they are sequential" if grid.rule else "reports"
-            console.print(f"`status` shows how far they are; `run` again hands over what was lost, then {goes_on}")
+            more = " and further seeds" if grid.rule else ""
+            console.print(f"`status` shows how far they are; `run` again hands over what was lost{more}, then reports")
             return Outcome(folder, {}, ended=False)
     grid = seeds.spend(grid, folder)
     looks.show(grid, console)

@@ -155,6 +155,7 @@ def test_seeds_go_to_what_is_open_and_the_run_stops_by_itself(ask: Any, capsys: 
     printed = " ".join(capsys.readouterr().out.split())
     assert f"tfd against none on resnet8: shown after {tfd.seeds} seeds, +" in printed
     assert "4 of 4 comparisons have ended" in printed
+    assert "warning: there were" not in printed
 
 
 def label(each: seeds.Standing) -> str:
@@ -257,11 +258,19 @@ def test_the_report_tests_each_comparison_at_its_decision_and_says_so(ask: Any) 
 
 
 @pytest.mark.parametrize("later", [{"seeds": RULE | {"most": 8}}, {"methods": [*METHODS, "tffd"]}, {"seeds": RULE}])
-def test_a_rule_that_comes_after_results_makes_looks_unplanned(ask: Any, later: dict[str, Any]) -> None:
+def test_a_rule_that_comes_after_results_makes_looks_unplanned(
+    ask: Any, later: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {"seeds": [0, 1, 2]} if later == {"seeds": RULE} else {}
     gains = GAINS | {"tfd": 0.5}
     ask(**before, gains=gains)
-    folder = ask(**later, gains=gains).folder
+    file = write_grid(tmp_path, **({"methods": METHODS, "seeds": RULE} | later))
+    late = "warning: there were results before this rule"
+    for _ in range(2):  # before it is asked for, and ever after
+        capsys.readouterr()
+        assert main(["plan", file, "--results", str(tmp_path / "results"), "--device", "cpu"]) == 0
+        assert late in capsys.readouterr().out
+        folder = ask(**later, gains=gains).folder
     report = Report.of_grid(folder)
     rows = report.summary.set_index("label")
     assert rows.loc["tfd", "looks"] > 1

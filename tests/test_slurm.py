@@ -118,6 +118,18 @@ def test_grid_through_slurm_equals_a_local_run(cluster: SlurmCluster, asked: lis
     assert results(tmp_path / "results") == results(tmp_path / "local")
 
 
+def test_sequential_seeds_are_handed_over_round_by_round(cluster: SlurmCluster, asked: list[str], tmp_path: Path) -> None:
+    seeds = {"first": 2, "most": 3, "until": 0.001}  # neither equivalent nor, with so few, shown
+    grid = write_grid(tmp_path, seeds=seeds, methods=["none", "ls"], recipe={"name": "digits", "epochs": 1})
+    assert main(["run", grid, *asked]) == 0
+    folder = small(tmp_path)
+    assert sum(len(cells) for launch in folder.launches().values() for jobs in launch.arrays for cells in jobs) == 4
+    assert main(["run", grid, *asked, "--wait"]) == 0  # waits for these, looks, and hands over the third seed
+    assert {record.cell.seed for record in folder.records()[0]} == {0, 1, 2}
+    assert len(folder.launches()) == 2
+    assert [look["comparisons"][0]["seeds"] for look in folder.manifest()["looks"]] == [2, 3]
+
+
 def test_preempted_job_goes_on_from_its_checkpoint(cluster: SlurmCluster, asked: list[str], tmp_path: Path) -> None:
     grid = write_grid(tmp_path, methods=["none"], recipe={"name": "digits", "epochs": 150})
     assert main(["run", grid, *asked, "--checkpoint-s", "0"]) == 0

@@ -86,6 +86,8 @@ def _show_seeds(grid: Grid, folder: GridFolder, left: Sequence[Cell], console: C
     """Of sequential seeds: the rule, what it does on average, where comparisons stand, and the most that it may take."""
     if (rule := grid.rule) is None:
         return
+    for line in seeds.late_rule(grid, folder):
+        console.print(line, highlight=False, markup=False, soft_wrap=True, style="yellow")
     standings = seeds.look(grid, folder)
     for line in [*seeds.explained(rule), *map(str, standings), seeds.summed_up(rule, standings)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

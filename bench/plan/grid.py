@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,14 @@ class Grid:
     until: float = MARGIN  # points within which two accuracies count as the same
     every: list[Cell] = field(default_factory=list)  # with those of further seeds, for which no result asks so far
 
-    @property
+    @cached_property
     def comparisons(self) -> list[Comparison]:
         """Every method with `none` and with `kd`; the primary ones are marked."""
         ordinary = self.declared.students - self.declared.equal_cost.keys()
         students = (cell for cell in self.every or self.cells if cell.id in ordinary)
         return comparisons(students, self.declared.primary)
 
-    @property
+    @cached_property
     def rule(self) -> SeedRule | None:
         """How seeds are spent where they are sequential.
 

@@ -11,6 +11,7 @@ Everything is read from records and manifest, so a run that was stopped goes on 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -189,6 +190,24 @@ def summed_up(rule: SeedRule, found: Sequence[Standing]) -> str:
     return text
 
 
+def late_rule(grid: Grid, folder: GridFolder) -> list[str]:
+    """A warning where results were there before the rule: a report then counts every look, as if it were unplanned."""
+    rule, known = grid.rule, folder.name in folder.results.grids()
+    if rule is None or not known:
+        return []
+    history = folder.manifest().get("requests", [])
+    under_it = list(itertools.takewhile(lambda request: request.get("rule") == rule.as_json(), reversed(history)))
+    if len(under_it) == len(history):
+        return []
+    if under_it:
+        seen = max(map(len, under_it[-1]["done"].values()), default=0)
+    else:
+        seen = max((each.seeds for each in look(grid, folder)), default=0)
+    if seen < 2:
+        return []
+    return ["warning: there were results before this rule for seeds; the report counts every look, which makes p larger"]
+
+
 def lines(folder: GridFolder) -> list[str]:
     """Where the comparisons of a folder stand, a line each, and one for all; empty where its seeds are a list."""
     rule, found = look_at(folder)
@@ -200,13 +219,17 @@ class Looks:
 
     def __init__(self, folder: GridFolder, commit: str | None) -> None:
         self.folder, self.commit = folder, commit
-        self.seen: dict[str, None] = {}
+        self.seen: dict[str, None] | None = None  # before the first look
 
     def show(self, grid: Grid, console: Console) -> None:
         """Take a look, and print a line for each comparison that is newly decided, and one for all."""
         rule = grid.rule
         if rule is None:
             return
+        if self.seen is None:
+            self.seen = {}
+            for line in late_rule(grid, self.folder):
+                console.print(line, highlight=False, markup=False, soft_wrap=True, style="yellow")
         found = look(grid, self.folder)
         if any(each.seeds >= rule.first for each in found):
             self.folder.add_look(rule.as_json(), [_entry(each) for each in found], self.commit)
