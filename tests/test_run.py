@@ -135,7 +135,7 @@ def test_students_of_a_teacher_that_cannot_be_read_fail_with_that_reason(folder:
     assert sorted(outcome.states.values()) == ["failed", "unreadable"]
     failure = folder.cell(student.id).failure()
     assert failure
-    assert "cannot be read by this version" in failure["error"]
+    assert "is unusable: this version cannot read it" in failure["error"]
     assert path.read_bytes() == before
 
 
