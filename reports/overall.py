@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench.records.record import BUSY_PERCENT
-from bench.stats import COMPONENTS_FROM, SHOWN, CostWord, SeedRule, Word
+from bench.stats import COMPONENTS_FROM, SHOWN, CostWord, SeedRule, Word, wants_second_session
 from reports.design import Design
 from reports.frame import PAIR_COLUMNS
 from reports.tables.table import p_value, points
@@ -181,6 +181,13 @@ def _caveats_of_costs(summary: pd.DataFrame, hardware: list[str], busy_percent: 
         )
     if processes > 1 and hardware:
         found.append(f"Up to {processes} processes shared out a batch; costs are those of steps that one process takes alone.")
+    close: dict[str, None] = {}
+    for suffix in ("", "_kd"):
+        ratios = zip(summary["label"], summary[f"ratio{suffix}"], summary[f"cost_word{suffix}"], strict=True)
+        close |= dict.fromkeys(label for label, value, word in ratios if wants_second_session(value, word))
+    if close:
+        text = f"Costs of {listed(close)} lie within a tenth of what they are compared to. There one session of the probe "
+        found.append(f"{text}does not decide which is less: measure again (`cost --force`).")
     if (summary["cost_word"] == CostWord.APART).any():
         found.append("Some costs were not timed in turn with what they are compared to; probe the grid's costs anew.")
     return found

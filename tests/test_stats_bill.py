@@ -90,8 +90,9 @@ def test_ratios_of_few_turns_are_not_tested():
     assert time_ratio([6.0] * 6, [1.0] * 6).word == CostWord.MORE
     assert time_ratio([0.5] * 6, [1.0] * 6)[:4] == (0.5, 0.5, 0.5, CostWord.LESS)
     assert time_ratio([0.9, 1.1] * 5, [1.0] * 10).word == CostWord.OPEN
-    assert wants_second_session(time_ratio([1.05] * 6, [1.0] * 6))
-    assert not wants_second_session(time_ratio([1.2] * 6, [1.0] * 6))
+    close, apart = (time_ratio([value] * 6, [1.0] * 6) for value in (1.05, 1.2))
+    assert wants_second_session(close.value, close.word)
+    assert not wants_second_session(apart.value, apart.word)
     with pytest.raises(ValueError, match="turns"):
         time_ratio([1.0], [1.0, 2.0])
     assert time_ratio([], []).word == CostWord.UNKNOWN

@@ -121,6 +121,12 @@ def test_costs_are_compared_turn_by_turn(records):
     assert any("timed in turn" in line for line in overall.caveats(summary.reset_index(), Design(), 0, ["here"]))
 
 
+def test_costs_that_are_close_ask_for_a_second_session(records):
+    near = synthetic.report(records)  # tfd takes 10.3 ms, tffd 10.5, none 10
+    [text] = [text for text in overall.caveats(near.summary, near.design, 0, ("box",)) if "one session" in text]
+    assert text.startswith(("Costs of tfd and tffd lie within a tenth", "Costs of tffd and tfd lie within a tenth"))
+
+
 def test_a_busy_machine_is_a_caveat(records):
     summary = summary_of(synthetic.frame(records))
     warned = [

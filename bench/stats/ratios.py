@@ -66,6 +66,10 @@ def flops_ratio(ours: float, theirs: float) -> CostRatio:
     return CostRatio(value, math.nan, math.nan, CostWord.UNKNOWN if math.isnan(value) else CostWord.COUNTED, "FLOPs")
 
 
-def wants_second_session(ratio: CostRatio) -> bool:
-    """Whether costs are so close that one session of measuring does not decide: its interval covers that session only."""
-    return abs(ratio.value - 1) < CLOSE and ratio.unit != "FLOPs"
+def wants_second_session(value: float, word: CostWord) -> bool:
+    """Whether a claim is about costs so close that one session of measuring does not decide: its interval covers that alone.
+
+    Args:
+        value, word: of a `CostRatio`.
+    """
+    return word in (CostWord.MORE, CostWord.LESS) and abs(value - 1) < CLOSE
