@@ -128,14 +128,24 @@ def show(given: Given) -> None:
 
 @verb("Show what a grid consists of, what is done, and what the rest will cost", RESULTS, GRID, PLUGINS, CLUSTER, PLANNING)
 def plan(given: Given) -> int:
+    from bench.jobs import scripts
     from bench.plan import equal_cost, estimate, power
 
     grid, folder = planned(given, jobs := backend(given))
+    left = [cell for cell in grid.cells if not folder.cell(cell.id).settled()]
+    make = scripts.words(vars(given), grid.precision_of_device)
+    if given.commands:
+        print("\n".join(scripts.commands(left, make)))
+        return 0
     unreadable = estimate.show(grid, folder, console(), given.grams_per_kwh)
     power.show(grid, folder, given.detect, given.spread, console())
     if given.equal_cost:
         equal_cost.show(grid, folder, console())
-    for line in jobs.outline([cell for cell in grid.cells if not folder.cell(cell.id).settled()]):
+    lines = jobs.outline(left)
+    if given.dry_run:
+        at = Path(given.dry_run).resolve()
+        lines += scripts.write(jobs.scripts(left, grid.name, at, make), at)
+    for line in lines:
         console().print(line, highlight=False, markup=False)
     return 1 if unreadable else 0
 
@@ -156,8 +166,9 @@ def run(given: Given) -> int:
     stop_on_sigterm()
     grid = given.grid, given.results, given.overrides, options(given), backend(given)
     wishes = {"wait": given.wait, "retry": given.retry, "force": given.force, "keep": given.keep, "costs": not given.no_cost}
-    outcome = run.run(*grid, **wishes, cost_minutes=given.cost_minutes, console=(screen := console()))
-    if outcome.done and not given.no_report:
+    wishes |= {"cost_minutes": given.cost_minutes, "only": given.only}
+    outcome = run.run(*grid, **wishes, console=(screen := console()))
+    if outcome.done and not (given.no_report or given.only):
         from reports import terminal
 
         terminal.report(outcome.folder, screen)

@@ -52,6 +52,8 @@ FINISHED = argument("grid", nargs="?", default="quick", help=FOLDER, complete=fi
 CELL = argument("cell", help="a cell's id, or enough of it")
 GRAMS = argument("--grams-per-kwh", type=above_zero, metavar="N", help="of CO2, where your electricity comes from")
 PLANNING = together(
+    flag("--commands", "print a command for each training instead, teachers first: for other schedulers"),
+    argument("--dry-run", nargs="?", const="sbatch", metavar="DIR", help="write the scripts for sbatch (default: sbatch)"),
     GRAMS,
     argument("--detect", type=above_zero, metavar="GAIN", help="seeds that a true gain of so many points takes"),
     argument("--spread", type=above_zero, metavar="POINTS", help="of a paired difference (default: from records, else .42)"),
@@ -91,6 +93,7 @@ TRAINING = together(
     flag("--force", "train finished cells again; their old records are set aside"),
     flag("--keep", "keep results that other code of your own made; else they are trained again"),
     argument("--no-check", dest="check", action="store_false", help="begin without trying each method out on each pair"),
+    several("--cell", "train this cell alone, and its teacher; an id, or enough of it", "CELL", dest="only"),
     flag("--no-cost", "measure no costs"),
     flag("--no-report", "write no report"),
     COST_TIME,

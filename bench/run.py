@@ -13,19 +13,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from bench.data import load
-from bench.engine import visualizers
+from bench.engine import beforehand
 from bench.engine.code import own_code
-from bench.engine.hooks import user_hook
-from bench.engine.lockstep import alone_because
-from bench.engine.teacher_accuracy import measure_missing
 from bench.engine.train import commit
 from bench.errors import UserError
 from bench.jobs import check as checks
@@ -43,7 +39,6 @@ from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import COST_MINUTES, Options
 from bench.records.progress import Progress, name_failures
 from bench.records.record import Record
-from bench.records.teacher import accuracy_lines
 
 SILENT = Console(quiet=True)
 CHECK_S = 600.0  # for all trials of a check that was asked for
@@ -109,6 +104,7 @@ def run(
     keep: bool = False,
     costs: bool = True,
     cost_minutes: float = COST_MINUTES,
+    only: Collection[str] = (),
     console: Console = SILENT,
 ) -> Outcome:
     """Train what is missing of a grid, then measure the costs of its steps.
@@ -122,6 +118,7 @@ def run(
         keep: keep results that other code of the user's own made; else they are trained again.
         costs: measure what was not measured on this hardware.
         cost_minutes: for measuring, about; 0: no limit.
+        only: ids of cells, or enough of them: these alone are trained, and their teachers; nothing is measured. Empty: all.
 
     Raises:
         UserError: something that was given is wrong; nothing was trained.
@@ -132,16 +129,16 @@ def run(
     with backend.team(options.device) as team:
         if team and not team.leads:
             folder = ResultsFolder(results).grid(grid_file.read(grid, overrides)[0])
-            mine = replace(_for_workers(options), device=team.device(options.device), threads=backend.threads)
+            mine = replace(beforehand.for_workers(options), device=team.device(options.device), threads=backend.threads)
             for plugin in mine.imports:
                 import_plugin(plugin)
             backend.assist(folder, mine, team)
             return Outcome(folder, {})
         planned, folder = plan(grid, results, overrides, options, backend)
-        _try_tools(options)
+        beforehand.try_tools(options)
         begin(planned, folder)
-        outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console)
-    if costs and outcome.done:
+        outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console, planned.with_teachers(only))
+    if costs and outcome.done and not only:
         if backend.measures_here:
             finished = [cell for cell in planned.timed if cell.id in outcome.done]
             measure(finished, folder, options, console=console, minutes=cost_minutes)
@@ -173,7 +170,7 @@ def check(
     backend = backend or Local(threads=options.threads)
     backend.check(options)
     planned, folder = plan(grid, results, overrides, options, backend)
-    _try_tools(options)
+    beforehand.try_tools(options)
     folder.check_writable()
     checks.prepare(planned.cells, folder, options)
     kinds, passed = checks.kinds(planned.cells, options), folder.checks()
@@ -181,7 +178,7 @@ def check(
     last_lines = ""
     if left:
         with Progress(folder, {}, SILENT) as progress:
-            last_lines = backend.try_out(list(left.values()), folder, _for_workers(options), progress, CHECK_S)
+            last_lines = backend.try_out(list(left.values()), folder, beforehand.for_workers(options), progress, CHECK_S)
     found = {kind: finding for kind, finding in folder.checks().items() if kind in left}
     if left and not found:
         raise UserError(f"no worker could be started: {last_lines}")
@@ -314,6 +311,7 @@ def _run(
     force: bool,
     keep: bool,
     console: Console,
+    only: Collection[str] = (),
 ) -> Outcome:
     started, trained, looks = time.monotonic(), 0, seeds.Looks(folder, commit())
     for line in grid.warnings:
@@ -329,73 +327,33 @@ def _run(
         if options.check and first:
             checks.prepare(cells, folder, options)
 
-    for asked, cells in rounds(grid, folder, prepare):
+    for asked, every in rounds(grid, folder, prepare):
+        if not (cells := [cell for cell in every if not only or cell.id in only]):
+            break
         looks.show(asked, console)
-        _check_data(cells[0], options)
-        _measure_teachers(cells, folder, options, backend, console)
+        beforehand.check_data(cells[0], options)
+        beforehand.measure_teachers(cells, folder, options, backend.measures_here, console)
         if options.together:
-            _name_who_trains_alone(cells, console)
+            beforehand.name_who_trains_alone(cells, console)
         trained += len(cells)
         with Progress(folder, [cell.id for cell in asked.cells], console) as progress:
             if options.check and not backend.measures_here:  # its workers would say so when their turn in a queue comes
-                backend.try_out(cells, folder, _for_workers(options), progress, checks.BUDGET_S)
+                backend.try_out(cells, folder, beforehand.for_workers(options), progress, checks.BUDGET_S)
                 checks.name_failed(cells, folder, folder.checks(), options)
-            handed = backend.train(cells, folder, _for_workers(options), wait, progress)
+            handed = backend.train(cells, folder, beforehand.for_workers(options), wait, progress)
         if not handed.ended:
             more = " and further seeds" if grid.rule else ""
             console.print(f"`status` shows how far they are; `run` again hands over what was lost{more}, then reports")
             return Outcome(folder, {}, ended=False)
     grid = seeds.spend(grid, folder)
     looks.show(grid, console)
-    states: dict[str, str] = {cell.id: folder.cell(cell.id).state() for cell in grid.cells}
+    asked_for = [cell.id for cell in grid.cells if not only or cell.id in only]
+    states: dict[str, str] = {cell_id: folder.cell(cell_id).state() for cell_id in asked_for}
     ends, spent = list(states.values()), time.monotonic() - started
     counts = f"{ends.count('done')} of {len(ends)} done, {ends.count('failed')} failed"
     if "unreadable" in ends:
         counts += f", {ends.count('unreadable')} unreadable"
     console.print(f"{trained} were left; {counts}, {spent:.0f} s", highlight=False)
     if "failed" in ends:
-        name_failures(folder, [cell.id for cell in grid.cells], console)
+        name_failures(folder, asked_for, console)
     return Outcome(folder, states)
-
-
-def _try_tools(options: Options) -> None:
-    """Before anything is trained: build the user's hooks, and write with visualizer backends."""
-    for name in options.hooks:
-        user_hook(name)
-    for name in options.visualize:
-        visualizers.try_out(name)
-
-
-def _check_data(cell: Cell, options: Options) -> None:
-    """Fail, or download, before any worker starts."""
-    try:
-        load(cell.data, options.data_root)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(str(error)) from None
-
-
-def _measure_teachers(cells: Sequence[Cell], folder: GridFolder, options: Options, backend: Backend, console: Console) -> None:
-    """Before any training: how good the teachers are that were not trained here. On a cluster the jobs measure them."""
-    if backend.measures_here:
-        try:
-            measure_missing(cells, folder, options)
-        except Exception as error:  # its own cells will fail for the same reason; others can be trained
-            console.print(f"a teacher could not be measured: {error}", highlight=False, markup=False)
-    for line in accuracy_lines(cells, folder.results.teacher_accuracy):
-        console.print(line, highlight=False, markup=False, style="yellow" if line.startswith("warning") else None)
-
-
-def _name_who_trains_alone(cells: Sequence[Cell], console: Console) -> None:
-    reasons = {cell.label: reason for cell in cells if (reason := alone_because(cell))}
-    for label, reason in reasons.items():
-        console.print(f"alone: {label}: {reason}", highlight=False, markup=False)
-
-
-def _for_workers(options: Options) -> Options:
-    """The same options for processes that may work in another folder."""
-    return replace(
-        options,
-        data_root=str(Path(options.data_root).resolve()) if options.data_root else None,
-        visualize=tuple(visualizers.backend(name) for name in options.visualize),
-        imports=tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in options.imports),
-    )

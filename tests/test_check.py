@@ -128,7 +128,7 @@ def test_run_trains_what_passes_and_names_the_rest_at_once(
     tmp_path: Path, plugin: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = write_grid(tmp_path, methods=["none", "typo"], recipe=SHORT)
-    assert main(["run", *asked(grid, tmp_path, plugin), "--no-cost"]) == 1
+    assert main(["run", *asked(grid, tmp_path, plugin), "--no-cost", "--no-report"]) == 1
     found = printed(capsys)
     assert (
         f"check: step: AttributeError: 'Output' object has no attribute 'logit' ({at(plugin, 'student.logit.mean')})" in found
@@ -141,7 +141,21 @@ def test_run_trains_what_passes_and_names_the_rest_at_once(
         raise AssertionError("tried again")
 
     monkeypatch.setattr("bench.engine.trial.Trials.try_out", never)  # what has a record is not tried
-    assert main(["run", *asked(grid, tmp_path, plugin), "--no-cost", "--set", "seeds=[0, 1]", "--set", "methods=[none]"]) == 0
+    assert (
+        main(
+            [
+                "run",
+                *asked(grid, tmp_path, plugin),
+                "--no-cost",
+                "--no-report",
+                "--set",
+                "seeds=[0, 1]",
+                "--set",
+                "methods=[none]",
+            ]
+        )
+        == 0
+    )
 
 
 def test_weights_are_the_same_with_and_without_it(tmp_path: Path, plugin: str) -> None:

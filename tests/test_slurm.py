@@ -206,6 +206,19 @@ def test_two_processes_through_slurm_equal_two_halves_by_hand(cluster: SlurmClus
     check_against_by_hand(tmp_path / "results", grid)
 
 
+def test_scripts_of_a_dry_run_train_what_a_run_would(cluster: SlurmCluster, asked: list[str], tmp_path: Path) -> None:
+    grid, scripts = write_grid(tmp_path, methods=["kd"]), tmp_path / "scripts"
+    where = [word for word in asked if not word.startswith("--no-")]
+    (tmp_path / "cluster.yaml").write_text(
+        "{kind: slurm, partition: ci, minutes: 30, gpus: 0, threads: 1, memory_gib: 1, sbatch: {comment: from a test}}"
+    )
+    assert main(["plan", grid, *where, "--dry-run", str(scripts)]) == 0
+    subprocess.run([str(scripts / "submit.sh")], check=True, timeout=60)
+    until(lambda: len(results(tmp_path / "results")) == 2)
+    started = {record.id: record.started for record in small(tmp_path).records()[0]}
+    assert max(started, key=lambda cell_id: started[cell_id]).startswith("digits-resnet8-kd")  # behind its teacher
+
+
 # Without Slurm
 
 

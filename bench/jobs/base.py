@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.errors import UserError, unknown
+from bench.jobs.scripts import Commands
 from bench.jobs.worker import ATTEMPTS
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder
@@ -108,6 +109,20 @@ class Backend(BaseModel):
     def outline(self, cells: Sequence[Cell]) -> list[str]:
         """The jobs that these cells would become, a line each; nothing is handed over. Empty where none waits in a queue."""
         return []
+
+    def scripts(self, cells: Sequence[Cell], grid: str, folder: Path, make: Commands) -> dict[str, str]:
+        """Scripts that somebody may read and submit, by the names of their files; nothing is handed over.
+
+        Args:
+            folder: where they will lie.
+            make: see `bench.jobs.scripts.words`.
+
+        Raises:
+            UserError: this backend knows no scripts.
+        """
+        raise UserError(
+            f"--dry-run: a cluster of kind {self.kind} has no scripts; name one with --cluster slurm or a cluster file"
+        )
 
     def assist(self, folder: GridFolder, options: Options, team: Team) -> None:
         """Train in a follower of the team what its leader sends."""

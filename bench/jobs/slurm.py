@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import psutil
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from bench.errors import UserError
 from bench.jobs.base import ROUNDS, Backend, Handed, Queued, Watch, give_up, register
+from bench.jobs.scripts import Commands, sbatch_script, submission
 from bench.jobs.waits import Waits
 from bench.jobs.worker import Job, Worker, environment
 from bench.records.cell import Cell
@@ -36,6 +37,13 @@ THREADS = 4  # where the user gives none
 WAIT_S = 2.0
 FORGETS_S = 10  # Slurm may show a job this late
 
+SET_ELSEWHERE = {  # of sbatch's options
+    **dict.fromkeys(("array", "dependency", "job-name", "output", "error", "open-mode", "signal", "requeue"), "this program"),
+    **dict.fromkeys(("kill-on-invalid-dep", "wckey", "wrap", "chdir", "parsable"), "this program"),
+    **{name: f"`{name}` of the cluster file" for name in ("partition", "account", "qos", "constraint", "nodes")},
+    **dict.fromkeys(("ntasks", "ntasks-per-node"), "`processes` of the recipe"),
+    **{"time": "`minutes`", "cpus-per-task": "`threads`", "gpus-per-node": "`gpus`", "mem": "`memory_gib`"},
+}
 Name = Annotated[str, Field(pattern=r"^[^\s'\"\\]+$")]
 
 
@@ -56,6 +64,24 @@ class Slurm(Backend):
     nodes: int = Field(1, ge=1)  # over which the processes of a cell are spread
     cells_per_job: int = Field(1, ge=1)  # trained one after the other, so that small cells share a start
     setup: list[str] = []  # shell lines before the worker starts, such as `module load cuda`
+    sbatch: dict[str, str | int | float | bool] = {}  # further options of sbatch, `true` for one without a value
+
+    @field_validator("sbatch")
+    @classmethod
+    def _further(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Options that may be passed through, as sbatch names them.
+
+        Raises:
+            ValueError: one cannot be an option's name or value, or it is set elsewhere.
+        """
+        for name, value in options.items():
+            if not re.fullmatch(r"[a-z][a-z-]*", name):
+                raise ValueError(f"'{name}' is no long option of sbatch, such as mail-type")
+            if name in SET_ELSEWHERE:
+                raise ValueError(f"'{name}' is set by {SET_ELSEWHERE[name]}")
+            if value is False or not str(value).isprintable() or not str(value).strip():
+                raise ValueError(f"{name}: one line of text, a number, or true")
+        return options
 
     def plans_for(self, device: str) -> str:
         from bench.engine.device import GPU_ELSEWHERE  # planning imports torch
@@ -86,6 +112,16 @@ class Slurm(Backend):
             after = f", after {teacher}" if teacher else ""
             lines.append(f"array {number}: {len(array)} jobs, {sum(map(len, array))} cells, {each}{after}")
         return lines
+
+    def scripts(self, cells: Sequence[Cell], grid: str, folder: Path, make: Commands) -> dict[str, str]:
+        arrays = list(plan(cells, set(), self.cells_per_job, ARRAY_SIZE))
+        found = {}
+        for number, (array, _) in enumerate(arrays):
+            parameters = self._parameters(array[0][0].recipe.processes, after=None)
+            name = f"kd-{grid}-{number}"
+            script = sbatch_script(array, name, folder, parameters, self.threads or THREADS, make)
+            found[f"array-{number}.sh"] = script
+        return found | {"submit.sh": submission(arrays, list(found))}
 
     def submit(self, cells: Sequence[Cell], folder: GridFolder, options: Options) -> int:
         """Hand over the cells that are neither settled nor in the queue; returns how many those are.
@@ -140,7 +176,7 @@ class Slurm(Backend):
             "time": self.minutes,
             "cpus_per_task": self.threads or THREADS,
             "signal_delay_s": min(90, self.minutes * 15),
-            "additional_parameters": {"requeue": True},
+            "additional_parameters": {"requeue": True, **self.sbatch},
         }
         wishes |= {key: value for key in ("partition", "account", "qos", "constraint") if (value := getattr(self, key))}
         if self.gpus:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.data import Look, Shape
 from bench.engine.code import own_code
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from bench.plan.declared import Declared
 from bench.plan.grid_file import SequentialSeeds
 from bench.plan.specs import signatures
@@ -89,8 +89,31 @@ class Grid:
         return [cell for cell in self.cells if cell.id not in self.declared.equal_cost]
 
     @property
+    def precision_of_device(self) -> str | None:
+        """The cells' precision where the file leaves it to the device; None where it does not, or they differ."""
+        found = {cell.precision for cell in self.cells}
+        return found.pop() if self.source.get("precision", "auto") == "auto" and len(found) == 1 else None
+
+    @property
     def by_id(self) -> dict[str, Cell]:
         return {cell.id: cell for cell in self.cells}
+
+    def with_teachers(self, names: Iterable[str]) -> frozenset[str]:
+        """Ids of the cells that are named by enough of their ids, and of their teachers.
+
+        Raises:
+            UserError: a name is that of no cell, or of several.
+        """
+        found: set[str] = set()
+        for name in names:
+            hits = [cell for cell in self.cells if cell.id == name] or [cell for cell in self.cells if name in cell.id]
+            if not hits:
+                raise unknown("cell", name, self.by_id, f"{self.name}, --cell")
+            if len(hits) > 1:
+                raise UserError(f"{self.name}, --cell: {name} names {len(hits)} cells")
+            teacher = hits[0].teacher
+            found |= {hits[0].id} | ({teacher.cell} if teacher and teacher.cell else set())
+        return frozenset(found)
 
     def spending(self, seeds: SequentialSeeds) -> Grid:
         """The grid with the cells of its first seeds; the others are held back until a result asks for them."""
