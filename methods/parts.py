@@ -212,10 +212,13 @@ def unwrapped(network: Any) -> nn.Module:
 
 @torch.no_grad()
 def shuffled(module: nn.Module) -> nn.Module:
-    """A copy, each weight's elements in random order: another initialization with the same distribution."""
+    """A copy, each weight's elements in random order: another initialization with the same distribution.
+
+    Orders are drawn on the CPU, as all initial weights are, so that they are the same on every device.
+    """
     module = copy.deepcopy(module)
     for parameter in module.parameters():
-        order = torch.randperm(parameter.numel(), device=parameter.device)
+        order = torch.randperm(parameter.numel()).to(parameter.device)
         parameter.copy_(parameter.flatten()[order].view_as(parameter))
     return module
 

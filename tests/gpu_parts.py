@@ -49,7 +49,18 @@ def imports(setting: Setting) -> Facts:
 class DrawsOnCpu(TorchFunctionMode):
     """Random numbers come from the CPU's generator, on whatever device they are wanted: the same ones everywhere."""
 
-    NAMES = ("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "bernoulli", "multinomial", "dropout")
+    NAMES = (
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "rand_like",
+        "randn_like",
+        "bernoulli",
+        "bernoulli_",
+        "multinomial",
+        "dropout",
+    )
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -57,8 +68,9 @@ class DrawsOnCpu(TorchFunctionMode):
             return function(*args, **kwargs)
         given = [each.device for each in args if isinstance(each, Tensor)]
         device = kwargs.pop("device", None) or (given[0] if given else "cpu")
-        args = tuple(each.cpu() if isinstance(each, Tensor) else each for each in args)
-        return function(*args, **kwargs).to(device)
+        on_cpu = tuple(each.cpu() if isinstance(each, Tensor) else each for each in args)
+        drawn = function(*on_cpu, **kwargs)
+        return args[0].copy_(drawn) if function.__name__.endswith("_") else drawn.to(device)
 
 
 def same_as_cpu(setting: Setting) -> Facts:
