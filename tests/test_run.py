@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,18 @@ def test_a_cost_of_another_version_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     assert [problem.path for problem in problems] == [f"demo/cost/{path.name}"]
     assert sum(cost.session.startswith("second") for cost in costs) == 1
+
+
+def test_five_lines_of_python_train_and_run(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = re.search(r"^```python train\.py\n(.*?)^```$", (repository / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert code
+    assert len(code[1].split("\n")) - code[1].count("\n\n") - 1 == 5
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "Local", Debug)  # no process of its own
+    exec(compile(code[1], "train.py", "exec"), {})
+    accuracy, states = capsys.readouterr().out.splitlines()
+    assert 0 <= float(accuracy) <= 100
+    assert states.count("'done'") == 2
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"fit", "quick"}

@@ -52,7 +52,8 @@ class Data:
             try:
                 self._found[key] = look(filled, self.root)
             except (OSError, ValueError, KeyError, ImportError) as error:
-                hint = "; name their folder by --data-root or data.path" if "path" in filled else ""
+                missing = isinstance(error, OSError) and "path" in filled
+                hint = "; name their folder by --data-root or data.path" if missing else ""
                 raise UserError(f"{where}: {error}{hint}") from None
         found = self._found[key]
         if "name" in common and found.digest is None:
