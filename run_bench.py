@@ -213,7 +213,7 @@ def status(given: Given) -> int:
 
     folder, screen = finished(given), console()
     look = lambda: progress.status(folder, *base.try_queue(folder))  # noqa: E731
-    found = progress.watch(look, screen) if given.watch else look()
+    found = progress.watch(look, screen, lambda: seeds.go_on(folder)) if given.watch else look()
     print(json.dumps(found.as_json(), indent=1)) if given.json else found.show(screen, seeds.lines(folder))
     return 1 if "unreadable" in found.counts else 0
 

@@ -201,11 +201,13 @@ def test_on_a_cluster_the_next_run_spends_further_seeds(ask: Any) -> None:
     assert not first.ended
     assert trained(first.folder) == dict.fromkeys(METHODS, 3)
     assert "looks" not in first.folder.manifest()  # nobody has looked
+    assert seeds.go_on(first.folder)  # so `status --watch` does
     for seen in (4, 5):
         ask(leaves=True)
         assert trained(first.folder)["none"] == seen
     assert ask(leaves=True, wait=True).complete
     assert trained(first.folder)["none"] == 6
+    assert not seeds.go_on(first.folder)
 
 
 def test_plan_names_the_rule_its_first_and_its_worst_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

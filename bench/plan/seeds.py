@@ -154,7 +154,7 @@ def look_at(folder: GridFolder) -> tuple[SeedRule | None, list[Standing]]:
         return None, []
     rule = SeedRule(**manifest["rule"])
     primary = {cell["id"] for cell in manifest["cells"] if cell.get("primary")}
-    known = {cell["id"] for cell in manifest["cells"]}
+    known = {cell["id"] for cell in manifest["cells"] if not cell.get("equal_cost")}
     cells = [record.cell for record in folder.records()[0] if record.id in known]
     found = comparisons(cells, primary)
     followed = [each for each in found if each.primary] if primary else found
@@ -212,6 +212,11 @@ def lines(folder: GridFolder) -> list[str]:
     """Where the comparisons of a folder stand, a line each, and one for all; empty where its seeds are a list."""
     rule, found = look_at(folder)
     return [*map(str, found), summed_up(rule, found)] if rule else []
+
+
+def go_on(folder: GridFolder) -> bool:
+    """Whether a run of this folder's grid will ask for further seeds."""
+    return any(not each.ended for each in look_at(folder)[1])
 
 
 class Looks:

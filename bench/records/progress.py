@@ -135,8 +135,12 @@ def status(folder: GridFolder, queued: Mapping[str, str], silent: str = "") -> S
     return Status(folder, board, manifest["skipped"], waiting, silent)
 
 
-def watch(look: Callable[[], Status], console: Console) -> Status:
-    """Show a status again and again until nothing is left to train, outside a terminal as a line a change; returns the last."""
+def watch(look: Callable[[], Status], console: Console, goes_on: Callable[[], bool] = lambda: False) -> Status:
+    """Show a status again and again until nothing is left to train, outside a terminal as a line a change; returns the last.
+
+    Args:
+        goes_on: whether more will be asked for, where all that is asked for has ended.
+    """
     last = ""
     with Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else nullcontext() as live:
         while True:
@@ -146,7 +150,7 @@ def watch(look: Callable[[], Status], console: Console) -> Status:
                 live.update(_watched(found, line, console), refresh=True)
             elif line != last:
                 console.print(line, highlight=False, markup=False)
-            if set(found.states.values()) <= {*FINAL_STATES}:
+            if set(found.states.values()) <= {*FINAL_STATES} and not goes_on():
                 break
             last = line
             time.sleep(LOOK_S)
