@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.engine.assemble import assemble
+from bench.engine.assemble import assemble, untrained_teacher
 from bench.engine.lockstep import draws, may_join
 from bench.engine.optimizer import Optimizer, spared_from_decay
 from bench.engine.schedule import learning_rate
@@ -296,3 +296,25 @@ def test_two_trainees_that_draw_do_not_train_together(student, recipe, drawing, 
     first, second = tiny(methods=["none", "ls"], recipe={**DIGITS, **recipe}, pairs=[{"student": student}]).cells
     assert draws(first) == drawing
     assert may_join([first], second) != drawing
+
+
+def test_adamw_in_lock_step_is_adamw_alone(tiny, tmp_path):
+    """Bit for bit, with a teacher that is asked once for each part of a batch."""
+    recipe = {**DIGITS, "optimizer": "adamw", "accumulate": 2, "augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5}
+    grid = tiny(precision="fp32", recipe=recipe, methods=["kd", "tfd"])
+    cells = [cell for cell in grid.cells if cell.label in ("kd", "tfd")]
+
+    def trained(group):
+        torch.manual_seed(0)  # of the untrained teacher
+        assembly = assemble(group, ResultsFolder(tmp_path).grid("tiny"), CPU, untrained_teacher)
+        step = assembly.step()
+        step.train()
+        step.set_lr(1e-3)
+        for batch in assembly.stream(next(iter(assembly.trainees.values()))).epoch(0):
+            step(batch)
+        return {cell_id: member.trainee.student.state_dict() for cell_id, member in step.members.items()}
+
+    together = trained(cells)
+    for cell in cells:
+        [alone] = trained([cell]).values()
+        assert all(torch.equal(alone[name], together[cell.id][name]) for name in alone)
