@@ -31,17 +31,23 @@ function overviewFacts(cell) {
   return over ? [row.dataset.about, gainText(over, `${over.pairs} pairs`)] : null;
 }
 
+// Work on tables, of which there may be hundreds, is left out where what was chosen leaves them as they are.
+const applied = {};
 function apply() {
-  if (data.pairs.length) shareCosts();
-  titleCells();
-  sortTables();
+  const changed = (...keys) => keys.some((key) => applied[key] !== state[key]);
+  if (changed("share")) {
+    shareCosts();
+    titleCells();
+  }
+  if (changed("sort", "share")) sortTables();
+  if (data.pairs.length && changed("q", "hide")) filterTables();
+  Object.assign(applied, state);
   if (!data.pairs.length) return;
   const find = one("find");
   if (find.value !== state.q) find.value = state.q;
   const hidden = state.hide.split(",");
   for (const box of all("input[name=kind]")) box.checked = !hidden.includes(box.value);
   one("reset").hidden = !state.q && !state.hide;
-  filterTables();
   for (const short of all(".short")) short.hidden = short.dataset.pair !== state.pair;
   if (one("pair")) one("pair").value = state.pair;
   if (!state.x) return;

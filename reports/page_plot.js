@@ -120,11 +120,11 @@ function drawDot(svg, dot, scale) {
   return group;
 }
 
-// Names stand beside their points where there is room; others become numbers, with the names below the figure.
+// Names stand beside their points where there is room; returns the points that go without.
 function drawNames(svg, dots, scale) {
   const taken = dots.map((dot) => [dot.px - 6, dot.py - 6, dot.px + 6, dot.py + 6]);
   const free = (box) => taken.every((b) => box[2] < b[0] || box[0] > b[2] || box[3] < b[1] || box[1] > b[3]);
-  const numbered = [];
+  const nameless = [];
   const shifts = [0, 13, -13, 26, -26, 39, -39];
   for (const dot of dots.filter((dot) => dot.on).sort((a, b) => a.py - b.py)) {
     const more = dot.low ? ` (${dot.top1.toFixed(1)} %)` : "";
@@ -137,19 +137,16 @@ function drawNames(svg, dots, scale) {
       const inside = box[0] > scale.left && box[2] < scale.right + 12 && box[1] > scale.upper - 14 && box[3] < scale.lower;
       return inside && free(box) && taken.push(box);
     });
-    const [dx, dy] = place ?? [7, -7];
-    text.setAttribute("transform", `translate(${dot.px + dx},${dot.py + dy + 4})`);
     if (!place) {
-      numbered.push(dot.method.label + more);
-      text.replaceChildren();
-      text.textContent = numbered.length;
-      text.classList.add("number");
-    } else if (Math.abs(dy) > 13) {
-      draw("line", { class: "thread", x1: dot.px, y1: dot.py, x2: dot.px + (dx > 0 ? dx : -9), y2: dot.py + dy }, svg);
+      nameless.push(dot);
+      text.remove();
+      continue;
     }
+    const [dx, dy] = place;
+    text.setAttribute("transform", `translate(${dot.px + dx},${dot.py + dy + 4})`);
+    if (Math.abs(dy) > 13) draw("line", { class: "thread", x1: dot.px, y1: dot.py, x2: dot.px + (dx > 0 ? dx : -9), y2: dot.py + dy }, svg);
   }
-  one("numbered").hidden = !numbered.length;
-  one("numbered").replaceChildren(...numbered.map((name) => Object.assign(document.createElement("li"), { textContent: name })));
+  return nameless;
 }
 
 function plot() {
@@ -161,7 +158,7 @@ function plot() {
     return;
   }
   const width = Math.max(280, one("plot").clientWidth);
-  const height = Math.round(Math.min(430, Math.max(300, width * 0.72)));
+  const height = Math.round(Math.min(430, Math.max(300, width * 0.72)) + 10 * Math.max(0, methods.length - 12));
   const most = Math.max(...methods.flatMap((method) => PRICES.map((price) => costs(method, state.x, price).total ?? 0)));
   const [unit, unitName] = UNITS[state.x].find(([size]) => most >= 2 * size) ?? UNITS[state.x].at(-1);
   const scale = scales(methods, width, height, unit);
@@ -179,21 +176,22 @@ function plot() {
     draw("path", { class: "frontier", d: path }, svg);
   }
   for (const dot of [...dots].sort((a, b) => a.on - b.on)) drawDot(svg, dot, scale);
-  drawNames(svg, dots, scale);
+  const nameless = drawNames(svg, dots, scale);
   const way = { own: "the teacher's training not counted", whole: "the teacher's training in full", shared: `the teacher shared by ${state.share}` };
   const title = document.createElement("p");
   title.className = "axis-title";
   title.textContent = `${data.quantities[state.x].name}${adds() ? `, ${way[state.price]}` : ""}, ${unitName}`;
   one("plot").append(title);
-  caption(best, dots, lacking);
+  caption(best, dots, nameless, lacking);
 }
 
-function caption(best, dots, lacking) {
+function caption(best, dots, nameless, lacking) {
   const names = (list) => list.map((dot) => dot.method.label).join(", ");
   const unknown = dots.filter((dot) => !dot.known);
   const off = dots.filter((dot) => !dot.on);
   const parts = [`Frontier of the means, cheapest first: ${names(best) || "none of the points"}.`];
   if (state.price !== "own" && adds() && dots.some((dot) => dot.known && dot.ownX < dot.px - 1)) parts.push("Hollow: without the teacher's training.");
+  if (nameless.length) parts.push(`Points without room for a name, best first: ${names(nameless)}.`);
   if (off.length) parts.push(`Grey, left out by the filter: ${names(off)}.`);
   if (unknown.length) parts.push(`Hollow and on no frontier, the teacher's cost being unknown: ${names(unknown)}.`);
   if (lacking.length) parts.push(`Not drawn for want of this cost: ${lacking.join(", ")}.`);
