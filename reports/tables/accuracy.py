@@ -54,7 +54,7 @@ def accuracy(pair: Pair) -> Table:
         against = f"likewise, against {kd['label']}"
         columns += [
             Column("gain_kd", f"Gain over {kd['label']}", points, against, low_high=("low_kd", "high_kd")),
-            Column("p_adjusted_kd", "p", p_value, "likewise"),
+            Column("p_adjusted_kd", f"p over {kd['label']}", p_value, "likewise"),
             Column("claim_kd", f"Claim over {kd['label']}", text, "likewise"),
         ]
     if (part["failed"] > 0).any():

@@ -124,8 +124,8 @@ def over_pairs(report: Report) -> Table | None:
         Column(
             "like_gain", "Mean gain, pairs like these", points, f"{interval} over groups", low_high=("like_low", "like_high")
         ),
-        Column("like_p_adjusted", "p", p_value),
-        Column("like_claim", "Claim"),
+        Column("like_p_adjusted", "p, pairs like these", p_value),
+        Column("like_claim", "Claim, pairs like these"),
     )
     note = (
         "Corrected over the methods; a family of its own beside those of the pairs. Pairs like these: students are averaged "
