@@ -28,6 +28,7 @@ from reports.figures.profiles import profiles
 from reports.figures.published import published
 from reports.reading import Curve
 from reports.tables import tables_of_pair
+from reports.tables.accuracy import accuracy
 from reports.tables.across_pairs import ranks_of
 from reports.tables.compared import compared
 from reports.tables.table import p_value
@@ -102,6 +103,12 @@ def test_without_spread_there_is_no_interval_no_p_and_nothing_detectable():
     assert ls[["low", "high", "p", "p_adjusted", "p_equivalent", "detectable"]].isna().all()
     [pair] = report.pairs
     assert "0.00 points" not in " ".join([*texts(report), verdicts.in_short(pair.methods)])
+
+
+def test_equal_accuracies_have_no_interval_of_width_zero():
+    [pair] = synthetic.report(runs("none", [0.0, -1.0, -2.0])).pairs  # 60 % three times
+    assert math.isnan(pair.methods["half"].item())
+    assert accuracy(pair).rows()[0][2] == "60.00"
 
 
 @pytest.mark.parametrize("difference", [0.1, 0.0])

@@ -3,6 +3,7 @@
 from bench.stats.bill import BreakEven, Price, break_even, price, students_to_share, with_search
 from bench.stats.claims import (
     BEST_MINUS_LAST,
+    BEST_MINUS_LAST_MEDIAN,
     BEST_MINUS_LAST_MOST,
     ClaimCheck,
     ClaimWord,
@@ -45,6 +46,7 @@ from bench.stats.teachers import TeacherSpread, by_teacher, over_teachers, teach
 __all__ = [
     "ALPHA",
     "BEST_MINUS_LAST",
+    "BEST_MINUS_LAST_MEDIAN",
     "BEST_MINUS_LAST_MOST",
     "CLOSE",
     "COMPONENTS_FROM",

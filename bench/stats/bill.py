@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from bench.stats.intervals import LEVEL, median_interval
-from bench.stats.paired import CONSTANT, Floats
+from bench.stats.intervals import CONSTANT, LEVEL, median_interval
+from bench.stats.paired import Floats
 from bench.stats.ratios import TURNS_FROM
 
 

@@ -12,15 +12,17 @@ from scipy import special
 from scipy import stats as scipy_stats
 
 LEVEL = 0.95  # of every interval
+CONSTANT = 1e-9  # points of spread; below it values are constant up to rounding, and a t-test has no answer
 ALPHA = 1 - LEVEL  # family-wise error of a family of comparisons
 
 
 def half_interval(values: pd.Series | np.ndarray) -> float:
-    """Half of the 95 % t-interval of a mean; NaN below two values."""
+    """Half of the 95 % t-interval of a mean; NaN below two values, and where they do not differ."""
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
     n = len(values)
-    return t_quantile(n - 1) * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    spread = float(values.std(ddof=1)) if n > 1 else 0.0
+    return t_quantile(n - 1) * spread / math.sqrt(n) if spread > CONSTANT else math.nan
 
 
 @lru_cache

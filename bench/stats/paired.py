@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from bench.stats.intervals import ALPHA
+from bench.stats.intervals import ALPHA, CONSTANT
 from bench.stats.looks import look_factor
 from bench.stats.planning import detectable
 
 Floats = NDArray[np.float64]
 
-CONSTANT = 1e-9  # points of spread; below it differences are constant up to rounding, and a t-test has no answer
 DETECTABLE_MOST = 10.0  # points; a design that needs more than that sees nothing of interest
 
 

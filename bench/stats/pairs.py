@@ -11,7 +11,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.stats.paired import CONSTANT, Estimate, Floats, estimate
+from bench.stats.intervals import CONSTANT
+from bench.stats.paired import Estimate, Floats, estimate
 
 COMPONENTS_FROM = 3  # independent groups of pairs; below, nothing is claimed of pairs like these
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import interpolate, optimize, special
 
-from bench.stats.intervals import ALPHA
-from bench.stats.paired import CONSTANT, Floats, Word, as_words, cap
+from bench.stats.intervals import ALPHA, CONSTANT
+from bench.stats.paired import Floats, Word, as_words, cap
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 KNOTS = 100  # of the spline of survival; more change the levels by less than 1e-6 of themselves

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from bench.stats.paired import CONSTANT, Estimate, Floats, estimate
+from bench.stats.intervals import CONSTANT
+from bench.stats.paired import Estimate, Floats, estimate
 
 
 class TeacherSpread(NamedTuple):
