@@ -173,8 +173,7 @@ def check(
     beforehand.try_tools(options)
     folder.check_writable()
     checks.prepare(planned.cells, folder, options)
-    kinds, passed = checks.kinds(planned.cells, options), folder.checks()
-    left = {kind: first for kind, (first, *_) in kinds.items() if kind not in passed}
+    kinds, left = checks.kinds(planned.cells, options), checks.untried(planned.cells, folder, options)
     last_lines = ""
     if left:
         with Progress(folder, {}, SILENT) as progress:
@@ -338,7 +337,8 @@ def _run(
         trained += len(cells)
         with Progress(folder, [cell.id for cell in asked.cells], console) as progress:
             if options.check and not backend.measures_here:  # its workers would say so when their turn in a queue comes
-                backend.try_out(cells, folder, beforehand.for_workers(options), progress, checks.BUDGET_S)
+                if left := checks.untried(cells, folder, options):
+                    backend.try_out(list(left.values()), folder, beforehand.for_workers(options), progress, checks.BUDGET_S)
                 checks.name_failed(cells, folder, folder.checks(), options)
             handed = backend.train(cells, folder, beforehand.for_workers(options), wait, progress)
         if not handed.ended:

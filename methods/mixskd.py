@@ -93,6 +93,8 @@ class MixSKD(Method):
         networks, stages = context.networks, context.student.stages
         if networks is None:
             raise ValueError("mixskd copies the student's later stages; its setup needs the networks")
+        if len(networks.student.blocks) != len(context.student.stages):
+            raise ValueError("mixskd copies the student's stages, and this network has no modules that are its stages")
         if len(stages) < 2:
             raise ValueError("mixskd needs a student of at least two stages")
         network = unwrapped(networks.student)

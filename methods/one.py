@@ -61,6 +61,8 @@ class NativeEnsemble(Method):
         networks = context.networks
         if networks is None:
             raise ValueError("one copies the student's last stage; its setup needs the networks")
+        if len(networks.student.blocks) != len(context.student.stages):
+            raise ValueError("one copies the student's stages, and this network has no modules that are its stages")
         network = unwrapped(networks.student)
         head = getattr(network, "head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
         own = nn.Sequential(networks.student.blocks[-1], head, networks.student.classifier)

@@ -85,6 +85,14 @@ def test_what_lacks_names_or_has_stages_of_its_own_is_named(tiny) -> None:
         tiny(pairs=[{"student": {"type": "resnet8", "stages": ["blocks.0"], "head": "classifier"}}])
 
 
+def test_methods_that_copy_stages_are_skipped(tiny) -> None:
+    grid = tiny(methods=["none", "one", "mixskd"], pairs=[{"student": {"type": "plain", **TAPS}}])
+    assert {skip.what.split()[0]: skip.reason for skip in grid.skipped} == {
+        key: f"{key} copies the student's stages, and this network has no modules that are its stages"
+        for key in ("one", "mixskd")
+    }
+
+
 def blocks(repository: Path) -> dict[str, str]:
     text = (repository / "docs/networks.md").read_text(encoding="utf-8")
     return dict(re.findall(r"^```\w+ ([\w.]+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))

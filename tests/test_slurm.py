@@ -75,7 +75,8 @@ def asked(tmp_path: Path) -> list[str]:
     """Options of a run on the cluster."""
     path = tmp_path / "cluster.yaml"
     path.write_text("{kind: slurm, partition: ci, minutes: 30, gpus: 0, threads: 1, memory_gib: 1}")
-    return ["--cluster", str(path), "--device", "cpu", "--no-cost", "--no-report", "--results", str(tmp_path / "results")]
+    quiet = ["--device", "cpu", "--no-cost", "--no-report", "--no-check"]
+    return ["--cluster", str(path), *quiet, "--results", str(tmp_path / "results")]
 
 
 def until(ready: Callable[[], object]) -> None:
@@ -95,7 +96,9 @@ def cell(root: Path, method: str) -> Path | None:
 
 def test_grid_through_slurm_equals_a_local_run(cluster: SlurmCluster, asked: list[str], tmp_path: Path) -> None:
     grid = write_grid(tmp_path, seeds=[0, 1])
+    asked.remove("--no-check")
     assert main(["run", grid, *asked]) == 0
+    assert [finding.error for finding in small(tmp_path).checks().values()] == [""] * 4  # tried out here, before any job starts
     assert main(["run", grid, *asked, "--wait"]) == 0  # comes back; nothing is handed over twice
 
     folder = small(tmp_path)

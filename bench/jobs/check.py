@@ -87,6 +87,12 @@ def prepare(cells: Sequence[Cell], folder: GridFolder, options: Options) -> None
         folder.write_checks(passed)
 
 
+def untried(cells: Iterable[Cell], folder: GridFolder, options: Options) -> dict[str, Cell]:
+    """One cell of each kind of which nothing is known, by kind."""
+    known = folder.checks()
+    return {kind: first for kind, (first, *_) in kinds(cells, options).items() if kind not in known}
+
+
 def check(cells: Sequence[Cell], folder: GridFolder, options: Options, budget_s: float = BUDGET_S) -> dict[str, Finding]:
     """Try out the kinds of these cells that were not tried yet; who comes second waits for the first.
 
