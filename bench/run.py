@@ -29,7 +29,7 @@ from bench.jobs.base import Backend
 from bench.jobs.debug import Debug
 from bench.jobs.local import Local
 from bench.measure.costs import measure
-from bench.plan import grid_file, seeds
+from bench.plan import choice, grid_file, seeds
 from bench.plan.expand import expand
 from bench.plan.grid import Grid
 from bench.plugins import import_plugin
@@ -88,7 +88,7 @@ def plan(
     planned = expand(name, raw, options.data_root, device, grid_file.overridden(overrides))
     planned = replace(planned, file=grid_file.path_of(grid))
     folder = ResultsFolder(results).grid(name)
-    return seeds.spend(planned, folder), folder
+    return choice.settle(seeds.spend(planned, folder), folder), folder
 
 
 def run(
@@ -140,6 +140,7 @@ def run(
         outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console, planned.with_teachers(only))
     if costs and outcome.done and not only:
         if backend.measures_here:
+            planned = choice.settle(planned, folder)
             finished = [cell for cell in planned.timed if cell.id in outcome.done]
             measure(finished, folder, options, console=console, minutes=cost_minutes)
         else:  # its steps are nobody's cost
@@ -285,7 +286,7 @@ def rounds(
     prepared: set[str] = set()
     before: list[Cell] = []
     while True:
-        grid = seeds.spend(grid, folder)
+        grid = choice.settle(seeds.spend(grid, folder), folder)
         if new := {cell.id: cell for cell in grid.cells if cell.id not in prepared}:
             if prepared:
                 begin(grid, folder)
@@ -345,8 +346,10 @@ def _run(
             more = " and further seeds" if grid.rule else ""
             console.print(f"`status` shows how far they are; `run` again hands over what was lost{more}, then reports")
             return Outcome(folder, {}, ended=False)
-    grid = seeds.spend(grid, folder)
+    grid = choice.settle(seeds.spend(grid, folder), folder)
     looks.show(grid, console)
+    for line in choice.explained(grid, folder):
+        console.print(line, highlight=False, markup=False)
     asked_for = [cell.id for cell in grid.cells if not only or cell.id in only]
     states: dict[str, str] = {cell_id: folder.cell(cell_id).state() for cell_id in asked_for}
     ends, spent = list(states.values()), time.monotonic() - started

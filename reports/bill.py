@@ -6,7 +6,7 @@ The prices: without the teacher's training, with all of it, with a share of it, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 from bench.records.comparisons import Baseline
 from bench.records.record import Cost, Timing
 from bench.stats import CostRatio, CostWord, apart_ratio, flops_ratio, time_ratio, with_search
-from reports.design import Design, Group
+from reports.design import Design, Group, Trial
 from reports.frame import PAIR_COLUMNS
 
 SUFFIX = {Baseline.NONE: "", Baseline.KD: "_kd"}  # of the columns that compare with it
@@ -116,13 +116,20 @@ def with_searches(table: pd.DataFrame, rows: pd.DataFrame, design: Design) -> pd
     of_method = (
         searched.drop_duplicates([*PAIR_COLUMNS, "method_id"]).set_index([*PAIR_COLUMNS, "method_id"])["search"].to_dict()
     )
+    choices = rows.assign(choice=rows["id"].map(design.choices)).dropna(subset="choice")
+    chosen = choices.drop_duplicates([*PAIR_COLUMNS, "method_id"]).set_index([*PAIR_COLUMNS, "method_id"])["choice"].to_dict()
     found = []
     for row in table.to_dict("records"):
         pair = tuple(row[name] for name in PAIR_COLUMNS)
         number = of_method.get((*pair, row["method_id"]))
         prices = {"with_search_s": row["shared_teacher_s"], "with_search_flops": row["shared_teacher_flops"]}
         tuned = "elsewhere" if row["tuned_elsewhere"] else ""
-        if number is not None:
+        choice = chosen.get((*pair, row["method_id"]))
+        if choice is not None:
+            trials = [trial for trial in design.trials if trial.choice == choice]
+            tuned = f"here, {len({trial.group for trial in trials})} values"
+            prices = _with_trials(row, trials)
+        elif number is not None:
             part = parts[(*pair, number)]
             others = part[part["method_id"] != row["method_id"]]
             outside = rows[~rows.index.isin(others.index)]
@@ -135,6 +142,22 @@ def with_searches(table: pd.DataFrame, rows: pd.DataFrame, design: Design) -> pd
     names = ["with_search_s", "with_search_flops", "tuned"]
     table[names] = pd.DataFrame(found, columns=names, index=table.index)
     return table
+
+
+def _with_trials(row: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, float]:
+    """The fourth price of a method whose values trials have chosen, with the teachers that they alone had.
+
+    Trials take as long a FLOP as the chosen value, and their teachers as its teacher; a failed one counts as the mean.
+    """
+    own = np.array([trial.flops for trial in trials])
+    flops = float(np.nanmean(own)) * len(own) if np.isfinite(own).any() else math.nan
+    teachers = sum({trial.teacher: trial.teacher_flops for trial in trials}.values())
+    taught = row["teacher_s"] / row["teacher_flops"] if row["teacher_flops"] else 0.0
+    spent_s = row["train_s"] * flops / row["flops"]
+    return {
+        "with_search_s": with_search(row["shared_teacher_s"], spent_s, teachers * taught),
+        "with_search_flops": with_search(row["shared_teacher_flops"], flops, teachers),
+    }
 
 
 def _spent(others: pd.DataFrame, cost: str, design: Design) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from bench.records.comparisons import Family
 from bench.records.folders import GridFolder
 from bench.records.problems import Problem
 from bench.records.record import Record
+from bench.records.trials import choices_of, trials_of, validation
 from bench.stats import MARGIN, SeedRule, look_number
 from reports.reading import NOT_A_NUMBER
 
@@ -46,6 +48,19 @@ class Group(NamedTuple):
         return cls(frozenset(rows["cost_key"]), frozenset(map(stem, rows["id"])))
 
 
+class Trial(NamedTuple):
+    """A training that tried a value, see `bench.plan.choice`."""
+
+    choice: int  # number
+    label: str
+    group: str  # see `Cell.cost_key`: of one value
+    seed: int
+    validation: float  # % on the held-out images after the last epoch; NaN where it failed, or is not trained yet
+    flops: float  # of the training; NaN likewise
+    teacher: str  # id of the cell that trained its teacher, or ""
+    teacher_flops: float  # 0 without one, NaN where they are not known
+
+
 @dataclass(frozen=True)
 class Design:
     """What a grid's manifest states about its comparisons."""
@@ -57,6 +72,8 @@ class Design:
     requests: Sequence[Mapping[str, Any]] = ()  # see `bench.records.requests`
     rule: SeedRule | None = None  # of sequential seeds, where the last request has any
     missing: tuple[Missing, ...] = ()
+    trials: tuple[Trial, ...] = ()  # of values, for all choices
+    choices: Mapping[str, int] = field(default_factory=dict)  # number of the choice by the id of a cell whose value it chose
 
     @classmethod
     def of(cls, folder: GridFolder, manifest: Mapping[str, Any], records: Iterable[Record], bad: Iterable[Problem]) -> Design:
@@ -66,7 +83,7 @@ class Design:
             records: that are fit for comparison.
             bad: what is wrong with the others.
         """
-        cells = manifest["cells"]
+        cells, records = manifest["cells"], list(records)
         rule = SeedRule(**manifest["rule"]) if manifest.get("rule") else None
         return cls(
             margin=rule.margin if rule else float(manifest.get("grid", {}).get("margin") or MARGIN),
@@ -76,6 +93,8 @@ class Design:
             declared=Family(**manifest["comparisons"]) if "comparisons" in manifest else Family(0, 0),
             requests=tuple(manifest.get("requests", ())),
             missing=tuple(_missing(folder, cells, {record.id for record in records}, bad)),
+            trials=tuple(_trials(folder, manifest, {record.id: record for record in records})),
+            choices=choices_of(manifest),
         )
 
     def lacking(self, group: Group) -> Lacking:
@@ -152,3 +171,22 @@ def _missing(
             reason = "not trained yet"
         found.append(Missing(entry["id"], str(entry.get("label", "")), reason, str(entry.get("group", "")), failed))
     return found
+
+
+def _trials(folder: GridFolder, manifest: Mapping[str, Any], records: Mapping[str, Record]) -> Iterator[Trial]:
+    numbers = trials_of(manifest)
+    for entry in manifest["cells"]:
+        number, record = numbers.get(entry["id"]), records.get(entry["id"])
+        if number is None or entry.get("teacher"):
+            continue
+        found = validation(folder.cell(entry["id"])) if record else None
+        teacher = (record.cell.teacher.cell if record and record.cell.teacher else None) or ""
+        teacher_flops = _flops(records.get(teacher)) if teacher else 0.0
+        label, group, seed = str(entry["label"]), str(entry.get("group", "")), int(entry.get("seed", 0))
+        yield Trial(number, label, group, seed, math.nan if found is None else found, _flops(record), teacher, teacher_flops)
+
+
+def _flops(record: Record | None) -> float:
+    if record is None:
+        return math.nan
+    return float(record.steps * record.flops.step + record.prepare_steps * record.flops.prepare_step)

@@ -13,6 +13,7 @@ import pandas as pd
 from bench.records import naming
 from bench.records.cell import Cell, Recipe, Spec, digest
 from bench.records.record import Cost, Record
+from bench.records.trials import trials_of
 
 SHARED_BY = 10  # students that share a teacher, in the price that says so
 
@@ -120,7 +121,9 @@ def tidy(
 
 
 def tidy_by(manifest: Mapping[str, Any], records: Sequence[Record]) -> pd.DataFrame:
-    """The tidy frame of a grid's records, with what its manifest knows of methods and cells."""
+    """The tidy frame of a grid's records, with what its manifest knows of methods and cells. Without trials of values."""
+    trials = trials_of(manifest)
+    records = [record for record in records if record.id not in trials]
     frame = tidy(records, naming.plugins_of(manifest), naming.own_labels(manifest))
     steps = frame["id"].map(naming.steps_of_full_schedules(manifest)).astype(object)  # their costs are timed once
     frame["cost_key"] = frame["cost_key"].where(steps.isna(), steps)

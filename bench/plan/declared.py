@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench.errors import UserError
+from bench.plan.choice import Choice
 from bench.plan.grid_file import GridFile
 from bench.plan.specs import complete, expand_methods, pair_presets
 from bench.records.cell import Cell
@@ -27,7 +28,14 @@ class Declared(NamedTuple):
     searches: Mapping[str, int] = {}  # number of the search that tried a cell's values
     labeled: frozenset[str] = frozenset()  # whose method has a label of the user's own
     equal_cost: Mapping[str, str] = {}  # of cells with another number of epochs, the cost key of the full schedule's
+    choices: tuple[Choice, ...] = ()  # among values of a method
+    chosen: Mapping[str, int] = {}  # number of the choice that has chosen a cell's values
     notes: tuple[str, ...] = ()  # what was left out of these keys, a line each
+
+    @property
+    def trials(self) -> dict[str, int]:
+        """Number of the choice by the id of a cell that tries a value."""
+        return {cell: number for number, choice in enumerate(self.choices) for value in choice.values for cell in value.trials}
 
 
 class Declarations:
@@ -39,6 +47,7 @@ class Declarations:
         self.labeled: set[str] = set()  # ids of cells whose method has a label of the user's own
         self.ordinary: set[str] = set()  # ids of cells with the full schedule
         self.equal_cost: dict[str, str] = {}
+        self.choices: list[Choice] = []
         self.notes: dict[str, None] = {}
 
     def add(self, file: GridFile, pair: str | None, cells: Sequence[Cell], where: str) -> None:
@@ -105,4 +114,12 @@ class Declarations:
         searches = [ids for (key, _), ids in self._ids.items() if key == "search"]
         numbers = {cell: number for number, ids in enumerate(searches) for cell in ids}
         equal_cost = {cell: steps for cell, steps in self.equal_cost.items() if cell not in self.ordinary}
-        return Declared(frozenset(students), primary, numbers, frozenset(self.labeled), equal_cost, tuple(notes))
+        return Declared(
+            frozenset(students),
+            primary,
+            searches=numbers,
+            labeled=frozenset(self.labeled),
+            equal_cost=equal_cost,
+            choices=tuple(self.choices),
+            notes=tuple(notes),
+        )

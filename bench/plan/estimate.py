@@ -16,7 +16,7 @@ from torch import nn
 
 from bench.data import Shape
 from bench.engine.code import own_code
-from bench.plan import seeds
+from bench.plan import choice, seeds
 from bench.plan.compatibility import ShapesOnly, forward_shapes
 from bench.plan.grid import Grid
 from bench.records.board import RARE_STATES, STATES, settings
@@ -78,6 +78,8 @@ def show(grid: Grid, folder: GridFolder, console: Console, grams_per_kwh: float 
     if left:
         costs = [cost for name in {*folder.results.grids(), folder.name} for cost in folder.results.grid(name).costs()[0]]
         console.print(f"left to do: {estimate(left, grid.shapes, costs, grams_per_kwh)}", highlight=False, markup=False)
+    for line in choice.explained(grid, folder):
+        console.print(line, highlight=False, markup=False)
     _show_seeds(grid, folder, left, console)
     return unreadable
 

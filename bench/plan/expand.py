@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -15,16 +16,17 @@ from bench.errors import UserError
 from bench.models import MODELS
 from bench.models.checkpoints import fit
 from bench.plan import images
+from bench.plan.choice import Choice, Value
 from bench.plan.compatibility import UnbuildableError, forward_shapes, pretrained, refusal
 from bench.plan.data import Data
 from bench.plan.declared import Declarations
 from bench.plan.grid import Grid, Skip
-from bench.plan.grid_file import GridFile, Pair, SequentialSeeds, Shortened, long_form, variations
+from bench.plan.grid_file import Choose, GridFile, Pair, SequentialSeeds, Shortened, long_form, variations
 from bench.plan.networks import WeightFiles, network_spec
 from bench.plan.recipe_parts import full_recipe
 from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures
 from bench.records.cell import Cell, Spec, Teacher
-from bench.records.naming import describe, method_label, model_name, pair_name
+from bench.records.naming import describe, method_family, method_label, model_name, pair_name
 from bench.records.recipe import Recipe
 from methods import METHODS
 from methods.base import Method
@@ -76,6 +78,12 @@ class _Side:
     def added_later(self) -> dict[str, Any]:
         """Newer arguments of data and network with their defaults, as a cell holds them that trains this network."""
         return added_later(DATASETS, self.data, "data:") | added_later(MODELS, self.model, "student:")
+
+    def holding_out(self, share: float) -> _Side:
+        """The same with a part of the training set held out; a recipe that holds out a part itself stays as it is."""
+        if self.recipe.validation:
+            return self
+        return replace(self, recipe=self.recipe.model_copy(update={"validation": share}))
 
     def undistilled(self, seed: int) -> Cell:
         """The cell that trains this network with the cross-entropy alone."""
@@ -144,6 +152,8 @@ class _Expansion:
             sides = _Sides(student, teacher, ready)
             cells = self._add_methods(file, sides, entries)
             self.declarations.add(file, sides.key, cells, where)
+            if file.choose:
+                self._add_trials(file, file.choose, sides, entries, cells)
             for place, short in enumerate(file.equal_cost):
                 self._add_shortened(file, short, sides, cells, f"{where}, equal_cost[{place}]")
 
@@ -230,6 +240,31 @@ class _Expansion:
                 seen[cell_id] = cell
                 self.students.setdefault(cell_id, cell)
         return list(seen.values())
+
+    def _add_trials(self, file: GridFile, choose: Choose, sides: _Sides, entries: list[Entry], cells: list[Cell]) -> None:
+        """Add the trials of every method that has several values on one pair; teachers do not see the held-out images either.
+
+        Args:
+            cells: the pair's cells, of all values.
+        """
+        parts = sides.student.holding_out(choose.share), sides.teacher and sides.teacher.holding_out(choose.share)
+        held, trials = replace(sides, student=parts[0], teacher=parts[1]), file.model_copy(update={"seeds": choose.seeds})
+        for _, group in itertools.groupby(entries, key=lambda entry: (entry.where, method_family(entry.spec))):
+            if len(values := list(group)) == 1:
+                continue
+            by_method: dict[str, list[Cell]] = {}
+            for cell in self._add_methods(trials, held, values):
+                by_method.setdefault(json.dumps(cell.method, sort_keys=True), []).append(cell)
+            found = [
+                Value(
+                    tried[0].label,
+                    tuple(cell.id for cell in tried),
+                    tuple(cell.id for cell in cells if cell.method == tried[0].method),
+                )
+                for tried in by_method.values()
+            ]
+            if found:
+                self.declarations.choices.append(Choice(method_family(values[0].spec), str(sides), tuple(found)))
 
     def _add_shortened(self, file: GridFile, asked: Shortened, sides: _Sides, full: list[Cell], where: str) -> None:
         """Add the methods of an entry of `equal_cost` on one pair. Teachers and copies keep the full schedule.

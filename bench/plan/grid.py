@@ -46,10 +46,12 @@ class Grid:
     until: float = MARGIN  # points within which two accuracies count as the same
     every: list[Cell] = field(default_factory=list)  # with those of further seeds, for which no result asks so far
 
+    unsettled: Grid | None = None  # with the cells of all values of a choice
+
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Every method with `none` and with `kd`; the primary ones are marked."""
-        ordinary = self.declared.students - self.declared.equal_cost.keys()
+        ordinary = self.declared.students - self.declared.equal_cost.keys() - self.declared.trials.keys()
         students = (cell for cell in self.every or self.cells if cell.id in ordinary)
         return comparisons(students, self.declared.primary)
 
@@ -85,8 +87,22 @@ class Grid:
 
     @property
     def timed(self) -> list[Cell]:
-        """The cells whose steps a probe has to time; those of `equal_cost` take the steps of the full schedule."""
-        return [cell for cell in self.cells if cell.id not in self.declared.equal_cost]
+        """The cells whose steps a probe has to time. Those of `equal_cost` take the steps of the full schedule, trials those
+        of the value that is chosen."""
+        return [cell for cell in self.cells if cell.id not in self.declared.equal_cost and cell.id not in self._of_trials]
+
+    @cached_property
+    def _of_trials(self) -> dict[str, int]:
+        """Number of the choice by the ids of trials and of teachers that teach nothing else."""
+        found = self.declared.trials
+        ordinary = {cell.teacher.cell for cell in self.cells if cell.teacher and cell.id not in found}
+        ordinary |= self.declared.students - found.keys()
+        private = {
+            cell.teacher.cell: found[cell.id]
+            for cell in self.cells
+            if cell.id in found and cell.teacher and cell.teacher.cell and cell.teacher.cell not in ordinary
+        }
+        return {**found, **private}
 
     @property
     def precision_of_device(self) -> str | None:
@@ -157,6 +173,8 @@ class Grid:
         entry |= {"group": cell.cost_key, "seed": cell.seed}
         entry |= {"primary": True} if cell.id in self.declared.primary else {}
         entry |= {"own_label": True} if cell.id in self.declared.labeled else {}
+        entry |= {"trial": number} if (number := self._of_trials.get(cell.id)) is not None else {}
+        entry |= {"choice": number} if (number := self.declared.chosen.get(cell.id)) is not None else {}
         entry |= {"equal_cost": steps} if (steps := self.declared.equal_cost.get(cell.id)) else {}
         search = self.declared.searches.get(cell.id)
         return entry | ({"search": search} if search is not None else {})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from bench.errors import UserError, unknown
 from bench.records.cell import safe
@@ -57,6 +57,14 @@ Seeds = Annotated[
 ]
 
 
+class Choose(BaseModel):
+    """How values of hyper-parameters are chosen: see `bench.plan.choice`."""
+
+    model_config = ConfigDict(extra="forbid")
+    share: float = Field(0.1, gt=0, lt=1)  # of the training set that is held out
+    seeds: list[Seed] = Field([2000, 2001], min_length=1)  # of the trials alone
+
+
 class Shortened(BaseModel):
     """Methods that are trained once more for another number of epochs, so that they cost what the plain student does."""
 
@@ -86,8 +94,14 @@ class GridFile(BaseModel):
     primary: list[str | dict[str, Any]] = []  # the methods in question, as written in `methods`; the others are exploratory
     margin: float | None = Field(None, gt=0)  # points within which two accuracies count as the same; None: the reports' default
     search: list[str | dict[str, Any]] = []  # methods whose values were tried to choose one; its price includes all of an entry
+    choose: Choose | None = None  # among a method's values; `validation` stands for the defaults
     equal_cost: list[Shortened] = []  # their teachers keep the full schedule
     also: list[dict[str, Any]] = []
+
+    @field_validator("choose", mode="before")
+    @classmethod
+    def _by_validation(cls, value: object) -> object:
+        return {} if value == "validation" else value
 
     @property
     def every_seed(self) -> list[int]:
@@ -207,6 +221,7 @@ def _checked(where: str, raw: Mapping[str, Any]) -> GridFile:
         key = ".".join(map(str, loc))
         if first["type"] == "extra_forbidden":
             inner: dict[object, type[BaseModel]] = {"pairs": Pair, "seeds": SequentialSeeds, "equal_cost": Shortened}
+            inner["choose"] = Choose
             raise unknown("key", loc[-1], inner.get(loc[0], GridFile).model_fields, f"{where}, {key}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}, {key}: {message}, not {first['input']!r}") from None
@@ -218,8 +233,15 @@ def _check_seeds(where: str, file: GridFile) -> None:
     """Refuse what the types of a grid file's keys do not show.
 
     Raises:
-        UserError: a seed stands twice, or sequential seeds contradict another key.
+        UserError: a seed stands twice, or sequential seeds or a choice contradict another key.
     """
+    if file.choose:
+        if isinstance(file.seeds, SequentialSeeds):
+            raise UserError(f"{where}, choose: not together with sequential seeds; list the seeds")
+        if file.search or file.equal_cost:
+            raise UserError(f"{where}, choose: not together with {'search' if file.search else 'equal_cost'}")
+        if common := set(file.choose.seeds) & set(file.seeds):
+            raise UserError(f"{where}, choose.seeds: {min(common)} is among seeds, too; trials need seeds of their own")
     if not isinstance(file.seeds, SequentialSeeds):
         for seed in file.seeds:
             if file.seeds.count(seed) > 1:

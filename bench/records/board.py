@@ -52,12 +52,13 @@ def facts(cells: Mapping[str, Cell]) -> dict[str, dict[str, str]]:
 
 
 def settings(cells: Mapping[str, Cell]) -> dict[str, str]:
-    """By id: the settings of data, precision and recipe in which a cell differs from most cells."""
+    """By id: the settings of data, precision and recipe in which a cell differs from most cells; trials from the others."""
     found = {
         name: {"data": describe(cell.data), "precision": cell.precision} | cell.recipe.model_dump(mode="json")
         for name, cell in cells.items()
     }
     usual = {key: Counter(str(each[key]) for each in found.values()).most_common(1)[0][0] for key in next(iter(found.values()))}
+    usual["validation"] = str(min(cell.recipe.validation for cell in cells.values()))
     return {
         name: ", ".join(f"{key}={value}" for key, value in each.items() if str(value) != usual[key])
         for name, each in found.items()
