@@ -224,7 +224,7 @@ def fit(
     for plugin in options.imports:
         import_plugin(plugin)
     planned = expand(name, raw, options.data_root, options.device)
-    teachers = {cell.teacher.cell for cell in planned.cells if cell.teacher}
+    teachers = {name for cell in planned.cells for name in cell.waits_for}
     students = [cell for cell in planned.cells if cell.id not in teachers]
     if planned.skipped or len(students) != 1:
         reason = planned.skipped[0].reason if planned.skipped else f"this names {len(students)}"
@@ -290,7 +290,7 @@ def rounds(
         if new := {cell.id: cell for cell in grid.cells if cell.id not in prepared}:
             if prepared:
                 begin(grid, folder)
-            teachers = {cell.teacher.cell for cell in new.values() if cell.teacher}
+            teachers = {name for cell in new.values() for name in cell.waits_for}
             prepare([cell for cell in grid.cells if cell.id in new or cell.id in teachers], not prepared)
             prepared |= new.keys()
             continue  # what was copied from another grid may be enough for a look

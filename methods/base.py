@@ -74,6 +74,12 @@ class Networks:
 
     student: NetworkLike
     teacher: NetworkLike | None = None  # frozen, in eval mode, without gradient; an output is computed once a step
+    others: tuple[NetworkLike, ...] = ()  # further teachers of a pair that has several, for methods that read them
+
+    @property
+    def teachers(self) -> tuple[NetworkLike, ...]:
+        """All of them."""
+        return () if self.teacher is None else (self.teacher, *self.others)
 
     def require_teacher(self) -> NetworkLike:
         """The teacher.
@@ -98,6 +104,7 @@ class Context(NamedTuple):
     targets: Tensor | None = None  # (N,) int64 labels of the training set
     networks: Networks | None = None  # the networks themselves; None where values are checked on given tensors
     another: Callable[[int], nn.Module] | None = None  # what `fresh` calls
+    others: tuple[Output, ...] = ()  # of further teachers, for the same batch as `teacher`
 
     def fresh(self, number: int = 0) -> nn.Module:
         """A new network of the student's kind, with an initialization of its own for each number; as a submodule it is trained.
@@ -169,6 +176,7 @@ class Method(nn.Module):
     memory_by_sample: bool = False  # keeps buffers indexed by `batch.index`: refused under several processes
     needs_hard_labels: bool = False  # makes no sense under mixup and CutMix
     needs_maps: bool = False  # works on maps of convolutions: refused where a network's stages are tokens
+    several_teachers: bool = False  # reads `networks.teachers`; refused on a pair with several where it is False
     ce_weight: float = 1.0
 
     @property

@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from methods.base import Batch, Context, Method, TeacherMethod
+from methods.base import Batch, Context, Method, NetworkLike, Output, TeacherMethod
+from methods.parts import Wrapped
 
 
 class ByRow(TeacherMethod):
@@ -59,6 +61,8 @@ class Composition(Method):
         self.memory_by_sample = any(member.memory_by_sample for member in members)
         self.needs_hard_labels = any(member.needs_hard_labels for member in members)
         self.needs_maps = any(member.needs_maps for member in members)
+        taught = [member for member in members if member.needs == "teacher"]
+        self.several_teachers = bool(taught) and all(member.several_teachers for member in taught)
 
     def _only_one(self, what: str, does: Callable[[Method], bool]) -> str | None:
         """The name of the one member that `does`, if any."""
@@ -98,6 +102,26 @@ class Composition(Method):
         if self._groups:
             return self.members[self._groups].parameter_groups(parameters)
         return super().parameter_groups(parameters)
+
+
+class RunsOnce(Wrapped):
+    """A network that runs once for all parts of a step.
+
+    Outputs are kept for each image tensor, with and without gradients.
+    """
+
+    def __init__(self, network: NetworkLike) -> None:
+        super().__init__(network)
+        self.outputs: list[tuple[Tensor, bool, Output]] = []
+
+    def __call__(self, image: Tensor) -> Output:
+        grad = torch.is_grad_enabled()
+        for known, with_grad, output in self.outputs:
+            if known is image and with_grad == grad:
+                return output
+        output = super().__call__(image)
+        self.outputs.append((image, grad, output))
+        return output
 
 
 def overrides(method: Method, name: str) -> bool:

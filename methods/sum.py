@@ -4,34 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
-from methods.base import METHODS, Batch, Card, Method, NetworkLike, Networks, Output
-from methods.composition import Composition
-from methods.parts import Wrapped
-
-
-class RunsOnce(Wrapped):
-    """A network that runs once for all parts of a step.
-
-    Outputs are kept for each image tensor, with and without gradients.
-    """
-
-    def __init__(self, network: NetworkLike) -> None:
-        super().__init__(network)
-        self.outputs: list[tuple[Tensor, bool, Output]] = []
-
-    def __call__(self, image: Tensor) -> Output:
-        grad = torch.is_grad_enabled()
-        for known, with_grad, output in self.outputs:
-            if known is image and with_grad == grad:
-                return output
-        output = super().__call__(image)
-        self.outputs.append((image, grad, output))
-        return output
+from methods.base import METHODS, Batch, Card, Method, Networks, Output
+from methods.composition import Composition, RunsOnce
 
 
 @METHODS.register_module("sum")
@@ -80,11 +59,11 @@ class Sum(Composition):
         return self._merged(lambda part: part.loss(student, None if part.needs == "none" else teacher, batch))
 
     def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        networks = Networks(RunsOnce(networks.student), networks.teacher)
+        networks = replace(networks, student=RunsOnce(networks.student))
         return self._merged(lambda part: part.step(networks, batch))
 
     def prepare(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        networks = Networks(RunsOnce(networks.student), networks.teacher)
+        networks = replace(networks, student=RunsOnce(networks.student))
         return self._merged(lambda part: part.prepare(networks, batch) if part.prepare_epochs else {})
 
     def _merged(self, terms_of: Callable[[Method], dict[str, Tensor]]) -> dict[str, Tensor]:

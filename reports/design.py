@@ -180,8 +180,8 @@ def _trials(folder: GridFolder, manifest: Mapping[str, Any], records: Mapping[st
         if number is None or entry.get("teacher"):
             continue
         found = validation(folder.cell(entry["id"])) if record else None
-        teacher = (record.cell.teacher.cell if record and record.cell.teacher else None) or ""
-        teacher_flops = _flops(records.get(teacher)) if teacher else 0.0
+        teachers = record.cell.waits_for if record else ()
+        teacher, teacher_flops = " ".join(teachers), sum(_flops(records.get(name)) for name in teachers)
         label, group, seed = str(entry["label"]), str(entry.get("group", "")), int(entry.get("seed", 0))
         yield Trial(number, label, group, seed, math.nan if found is None else found, _flops(record), teacher, teacher_flops)
 

@@ -13,6 +13,7 @@ import pandas as pd
 from bench.records import naming
 from bench.records.cell import Cell, Recipe, Spec, digest
 from bench.records.record import Cost, Record
+from bench.records.teacher import source_of
 from bench.records.trials import trials_of
 
 SHARED_BY = 10  # students that share a teacher, in the price that says so
@@ -56,6 +57,8 @@ COLUMNS = {
     "flops": "training: steps x FLOPs of a step, preparation included, the teacher's forward passes included, its training not",
     "prepare_flops": "the preparation's part of it",
     "teacher_flops": "of the teacher's own training; 0 without a teacher, empty where unknown",
+    "more_teachers": "ids of the cells of further teachers that taught beside it, by spaces",
+    "more_stated_s": "seconds that training those took that were not trained here, as stated; 0 without any",
     "stated_s": "seconds that training a teacher took, as stated by the user who supplied it; empty otherwise",
     "users": "cells that learned from this teacher",
     "wall_train_s": "seconds of the real run; it may have shared its machine, never compare",
@@ -109,13 +112,15 @@ def tidy(
     frame["student"] = naming.distinct(frame["_student"], naming.model_name, within=frame["data"])
     teacher = naming.distinct(frame["_teacher"], lambda spec: naming.model_name(spec) if spec else "", within=frame["data"])
     supplied = " (weights " + frame["_weights"].str[:8] + ")"
-    frame["teacher"] = teacher + supplied.where(frame["_weights"] != "", "")
+    frame["teacher"] = teacher + supplied.where(frame["_weights"] != "", "") + frame["_more"]
     _name_methods(frame)
     frame["users"] = _users(frame)
     by_id = frame.drop_duplicates("id").set_index("id")
     measured = frame["teacher_id"].map(by_id["flops"]).astype(float)
-    frame["teacher_flops"] = measured.fillna(frame["_stated_flops"].astype(float)).where(frame["needs"] != "none", 0.0)
-    only_teaches = frame["id"].isin(set(frame["teacher_id"])).groupby([frame["setting"], frame["student"]]).transform("all")
+    teacher_flops = measured.fillna(frame["_stated_flops"].astype(float)).where(frame["needs"] != "none", 0.0)
+    frame["teacher_flops"] = teacher_flops + _of_more(frame, by_id["flops"]) + frame["_more_flops"].astype(float)
+    teaching = {name for column in ("teacher_id", "more_teachers") for names in frame[column] for name in names.split()}
+    only_teaches = frame["id"].isin(teaching).groupby([frame["setting"], frame["student"]]).transform("all")
     frame["role"] = only_teaches.map({True: "teacher", False: "student"})
     return frame.drop(columns=list(_SPECS))
 
@@ -146,6 +151,11 @@ def _name_methods(frame: pd.DataFrame) -> None:
     frame.loc[twice, "method_id"] += "-" + frame["teacher_id"].str[-12:]
 
 
+def _of_more(frame: pd.DataFrame, cost: pd.Series) -> pd.Series:
+    """Sum of a cost, by a cell's id, over the further teachers of each row; NaN where one is unknown."""
+    return frame["more_teachers"].map(lambda ids: float(sum(cost.get(each, math.nan) for each in ids.split()))).astype(float)
+
+
 def _users(frame: pd.DataFrame) -> pd.Series:
     """How many cells learned from each row's teacher; 0 without one."""
     trained_here = frame["teacher_id"].map(frame["teacher_id"].value_counts())
@@ -154,7 +164,7 @@ def _users(frame: pd.DataFrame) -> pd.Series:
     return trained_here.where(frame["teacher_id"] != "", from_elsewhere).astype(int)
 
 
-_SPECS = ("_data", "_recipe", "_student", "_teacher", "_weights", "_stated_flops", "_method")
+_SPECS = ("_data", "_recipe", "_student", "_teacher", "_weights", "_stated_flops", "_more", "_more_flops", "_method")
 
 
 class _MethodFacts(NamedTuple):
@@ -200,6 +210,8 @@ def _row(record: Record, methods: _Methods) -> dict[str, Any]:
     cell, accuracies = record.cell, record.accuracies
     method = methods.of_cell(cell, record.id, cell.identity["method"])
     teacher = cell.teacher if cell.needs != "none" else None
+    more = teacher.others if teacher else ()
+    supplied = [each for each in more if not each.cell]
     return {
         "id": record.id,
         "precision": cell.precision,
@@ -235,6 +247,10 @@ def _row(record: Record, methods: _Methods) -> dict[str, Any]:
         "_teacher": teacher.model if teacher else {},
         "_weights": (teacher.weights_sha256 if teacher else None) or "",
         "_stated_flops": teacher.train_flops if teacher and teacher.train_flops is not None else math.nan,
+        "more_teachers": " ".join(each.cell for each in more if each.cell),
+        "more_stated_s": sum(math.nan if each.train_s is None else each.train_s for each in supplied),
+        "_more": "".join(f" + {name}" for name in source_of(cell).split(" + ")[1:]) if more else "",
+        "_more_flops": sum(math.nan if each.train_flops is None else each.train_flops for each in supplied),
         "stated_s": teacher.train_s if teacher and teacher.train_s is not None else math.nan,
         **method.columns,
         "_method": method.naming,
@@ -319,8 +335,9 @@ def with_costs(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = N
         if column == "train_s":
             frame["prepare_s"] = prepare_ms / 1000
     frame["step_ms"] = probed(lambda cost: cost.step.median_ms)
-    teacher_s = frame["teacher_id"].map(frame.drop_duplicates("id").set_index("id")["train_s"])
-    frame["teacher_s"] = teacher_s.astype(float).fillna(frame["stated_s"]).where(frame["needs"] != "none", 0.0)
+    train_s = frame.drop_duplicates("id").set_index("id")["train_s"]
+    teacher_s = frame["teacher_id"].map(train_s).astype(float).fillna(frame["stated_s"]).where(frame["needs"] != "none", 0.0)
+    frame["teacher_s"] = teacher_s + _of_more(frame, train_s) + frame["more_stated_s"]
     frame["with_teacher_s"] = frame["train_s"] + frame["teacher_s"]
     frame["shared_teacher_s"] = frame["train_s"] + frame["teacher_s"] / sharing(frame)
     frame["peak_mib"] = probed(lambda cost: cost.peak_mib)

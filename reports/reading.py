@@ -25,7 +25,7 @@ def read(folder: GridFolder) -> tuple[list[Record], list[Problem]]:
     """
     records, problems = folder.records()
     wanted = {cell["id"] for cell in folder.manifest()["cells"]}
-    wanted |= {record.cell.teacher.cell for record in records if record.id in wanted and record.cell.teacher}
+    wanted |= {name for record in records if record.id in wanted for name in record.cell.waits_for}
     stray = [
         Problem(f"{folder.name}/{record.id}", "no longer part of the grid; left out")
         for record in records

@@ -133,5 +133,5 @@ def _other(path: Path, grid: str, style: Style) -> tuple[Other, list[Problem]]:
 
 
 def _teachers(results: ResultsFolder, records: Sequence[Record]) -> dict[str, TeacherAccuracy]:
-    keys = {key for record in records if (key := key_of(record.cell))}
+    keys = {key for record in records for alone in record.cell.by_teacher() if (key := key_of(alone))}
     return {key: found for key in sorted(keys) if (found := results.teacher_accuracy(key))}

@@ -19,7 +19,7 @@ from bench.records.upkeep import verify
 from methods import METHODS
 from reports.published import read as read_published
 
-COMPOSITIONS = ("sum", "logit_std", "ctkd", "sdd")  # what they need is their parts'
+COMPOSITIONS = ("sum", "logit_std", "ctkd", "sdd", "each_teacher")  # what they need is their parts'
 
 PAIRS = [("resnet20", "resnet110"), ("resnet32", "resnet110"), ("wrn_16_2", "wrn_40_2"), ("wrn_40_1", "wrn_40_2")]
 TAUGHT = {"fitnets", "at", "sp", "ab", "nst", "kd", "vid", "pkt", "rkd", "cc", "crd", "tfd+kd", "tfd+crd"}

@@ -256,9 +256,9 @@ def test_plan_puts_teachers_first_and_keeps_to_the_limit(cells: list[Cell]) -> N
     assert all(len(array) <= 3 for array, _ in arrays)
     (teacher,) = {cell.teacher.cell for cell in cells if cell.teacher}
     first, behind = arrays[0]
-    assert ([[cell.id for cell in job] for job in first], behind) == ([[teacher]], None)
+    assert ([[cell.id for cell in job] for job in first], behind) == ([[teacher]], ())
     for array, behind in arrays[1:]:
-        wanted = {cell.teacher.cell if cell.teacher else None for job in array for cell in job}
+        wanted = {cell.waits_for for job in array for cell in job}
         assert wanted == {behind}
         assert all(len(job) <= 2 for job in array)
 
@@ -266,8 +266,8 @@ def test_plan_puts_teachers_first_and_keeps_to_the_limit(cells: list[Cell]) -> N
 def test_students_of_a_finished_teacher_wait_for_nothing(cells: list[Cell]) -> None:
     (teacher,) = {cell.teacher.cell for cell in cells if cell.teacher}
     left = [cell for cell in cells if cell.id != teacher]
-    assert {behind for _, behind in slurm.plan(left, set(), 1, 100)} == {None}
-    assert {behind for _, behind in slurm.plan(left, {teacher}, 1, 100)} == {None, teacher}
+    assert {behind for _, behind in slurm.plan(left, set(), 1, 100)} == {()}
+    assert {behind for _, behind in slurm.plan(left, {teacher}, 1, 100)} == {(), (teacher,)}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -131,14 +131,14 @@ def assemble(
     assembly = Assembly(cells, device, dataset, train, held, {})
     teachers = {} if teachers is None else teachers
     for each in cells:
-        teacher = None
-        if each.teacher:
-            key = str(each.teacher.identity)
+        own = []
+        for source, alone in zip(each.teachers, each.by_teacher(), strict=True):
+            key = str(source.identity)
             if key not in teachers:
-                network = (teacher_network or load_teacher)(each, folder, dataset)
+                network = (teacher_network or load_teacher)(alone, folder, dataset)
                 teachers[key] = Teacher(place(network, device), assembly.sample(), cell.precision)
-            teacher = teachers[key]
-        assembly.trainees[each.id] = _trainee(each, assembly, teacher)
+            own.append(teachers[key])
+        assembly.trainees[each.id] = _trainee(each, assembly, own)
     return assembly
 
 
@@ -191,19 +191,22 @@ def untrained_teacher(cell: Cell, folder: GridFolder, dataset: Dataset) -> Netwo
     return build_network({**model, "pretrained": False} if "pretrained" in model else model, dataset)
 
 
-def _trainee(cell: Cell, assembly: Assembly, teacher: Teacher | None) -> Trainee:
+def _trainee(cell: Cell, assembly: Assembly, teachers: Sequence[Teacher]) -> Trainee:
     student = _student(cell, assembly)
     method = METHODS.build(cell.method)
-    networks = Networks(NetworkView(student), teacher)
+    teacher, others = (teachers[0] if teachers else None), tuple(teachers[1:])
+    networks = Networks(NetworkView(student), teacher, others)
     sample = assembly.sample()
     torch.manual_seed(seed_from("method", cell.seed))
     student.eval()
     with torch.no_grad():
-        outputs = (networks.student(sample), teacher(sample) if teacher else None)
+        outputs = (networks.student(sample), *(each(sample) for each in teachers))
     train = assembly.train
     method.setup(
         Context(
-            *outputs,
+            student=outputs[0],
+            teacher=outputs[1] if teachers else None,
+            others=outputs[2:],
             classes=assembly.dataset.classes,
             samples=len(train.targets),
             batch_size=cell.recipe.batch_size,
@@ -213,7 +216,7 @@ def _trainee(cell: Cell, assembly: Assembly, teacher: Teacher | None) -> Trainee
             another=partial(_another, cell, assembly),
         )
     )
-    return Trainee(student, place(method, assembly.device), teacher, cell.recipe)
+    return Trainee(student, place(method, assembly.device), teacher, cell.recipe, others)
 
 
 def _student(cell: Cell, assembly: Assembly, *number: object) -> Network:

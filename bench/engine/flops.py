@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,7 +17,6 @@ from bench.records.record import Flops
 def count_flops(assembly: Assembly, trainee: Trainee) -> Flops:
     """Count on a copy: matrix products and convolutions, a multiply-add as two."""
     copy, batch = trainee.duplicate(), next(iter(assembly.stream(trainee).epoch(0)))
-    teacher = copy.teacher
     step = Step({"copy": copy}, assembly.device, assembly.first.precision)
     prepares = copy.method.prepare_epochs > 0
     counts = {
@@ -25,9 +25,10 @@ def count_flops(assembly: Assembly, trainee: Trainee) -> Flops:
     }
     network = copy.predictor().eval()
     with autocast(assembly.device, assembly.first.precision):
-        if teacher:
+        for teacher in copy.teachers:
             teacher.forget()
-            counts["teacher_forward"] = _count(lambda: teacher(batch.image))
+            forward = _count(partial(teacher, batch.image))
+            counts["teacher_forward"] = counts.get("teacher_forward", 0) + forward
             teacher.forget()
         counts["inference"] = _count(lambda: network(batch.image[:1]))
     return Flops(**{"teacher_forward": 0, **counts})

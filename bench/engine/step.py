@@ -87,9 +87,7 @@ class Step:
         self.clock: Clock | SilentClock = SILENT
         self._teachers: list[Teacher] = []
         for trainee in trainees.values():
-            teacher = trainee.teacher
-            if teacher is not None and not any(teacher is known for known in self._teachers):
-                self._teachers.append(teacher)
+            self._teachers += [each for each in trainee.teachers if not any(each is known for known in self._teachers)]
         on_streams = device.type == "cuda" and len(trainees) > 1
         self._branches = Streams(device, len(trainees)) if on_streams else None
         for teacher in self._teachers:

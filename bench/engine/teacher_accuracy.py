@@ -37,7 +37,7 @@ def measure_missing(cells: Sequence[Cell], folder: GridFolder, options: Options)
     Raises:
         UserError: a file is not the one that was planned with.
     """
-    for cell in cells:
+    for cell in (alone for each in cells for alone in each.by_teacher()):
         if _is_missing(cell, folder):
             device, dataset = resolve_device(options.device), load(cell.data, options.data_root)
             sample, _ = next(_batches(cell, dataset, device, count=2))
@@ -48,9 +48,9 @@ def measure_missing(cells: Sequence[Cell], folder: GridFolder, options: Options)
 def measure_assembled(assembly: Assembly, folder: GridFolder) -> None:
     """The same for the teachers of cells that are about to be trained."""
     for cell in assembly.cells:
-        teacher = assembly.trainees[cell.id].teacher
-        if teacher and _is_missing(cell, folder):
-            _measure(cell, teacher, assembly.dataset, assembly.device, folder)
+        for alone, teacher in zip(cell.by_teacher(), assembly.trainees[cell.id].teachers, strict=True):
+            if _is_missing(alone, folder):
+                _measure(alone, teacher, assembly.dataset, assembly.device, folder)
 
 
 def _is_missing(cell: Cell, folder: GridFolder) -> bool:

@@ -102,20 +102,28 @@ class Trainee(nn.Module):
         student: the network, on the device.
         method: after its `setup`, on the device.
         teacher: shared with other trainees, or None.
+        others: further teachers.
     """
 
-    def __init__(self, student: Network, method: Method, teacher: Teacher | None, recipe: Recipe) -> None:
+    def __init__(
+        self, student: Network, method: Method, teacher: Teacher | None, recipe: Recipe, others: tuple[Teacher, ...] = ()
+    ) -> None:
         super().__init__()
         self.core = nn.ModuleDict({"student": student, "method": method})
         self.recipe = recipe
-        self.teacher = teacher
-        self.networks = Networks(NetworkView(student), teacher)
+        self.teachers: tuple[Teacher, ...] = () if teacher is None else (teacher, *others)
+        self.networks = Networks(NetworkView(student), teacher, others)
         self.average = AveragedModel(self.core).requires_grad_(False) if recipe.ema else None
         self._averaging = False  # whether the average has begun
         if self.average is not None:  # on the device, so that a recorded step counts, too
             self.average.n_averaged = self.average.n_averaged.to(next(student.parameters()).device)
         buffers = dict(self.core.named_buffers())
         self._statistics = [name for name in self.core.state_dict() if name in buffers]
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The first one."""
+        return self.teachers[0] if self.teachers else None
 
     @property
     def student(self) -> Network:
@@ -159,8 +167,8 @@ class Trainee(nn.Module):
         return [p for p in self.core.parameters() if p.requires_grad]
 
     def duplicate(self) -> Trainee:
-        """A copy for counting and timing: its steps leave no trace in this one. The teacher is shared."""
-        memo = {id(self.teacher): self.teacher}
+        """A copy for counting and timing: its steps leave no trace in this one. Teachers are shared."""
+        memo = {id(teacher): teacher for teacher in self.teachers}
         return copy.deepcopy(self, memo)
 
     def parameter_counts(self) -> tuple[int, int]:

@@ -53,8 +53,12 @@ def kind_of(cell: Cell, code: Code, device: str) -> str:
 
 def what(cell: Cell) -> str:
     """'kd on resnet8 taught by resnet8x4'."""
-    taught = f" taught by {describe(cell.teacher.model)}" if cell.teacher else ""
+    taught = f" taught by {_teachers(cell)}" if cell.teachers else ""
     return f"{cell.label or method_family(cell.method)} on {describe(cell.student)}{taught}"
+
+
+def _teachers(cell: Cell) -> str:
+    return " and ".join(describe(teacher.model) for teacher in cell.teachers)
 
 
 def kinds(cells: Iterable[Cell], options: Options) -> dict[str, list[Cell]]:
@@ -70,7 +74,7 @@ def kinds(cells: Iterable[Cell], options: Options) -> dict[str, list[Cell]]:
     seen: Counter[tuple[str, ...]] = Counter()
     places = {}
     for kind, (first, *_) in found.items():
-        pair = method_family(first.method), describe(first.student), describe(first.teacher.model) if first.teacher else ""
+        pair = method_family(first.method), describe(first.student), _teachers(first)
         seen[pair] += 1
         places[kind] = seen[pair]
     return {kind: found[kind] for kind in sorted(found, key=places.__getitem__)}

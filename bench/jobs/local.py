@@ -107,14 +107,13 @@ class Local(Launcher):
 
 
 def _with_teachers(cells: Sequence[Cell]) -> list[str]:
-    teachers = [cell.teacher.cell for cell in cells if cell.teacher and cell.teacher.cell]
+    teachers = [name for cell in cells for name in cell.waits_for]
     return list(dict.fromkeys([*(cell.id for cell in cells), *teachers]))
 
 
 def _locked(cell: Cell, folder: GridFolder) -> bool:
-    """Whether somebody trains the cell, or its teacher."""
-    teacher = cell.teacher.cell if cell.teacher else None
-    return folder.cell(cell.id).locked() or (teacher is not None and folder.cell(teacher).locked())
+    """Whether somebody trains the cell, or a teacher of it."""
+    return any(folder.cell(name).locked() for name in (cell.id, *cell.waits_for))
 
 
 def _kill(process_id: int) -> None:

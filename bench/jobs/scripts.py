@@ -40,7 +40,7 @@ def words(given: Mapping[str, Any], precision: str | None) -> Commands:
 
 def commands(cells: Sequence[Cell], make: Commands) -> list[str]:
     """A line for each cell, teachers first."""
-    teachers = {cell.teacher.cell for cell in cells if cell.teacher}
+    teachers = {name for cell in cells for name in cell.waits_for}
     lines = []
     for cell in sorted(cells, key=lambda cell: cell.id not in teachers):
         python, *rest = make([cell.id])
@@ -83,11 +83,11 @@ def sbatch_script(
     return text.replace("export SUBMITIT_EXECUTOR=slurm\n", "")
 
 
-def submission(arrays: Sequence[tuple[Sequence[Sequence[Cell]], str | None]], files: Sequence[str]) -> str:
-    """A shell script that submits the arrays in order, each behind the teacher that it waits for.
+def submission(arrays: Sequence[tuple[Sequence[Sequence[Cell]], tuple[str, ...]]], files: Sequence[str]) -> str:
+    """A shell script that submits the arrays in order, each behind the teachers that it waits for.
 
     Args:
-        arrays: (jobs, the cell it depends on or None) each.
+        arrays: (jobs, the cells it depends on) each.
         files: their scripts.
     """
     places = {
@@ -95,11 +95,12 @@ def submission(arrays: Sequence[tuple[Sequence[Sequence[Cell]], str | None]], fi
     }
     lines = ["#!/bin/bash", "# Submits the arrays in order. Submitted again, it goes on with what is not done.", "set -e"]
     lines.append('cd "$(dirname "$0")"')
-    for number, ((_, teacher), file) in enumerate(zip(arrays, files, strict=True)):
+    for number, ((_, teachers), file) in enumerate(zip(arrays, files, strict=True)):
         after = ""
-        if teacher:
-            array, job = places[teacher]
-            after = f"--dependency=afterok:${{array_{array}}}_{job} --kill-on-invalid-dep=yes "
+        if teachers:
+            jobs = (places[teacher] for teacher in teachers)
+            awaited = "".join(f":${{array_{array}}}_{job}" for array, job in jobs)
+            after = f"--dependency=afterok{awaited} --kill-on-invalid-dep=yes "
         lines.append(f"array_{number}=$(sbatch --parsable {after}{file})")
     return "\n".join(lines) + "\n"
 

@@ -107,9 +107,9 @@ class Slurm(Backend):
         hours = sum(map(operator.mul, jobs, processes)) * self.minutes / 60
         bound = f"{hours * self.gpus:.0f} GPU-hours" if self.gpus else f"{hours * (self.threads or THREADS):.0f} core-hours"
         lines = [f"{sum(jobs)} jobs in {len(arrays)} arrays; at their time limit of {self.minutes} minutes they take {bound}"]
-        for number, (array, teacher) in enumerate(arrays, 1):
+        for number, (array, teachers) in enumerate(arrays, 1):
             each = f"{processes[number - 1] * self.gpus} GPUs, {processes[number - 1] * (self.threads or THREADS)} cores a job"
-            after = f", after {teacher}" if teacher else ""
+            after = f", after {' and '.join(teachers)}" if teachers else ""
             lines.append(f"array {number}: {len(array)} jobs, {sum(map(len, array))} cells, {each}{after}")
         return lines
 
@@ -117,7 +117,7 @@ class Slurm(Backend):
         arrays = list(plan(cells, set(), self.cells_per_job, ARRAY_SIZE))
         found = {}
         for number, (array, _) in enumerate(arrays):
-            parameters = self._parameters(array[0][0].recipe.processes, after=None)
+            parameters = self._parameters(array[0][0].recipe.processes, after=[])
             name = f"kd-{grid}-{number}"
             script = sbatch_script(array, name, folder, parameters, self.threads or THREADS, make)
             found[f"array-{number}.sh"] = script
@@ -140,15 +140,15 @@ class Slurm(Backend):
         folder.write_launch(launch, self.kind, [[[cell.id for cell in job] for job in array] for array, _ in arrays])
         ids = {cell_id: job.job_id for cell_id, job in queued.items()}
         mine = replace(options, threads=self.threads or THREADS, neighbours=0)
-        for number, (array, teacher) in enumerate(arrays):
+        for number, (array, teachers) in enumerate(arrays):
             jobs = [Job.describe(cells_of_job, folder, mine, exclusive=True) for cells_of_job in array]
-            after = ids.get(teacher or "")
+            after = [ids[teacher] for teacher in teachers if teacher in ids]
             found = self._submit(jobs, job_name(launch, number), folder.launch_folder(launch), after)
             ids |= {cell.id: job_id for job, job_id in zip(array, found, strict=True) for cell in job}
         return len(left)
 
-    def _submit(self, jobs: list[Job], name: str, folder: Path, after: str | None) -> list[str]:
-        """Submit one array, which starts after a job where `after` is its id; returns its jobs' ids."""
+    def _submit(self, jobs: list[Job], name: str, folder: Path, after: list[str]) -> list[str]:
+        """Submit one array, which starts after the jobs of these ids; returns its jobs' ids."""
         import submitit
 
         executor = submitit.SlurmExecutor(folder, max_num_timeout=10**6)  # `bench.jobs.worker.ATTEMPTS` bounds them
@@ -164,7 +164,7 @@ class Slurm(Backend):
             raise UserError(f"sbatch refused: {_last_line(str(error))}") from None
         return [job.job_id for job in found]
 
-    def _parameters(self, processes: int, after: str | None) -> dict[str, Any]:
+    def _parameters(self, processes: int, after: list[str]) -> dict[str, Any]:
         """Of an array whose cells are trained by so many processes, as submitit names them."""
         nodes = min(self.nodes, processes)
         if processes % nodes:
@@ -188,7 +188,7 @@ class Slurm(Backend):
         if self.jobs:
             wishes["array_parallelism"] = self.jobs
         if after:
-            wishes["dependency"] = f"afterok:{after}"
+            wishes["dependency"] = f"afterok:{':'.join(after)}"
             wishes["additional_parameters"]["kill-on-invalid-dep"] = "yes"
         return wishes
 
@@ -239,10 +239,9 @@ class Slurm(Backend):
             if rounds > ROUNDS:
                 break
             for cell in left:
-                teacher = cell.teacher.cell if cell.teacher else None
-                if teacher and folder.cell(teacher).failure():
+                if failed := [name for name in cell.waits_for if folder.cell(name).failure()]:
                     with contextlib.suppress(OSError, ValueError):  # `give_up` names it
-                        folder.cell(cell.id).write_failure(f"its teacher {teacher} failed", again=True)
+                        folder.cell(cell.id).write_failure(f"its teacher {failed[0]} failed", again=True)
             self.submit(left, folder, options)
             unseen_since = time.monotonic()
         give_up(left, folder, "see the job's log beside the launch", watch)
@@ -260,24 +259,24 @@ def why_waiting(queued: Mapping[str, Queued]) -> dict[str, list[str]]:
 
 def plan(
     cells: Sequence[Cell], queued: set[str], cells_per_job: int, array_size: int
-) -> Iterator[tuple[list[list[Cell]], str | None]]:
-    """(jobs of an array, the cell it depends on or None), teachers' arrays first.
+) -> Iterator[tuple[list[list[Cell]], tuple[str, ...]]]:
+    """(jobs of an array, the cells it depends on), teachers' arrays first.
 
-    A job that others depend on holds one cell. The students of a teacher form arrays of their own, since a dependency belongs
-    to a whole array.
+    A job that others depend on holds one cell. Students of the same teachers form arrays of their own, since a dependency
+    belongs to a whole array.
     """
     coming = {cell.id for cell in cells} | queued
-    teachers = {cell.teacher.cell for cell in cells if cell.teacher}
-    groups: dict[tuple[str | None, bool, int], list[Cell]] = {}
+    teachers = {name for cell in cells for name in cell.waits_for}
+    groups: dict[tuple[tuple[str, ...], bool, int], list[Cell]] = {}
     for cell in cells:
-        teacher = cell.teacher.cell if cell.teacher else None
-        key = (teacher if teacher in coming else None, cell.id in teachers, cell.recipe.processes)
+        awaited = tuple(name for name in cell.waits_for if name in coming)
+        key = (awaited, cell.id in teachers, cell.recipe.processes)
         groups.setdefault(key, []).append(cell)
-    for (teacher, teaches, _), group in sorted(groups.items(), key=lambda item: (item[0][0] is not None, not item[0][1])):
+    for (awaited, teaches, _), group in sorted(groups.items(), key=lambda item: (bool(item[0][0]), not item[0][1])):
         each = 1 if teaches else cells_per_job
         jobs = [group[start : start + each] for start in range(0, len(group), each)]
         for start in range(0, len(jobs), array_size):
-            yield jobs[start : start + array_size], teacher
+            yield jobs[start : start + array_size], awaited
 
 
 def job_name(launch: str, number: int) -> str:

@@ -174,7 +174,7 @@ def _lead(left: list[Cell], folder: GridFolder, options: Options, team: Team, ex
         waiting = [cell for cell in left if outcomes[cell.id] == "waiting" or (exclusive and outcomes[cell.id] == "locked")]
         if "tried" not in outcomes.values():
             # A cell or teacher that another trains is worth waiting for; a teacher that nobody trains will not come.
-            wanted = {cell.teacher.cell for cell in waiting if cell.teacher and cell.teacher.cell}
+            wanted = {name for cell in waiting for name in cell.waits_for}
             wanted |= {cell_id for cell_id, outcome in outcomes.items() if outcome == "locked" and exclusive}
             if not any(folder.cell(cell_id).locked() or folder.cell(cell_id).done() for cell_id in wanted):
                 break
@@ -194,12 +194,13 @@ def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options
     if place.settled():
         return "passed"
     try:
-        if cell.teacher and cell.teacher.cell and not (teacher := folder.cell(cell.teacher.cell)).done():
-            if not teacher.settled():
-                return "waiting"
-            unreadable = teacher.unreadable()
+        teachers = [teacher for name in cell.waits_for if not (teacher := folder.cell(name)).done()]
+        if any(not teacher.settled() for teacher in teachers):
+            return "waiting"
+        if teachers:
+            unreadable = teachers[0].unreadable()
             place.write_failure(
-                f"its teacher {teacher.id} {f'is unusable: {unreadable}' if unreadable else 'failed'}", again=True
+                f"its teacher {teachers[0].id} {f'is unusable: {unreadable}' if unreadable else 'failed'}", again=True
             )
             return "passed"
         with contextlib.ExitStack() as locks:
@@ -244,14 +245,14 @@ def _group(
     if most == 1:
         return group
     on_gpu = resolve_device(options.device).type == "cuda"
-    awaited = set() if on_gpu and not options.neighbours else {other.teacher.cell for other in left if other.teacher}
+    awaited = set() if on_gpu and not options.neighbours else {name for other in left for name in other.waits_for}
     if cell.id in awaited:
         return group
     for other in left:
         if len(group) == most:
             break
         place = folder.cell(other.id)
-        ready = not other.teacher or not other.teacher.cell or folder.cell(other.teacher.cell).done()
+        ready = all(folder.cell(name).done() for name in other.waits_for)
         if other.id in awaited or not ready or not may_join(group, other, several_streams=on_gpu) or place.settled():
             continue
         with contextlib.suppress(TimeoutError, OSError):

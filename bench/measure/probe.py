@@ -122,17 +122,19 @@ class Probe:
         seconds["method"] = max(0.0, seconds.pop("forward") - seconds["student"] - seconds["teacher"])
         for name, value in seconds.items():
             self.spans[name].append(1000 * value)
-        if teacher := self.trainee.teacher:
-            teacher.forget()
+        if teachers := self.trainee.teachers:
+            for teacher in teachers:
+                teacher.forget()
             with autocast(self.assembly.device, self.cell.precision):
-                self.spans["teacher_alone"].append(self._timed(partial(teacher, batch.image)))
+                self.spans["teacher_alone"].append(self._timed(lambda: [teacher(batch.image) for teacher in teachers]))
 
     @contextlib.contextmanager
     def _split(self, clock: Clock) -> Iterator[None]:
         """Steps inside put their parts on a clock; networks too, since a method's step is what calls them."""
         plain = self.trainee.networks
-        teacher = TimedNetwork(plain.teacher, clock, "teacher") if plain.teacher else None
-        self.trainee.networks = Networks(TimedNetwork(plain.student, clock, "student"), teacher)
+        teachers = [TimedNetwork(each, clock, "teacher") for each in plain.teachers]
+        student = TimedNetwork(plain.student, clock, "student")
+        self.trainee.networks = Networks(student, teachers[0] if teachers else None, tuple(teachers[1:]))
         self.step.clock = clock
         try:
             yield
@@ -162,7 +164,7 @@ class Probe:
         """Most device memory that tensors hold during a step: parameters, momenta, activations, the batch."""
         device = self.assembly.device
         if device.type == "cuda":
-            if teacher := self.trainee.teacher:
+            for teacher in self.trainee.teachers:
                 teacher.forget()  # its last answer would pass for something that others hold
             batch = next(self.batches)  # before, since now and then the next one comes with many more
             own = self._held_bytes() + sum(value.nbytes for value in batch if isinstance(value, Tensor))
@@ -177,7 +179,7 @@ class Probe:
     def _held_bytes(self) -> int:
         """Bytes that stay between steps: networks, method and momenta."""
         tensors = [*self.trainee.parameters(), *self.trainee.buffers()]
-        if teacher := self.trainee.teacher:
+        for teacher in self.trainee.teachers:
             tensors += [*teacher.inference.parameters(), *teacher.inference.buffers()]
         tensors += [momentum for member in self.step.members.values() for momentum in member.optimizer.momenta()]
         return sum(tensor.nbytes for tensor in tensors)
@@ -207,7 +209,7 @@ class Probe:
             label=cell.label,
             example=cell.id,
             student=describe(cell.student),
-            teacher=describe(cell.teacher.model) if cell.teacher else "",
+            teacher=" + ".join(describe(teacher.model) for teacher in cell.teachers),
             session=session,
             step=step,
             prepare_step=self.timing("prepare_step"),

@@ -26,6 +26,7 @@ from bench.engine.flops import count_flops
 from bench.engine.lockstep import may_join
 from bench.engine.step import Step
 from bench.engine.trainee import Teacher, Trainee
+from bench.errors import UserError
 from bench.measure.probe import Probe
 from bench.measure.usual_loop import UsualLoop, training_loader
 from bench.models import Network, Stage
@@ -156,6 +157,8 @@ def usual_loop(cell: Cell, assembly: Assembly) -> UsualLoop:
     trainee = assembly.trainees[cell.id].duplicate()
     student = build_network(cell.student, assembly.dataset).to(assembly.device)
     teacher = trainee.teacher
+    if len(trainee.teachers) > 1:
+        raise UserError("the usual loop has one teacher: compare with a pair that has `teacher`")
     plain = None
     if teacher and cell.teacher:
         plain = build_network(cell.teacher.model, assembly.dataset).to(assembly.device).eval().requires_grad_(False)

@@ -80,7 +80,7 @@ def settle(grid: Grid, folder: GridFolder) -> Grid:
     numbers = {cell: number for number, each in enumerate(found) if each.chosen for cell in each.chosen.cells}
     held = {cell for each in found for value in each.choice.values for cell in value.cells} - numbers.keys()
     students = full.declared.students - held
-    wanted = students | {cell.teacher.cell for cell in full.cells if cell.id in students and cell.teacher}
+    wanted = students | {name for cell in full.cells if cell.id in students for name in cell.waits_for}
     declared = full.declared._replace(students=students, chosen=numbers)
     return replace(full, cells=[cell for cell in full.cells if cell.id in wanted], declared=declared, unsettled=full)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -114,23 +115,28 @@ def _of_tokens(model: Spec, output: Output | None) -> str | None:
     return f"works on maps of convolutions, and the stages of {model_name(model)} are tokens"
 
 
-def refusal(method: Method, student: Spec, teacher: Spec | None, shape: Shape) -> str | None:
+def refusal(method: Method, student: Spec, teachers: Sequence[Spec], shape: Shape) -> str | None:
     """Why a fresh method cannot be set up with these networks, or None.
 
     Only a ValueError of `setup` counts. A method that fails otherwise may fail only because there are no values.
     """
     try:
         network_s, output_s = forward_shapes(student, shape)
-        network_t, output_t = forward_shapes(teacher, shape) if teacher and method.needs != "none" else (None, None)
-        if method.needs_maps and (reason := _of_tokens(student, output_s) or (teacher and _of_tokens(teacher, output_t))):
-            return reason
+        taught = [forward_shapes(teacher, shape) for teacher in teachers if method.needs != "none"]
+        network_t, output_t = taught[0] if taught else (None, None)
+        if method.needs_maps:
+            outputs = [(student, output_s), *zip(teachers, (output for _, output in taught), strict=False)]
+            if reason := next(filter(None, (_of_tokens(*each) for each in outputs)), None):
+                return reason
         with ShapesOnly(), torch.device("meta"):
             targets = torch.zeros(shape.samples, dtype=torch.int64)
             image = (shape.channels, shape.height, shape.width)
-            networks = Networks(network_s, network_t)
+            others = taught[1:]
+            networks = Networks(network_s, network_t, tuple(network for network, _ in others))
             samples = (shape.classes, shape.samples, 2)
+            more = tuple(output for _, output in others)
             method.setup(
-                Context(output_s, output_t, *samples, image, targets, networks, lambda number: copy.deepcopy(network_s))
+                Context(output_s, output_t, *samples, image, targets, networks, lambda number: copy.deepcopy(network_s), more)
             )
     except ValueError as error:
         return str(error)

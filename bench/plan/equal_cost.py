@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 
 from bench.data import Shape
 from bench.plan.grid import Grid
-from bench.records.cell import Cell, digest
+from bench.records.cell import Cell, Teacher, digest
 from bench.records.comparisons import Baseline
 from bench.records.folders import GridFolder
 from bench.records.naming import describe
@@ -44,13 +44,19 @@ def _lines(grid: Grid, known: dict[str, Cost]) -> Iterator[str]:
         shape = grid.shapes[digest(cell.data)]
         budget, fixed, epoch = _full_s(plain, theirs, shape), _prepare_s(cell, ours, shape), _epoch_s(cell, ours, shape)
         counts: list[int | None] = [_within(budget - fixed, epoch)]
-        if cell.teacher:
-            taught_by = cells.get(cell.teacher.cell or "")
-            timed = known.get(taught_by.cost_key) if taught_by else None
-            teacher_s = _full_s(taught_by, timed, shape) if taught_by and timed else cell.teacher.train_s
-            shares = (math.nan, math.nan) if teacher_s is None else (teacher_s / SHARED_BY, teacher_s)
+        if cell.teachers:
+            teachers_s = sum(_teacher_s(teacher, cells, known, shape) for teacher in cell.teachers)
+            shares = (teachers_s / SHARED_BY, teachers_s)
             counts += [None if math.isnan(share) else _within(budget - fixed - share, epoch) for share in shares]
         yield f"  {cell.label} on {describe(cell.student)}: {_worded(counts, cell)}"
+
+
+def _teacher_s(teacher: Teacher, cells: Mapping[str, Cell], known: Mapping[str, Cost], shape: Shape) -> float:
+    """Of its training; NaN where it is unknown."""
+    taught_by = cells.get(teacher.cell or "")
+    if taught_by and (timed := known.get(taught_by.cost_key)):
+        return _full_s(taught_by, timed, shape)
+    return math.nan if teacher.train_s is None else teacher.train_s
 
 
 def _worded(counts: Sequence[int | None], cell: Cell) -> str:

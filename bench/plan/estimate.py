@@ -42,7 +42,7 @@ def show(grid: Grid, folder: GridFolder, console: Console, grams_per_kwh: float 
     started = set(folder.folders())
     states: dict[str, str] = {name: folder.cell(name).state() if name in started else "missing" for name in cells}
     rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    teachers = {cell.teacher.cell for cell in cells.values() if cell.teacher}
+    teachers = {name for cell in cells.values() for name in cell.waits_for}
     setting = settings(cells)
     for name, cell in cells.items():
         role = cell.label + (" (teaches)" if name in teachers else "")
@@ -157,7 +157,7 @@ def _flops(cells: Sequence[Cell], shapes: Mapping[str, Shape]) -> list[float]:
         shape = shapes[digest(cell.data)].resized(cell.recipe.image_size)
         images = _samples(cell, shapes) * (cell.recipe.epochs + METHODS.build(cell.method).prepare_epochs)
         total = 0.0
-        for spec, passes in [(cell.student, 3), *([(cell.teacher.model, 1)] if cell.teacher else [])]:
+        for spec, passes in [(cell.student, 3), *((teacher.model, 1) for teacher in cell.teachers)]:
             key = digest(spec), shape
             if key not in counted:
                 counted[key] = forward_flops(spec, shape)

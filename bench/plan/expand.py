@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.data import DATASETS, Normalization, Shape
 from bench.engine.device import resolve_device, resolve_precision
@@ -21,7 +21,7 @@ from bench.plan.compatibility import UnbuildableError, forward_shapes, pretraine
 from bench.plan.data import Data
 from bench.plan.declared import Declarations
 from bench.plan.grid import Grid, Skip
-from bench.plan.grid_file import Choose, GridFile, Pair, SequentialSeeds, Shortened, long_form, variations
+from bench.plan.grid_file import Choose, GridFile, SequentialSeeds, Shortened, long_form, variations
 from bench.plan.networks import WeightFiles, network_spec
 from bench.plan.recipe_parts import full_recipe
 from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures
@@ -101,21 +101,27 @@ class _Side:
         )
 
 
+class _Supplier(NamedTuple):
+    """A teacher of a pair."""
+
+    side: _Side
+    ready: Teacher | None  # where it needs no training here
+
+
 @dataclass(frozen=True)
 class _Sides:
     student: _Side
-    teacher: _Side | None
-    ready: Teacher | None  # the teacher, where it needs no training here
+    teachers: list[_Supplier]
     copied: _Side | None = None  # the student as a copy of itself is trained, where that is by another recipe
 
     @property
     def key(self) -> str | None:
         """'resnet56/resnet20': how presets name a pair."""
-        return pair_name(self.teacher.model if self.teacher else None, self.student.model)
+        return pair_name(self.teachers[0].side.model if self.teachers else None, self.student.model)
 
     def __str__(self) -> str:
-        student = describe(self.student.model)
-        return f"{student} taught by {describe(self.teacher.model)}" if self.teacher else student
+        names = " and ".join(describe(teacher.side.model) for teacher in self.teachers)
+        return describe(self.student.model) + (f" taught by {names}" if names else "")
 
 
 class _Expansion:
@@ -148,8 +154,8 @@ class _Expansion:
             started = self.weights.start(student.model, student.shape, start, part, f"{at}.student")
             student = replace(student, model={**student.model, **started})
             _check_drop_path(student, f"{where}, recipe")
-            teacher, ready = self._teacher(file, pair, student, where, at)
-            sides = _Sides(student, teacher, ready)
+            teachers = [self._teacher(file, given, student, where, f"{at}.{place}") for place, given in pair.every_teacher]
+            sides = _Sides(student, teachers)
             cells = self._add_methods(file, sides, entries)
             self.declarations.add(file, sides.key, cells, where)
             if file.choose:
@@ -157,27 +163,24 @@ class _Expansion:
             for place, short in enumerate(file.equal_cost):
                 self._add_shortened(file, short, sides, cells, f"{where}, equal_cost[{place}]")
 
-    def _teacher(self, file: GridFile, pair: Pair, student: _Side, where: str, at: str) -> tuple[_Side | None, Teacher | None]:
-        """The pair's teacher as a network, and as a `Teacher` where it needs no training here."""
-        if pair.teacher is None:
-            return None, None
-        spec = long_form("teacher", pair.teacher)
+    def _teacher(self, file: GridFile, given: str | Spec, student: _Side, where: str, at: str) -> _Supplier:
+        spec = long_form("teacher", given)
         weights_file, part, asked = spec.pop("weights", None), spec.pop("part", None), images.asked(spec)
-        cost = {name: _number(spec.pop(name, None), f"{at}.teacher.{name}") for name in ("train_s", "train_flops")}
-        model = network_spec(spec, f"{at}.teacher")
+        cost = {name: _number(spec.pop(name, None), f"{at}.{name}") for name in ("train_s", "train_flops")}
+        model = network_spec(spec, at)
         source = file.recipe if file.teacher_recipe is None else file.teacher_recipe
         recipe = full_recipe(long_form("recipe", source), model_name(model), f"{where}, teacher_recipe")
         teacher = _Side(student.data, student.shape, model, recipe, student.precision)
         has_weights = weights_file is not None or bool(model.get("pretrained"))
-        teacher = self._seeing(teacher, asked, has_weights, f"{at}.teacher")
-        _check_buildable(teacher, f"{at}.teacher")
-        ready = self._ready(teacher, weights_file, part, f"{at}.teacher")
+        teacher = self._seeing(teacher, asked, has_weights, at)
+        _check_buildable(teacher, at)
+        ready = self._ready(teacher, weights_file, part, at)
         if ready:
-            return teacher, ready.model_copy(update=cost)
+            return _Supplier(teacher, ready.model_copy(update=cost))
         _check_drop_path(teacher, f"{where}, teacher_recipe")
         if any(value is not None for value in cost.values()):
-            raise UserError(f"{at}.teacher: train_s and train_flops belong to a teacher with weights; others are measured here")
-        return teacher, None
+            raise UserError(f"{at}: train_s and train_flops belong to a teacher with weights; others are measured here")
+        return _Supplier(teacher, None)
 
     def _seeing(self, side: _Side, asked: Spec, has_weights: bool, where: str) -> _Side:
         """The network with its own normalization and image size in its spec, where they are not the data's."""
@@ -217,7 +220,7 @@ class _Expansion:
             seeds = file.every_seed
             counts = {"first": 1, "each": len(seeds)}
             teachers = seeds[: counts.get(str(file.teacher_seeds)) or int(file.teacher_seeds)]
-            suppliers = [self._supplier(method, sides, seed) for seed in teachers]
+            suppliers = [self._taught_by(method, sides, seed) for seed in teachers]
             for place, seed in enumerate(seeds):
                 teacher = suppliers[place % len(suppliers)]
                 cell = Cell(
@@ -247,8 +250,9 @@ class _Expansion:
         Args:
             cells: the pair's cells, of all values.
         """
-        parts = sides.student.holding_out(choose.share), sides.teacher and sides.teacher.holding_out(choose.share)
-        held, trials = replace(sides, student=parts[0], teacher=parts[1]), file.model_copy(update={"seeds": choose.seeds})
+        teachers = [each._replace(side=each.side.holding_out(choose.share)) for each in sides.teachers]
+        held = replace(sides, student=sides.student.holding_out(choose.share), teachers=teachers)
+        trials = file.model_copy(update={"seeds": choose.seeds})
         for _, group in itertools.groupby(entries, key=lambda entry: (entry.where, method_family(entry.spec))):
             if len(values := list(group)) == 1:
                 continue
@@ -287,27 +291,36 @@ class _Expansion:
         for cell in self._add_methods(file, replace(sides, student=student, copied=sides.student), entries):
             self.declarations.equal_cost[cell.id] = steps[json.dumps(cell.method, sort_keys=True)]
 
-    def _supplier(self, method: Method, sides: _Sides, seed: int) -> Teacher | None:
-        """Where the trained network comes from that the method needs; one that must be trained becomes a cell.
-
-        A teacher of the student's own spec gets another seed than the student's, and with it another initialization and other
-        batches: with the same seed it would be the student without the method.
-        """
+    def _taught_by(self, method: Method, sides: _Sides, seed: int) -> Teacher | None:
+        """Where the trained networks come from that the method needs; one that must be trained becomes a cell."""
         if method.needs == "none":
             return None
-        supplier = sides.copied or sides.student
-        if method.needs == "teacher":
-            if sides.ready:
-                return sides.ready
-            assert sides.teacher is not None
-            epochs = max(1, round(sides.teacher.recipe.epochs * method.teacher_epochs_fraction))
-            supplier = replace(sides.teacher, recipe=sides.teacher.recipe.model_copy(update={"epochs": epochs}))
-        if supplier.model == sides.student.model:
-            seed = (seed + TWIN) % 2**32
-        cell = supplier.undistilled(seed)
+        if method.needs == "self":
+            return self._trained(sides.copied or sides.student, seed, twins=1)
+        found: list[Teacher] = []
+        known = [sides.student.model]
+        for teacher in sides.teachers:
+            twins = known.count(teacher.side.model)
+            found.append(teacher.ready or self._trained(_stopped(teacher.side, method), seed, twins))
+            known.append(teacher.side.model)
+        return found[0].model_copy(update={"others": tuple(found[1:])})
+
+    def _trained(self, side: _Side, seed: int, twins: int) -> Teacher:
+        """
+        Args:
+            twins: networks of this spec beside it, the student among them. It gets another seed than they have, and with it
+                another initialization and other batches: a teacher with the student's own would be it without the method.
+        """
+        cell = side.undistilled((seed + twins * TWIN) % 2**32)
         cell_id = cell.id
         self.teachers[cell_id] = cell
         return Teacher(cell=cell_id, model=cell.student)
+
+
+def _stopped(teacher: _Side, method: Method) -> _Side:
+    """With the share of its schedule that the method asks for."""
+    epochs = max(1, round(teacher.recipe.epochs * method.teacher_epochs_fraction))
+    return replace(teacher, recipe=teacher.recipe.model_copy(update={"epochs": epochs}))
 
 
 def _check_buildable(network: _Side, where: str) -> None:
@@ -346,10 +359,12 @@ def _method(short: Spec, sides: _Sides, where: str) -> tuple[Spec, str, Method]:
 
 def _misfit(method: Method, sides: _Sides) -> str | None:
     """Why a fresh method cannot run on this pair, or None."""
-    student, teacher = sides.student, sides.teacher
-    if method.needs == "teacher" and teacher is None:
+    student, teachers = sides.student, sides.teachers
+    if method.needs == "teacher" and not teachers:
         return "needs a teacher, and this pair has none"
-    if method.needs == "teacher" and sides.ready and method.teacher_epochs_fraction < 1:
+    if method.needs == "teacher" and len(teachers) > 1 and not method.several_teachers:
+        return f"takes one teacher, and this pair has {len(teachers)}: put each_teacher around it"
+    if method.needs == "teacher" and method.teacher_epochs_fraction < 1 and any(teacher.ready for teacher in teachers):
         return "needs a teacher whose training was stopped early, and this pair's is not trained here"
     if method.memory_by_sample and student.recipe.repeats > 1:
         return "keeps a memory by sample, and this recipe shows a part of the samples in an epoch, several times each"
@@ -359,8 +374,8 @@ def _misfit(method: Method, sides: _Sides) -> str | None:
         return "mixes the images of a batch, of which it would see a part at a time"
     if method.needs_hard_labels and student.recipe.soft_targets:
         return "needs hard labels, and this recipe mixes or smooths them"
-    other = student if method.needs == "self" else teacher
-    return refusal(method, student.model, other.model if other else None, student.shape)
+    others = [student] if method.needs == "self" else [teacher.side for teacher in teachers]
+    return refusal(method, student.model, [other.model for other in others], student.shape)
 
 
 def _number(value: object, where: str) -> float | None:

@@ -95,12 +95,10 @@ class Grid:
     def _of_trials(self) -> dict[str, int]:
         """Number of the choice by the ids of trials and of teachers that teach nothing else."""
         found = self.declared.trials
-        ordinary = {cell.teacher.cell for cell in self.cells if cell.teacher and cell.id not in found}
+        ordinary = {name for cell in self.cells if cell.id not in found for name in cell.waits_for}
         ordinary |= self.declared.students - found.keys()
         private = {
-            cell.teacher.cell: found[cell.id]
-            for cell in self.cells
-            if cell.id in found and cell.teacher and cell.teacher.cell and cell.teacher.cell not in ordinary
+            name: found[cell.id] for cell in self.cells if cell.id in found for name in cell.waits_for if name not in ordinary
         }
         return {**found, **private}
 
@@ -127,8 +125,7 @@ class Grid:
                 raise unknown("cell", name, self.by_id, f"{self.name}, --cell")
             if len(hits) > 1:
                 raise UserError(f"{self.name}, --cell: {name} names {len(hits)} cells")
-            teacher = hits[0].teacher
-            found |= {hits[0].id} | ({teacher.cell} if teacher and teacher.cell else set())
+            found |= {hits[0].id, *hits[0].waits_for}
         return frozenset(found)
 
     def spending(self, seeds: SequentialSeeds) -> Grid:
@@ -139,7 +136,7 @@ class Grid:
     def asking_for(self, students: Collection[str]) -> Grid:
         """The grid with the cells of these ids, and their teachers; the others are held back."""
         every = self.every or self.cells
-        asked = set(students) | {cell.teacher.cell for cell in every if cell.id in students and cell.teacher}
+        asked = set(students) | {name for cell in every if cell.id in students for name in cell.waits_for}
         return replace(self, cells=[cell for cell in every if cell.id in asked], every=every)
 
     @property
@@ -150,7 +147,7 @@ class Grid:
 
     def manifest(self) -> dict[str, Any]:
         """What `manifest.json` in the grid's folder holds."""
-        teachers = {cell.teacher.cell for cell in self.cells if cell.teacher}
+        teachers = {name for cell in self.cells for name in cell.waits_for}
         specs = [cell.method for cell in self.cells]
         keys = {part["type"] for spec in specs for part in nested(spec)}
         where = facts(self.by_id)

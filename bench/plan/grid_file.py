@@ -24,12 +24,28 @@ class Pair(BaseModel):
     A teacher may have keys beside its model: `weights`, a file with its trained weights, so that it is not trained here;
     and what that training took, `train_s` (seconds) and `train_flops`. Where a file holds several networks, `part` chooses one.
 
+    `teachers` in place of `teacher` lists several that teach at once, for methods that read them all, such as `each_teacher`.
+
     A network with weights, from a file or published, may have `normalize` and `image_size` of the images it was trained on.
     """
 
     model_config = ConfigDict(extra="forbid")
     student: str | dict[str, Any]
     teacher: str | dict[str, Any] | None = None
+    teachers: list[str | dict[str, Any]] | None = Field(None, min_length=2)
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Pair:
+        if self.teacher is not None and self.teachers is not None:
+            raise ValueError("a pair has `teacher` or `teachers`, not both")
+        return self
+
+    @property
+    def every_teacher(self) -> list[tuple[str, str | dict[str, Any]]]:
+        """Each with its place in the pair."""
+        if self.teachers is not None:
+            return [(f"teachers[{number}]", teacher) for number, teacher in enumerate(self.teachers)]
+        return [] if self.teacher is None else [("teacher", self.teacher)]
 
 
 class SequentialSeeds(BaseModel):

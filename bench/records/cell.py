@@ -36,19 +36,27 @@ class Teacher(Frozen):
     train_s: float | None = Field(None, ge=0)  # what training it took, as the user states it
     train_flops: float | None = Field(None, ge=0)
     part: str | None = Field(None, json_schema_extra={"changes_answer": True})  # of a file with the weights of several networks
+    others: tuple[Teacher, ...] = ()  # that teach beside it; they have no others
 
     @property
     def identity(self) -> str | Spec:
         """Of a cell its digest, of a file its SHA-256; a model with published weights stands for itself."""
         digest_of_cell = self.cell.rpartition("-")[2] if self.cell else None  # without its readable part
-        return self._with_changes(digest_of_cell or self.weights_sha256 or self.model)
+        answer = self._with_changes(digest_of_cell or self.weights_sha256 or self.model)
+        return {"source": answer, "others": [each.identity for each in self.others]} if self.others else answer
 
     @property
     def cost_identity(self) -> str | Spec:
         """What decides how long its forward pass takes."""
         started = ("weights", "weights_sha256")
         model = {key: value for key, value in self.model.items() if key not in started}
-        return self.model_copy(update={"part": None})._with_changes(model)
+        answer = self.model_copy(update={"part": None})._with_changes(model)
+        return {"source": answer, "others": [each.cost_identity for each in self.others]} if self.others else answer
+
+    @property
+    def each(self) -> tuple[Teacher, ...]:
+        """It and the others, one by one."""
+        return (self.model_copy(update={"others": ()}), *self.others)
 
     def _with_changes(self, source: str | Spec) -> str | Spec:
         changes = {name for name, at_default in marked(self, "changes_answer").items() if not at_default}
@@ -85,6 +93,20 @@ class Cell(Frozen):
         if self.teacher and self.needs == "none":
             raise ValueError(f"{method_family(self.method)} needs no teacher, so a cell with it has none")
         return self
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """All that teach it, one by one."""
+        return self.teacher.each if self.teacher else ()
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """Ids of the cells that train its teachers."""
+        return tuple(teacher.cell for teacher in self.teachers if teacher.cell)
+
+    def by_teacher(self) -> list[Cell]:
+        """This cell once with each of its teachers, as if that one taught alone."""
+        return [self.model_copy(update={"teacher": teacher}) for teacher in self.teachers]
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _of_student(cells: Sequence[Cell], primary: Collection[str]) -> list[Compari
     taught: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.needs == "teacher" and cell.teacher:
-            taught[digest([cell.teacher.model, cell.teacher.weights_sha256])].append(cell)
+            taught[digest([[each.model, each.weights_sha256] for each in cell.teachers])].append(cell)
     plain = _standing_for(Baseline.NONE, free)
     found = [_pair(runs, plain, Baseline.NONE, primary) for runs in free if plain and runs is not plain]
     for own in [_by_method(group) for group in taught.values()] or [[]]:

@@ -28,7 +28,7 @@ Code = Mapping[str, str]
 def keys(cell: Cell) -> list[str]:
     """What a cell uses, as `Code` names it."""
     found = {f"data:{cell.data['type']}", f"model:{cell.student['type']}"}
-    found |= {f"model:{cell.teacher.model['type']}"} if cell.teacher else set()
+    found |= {f"model:{teacher.model['type']}" for teacher in cell.teachers}
     return sorted(found | {f"method:{part['type']}" for part in nested(cell.method)} | set(cell.recipe.parts))
 
 
@@ -70,8 +70,7 @@ def stale(cells: Iterable[Cell], folder: GridFolder, code: Code) -> list[str]:
 def stale_among(records: Collection[Record], code: Code) -> list[str]:
     """Ids of the records that other code of the user made, or whose teacher it made."""
     found = {record.id for record in records if made_by_other_code(record, code)}
-    teachers = {record.id: record.cell.teacher.cell for record in records if record.cell.teacher}
-    return [record.id for record in records if record.id in found or teachers.get(record.id) in found]
+    return [record.id for record in records if record.id in found or found.intersection(record.cell.waits_for)]
 
 
 def unknown_among(records: Iterable[Record], code: Code) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from bench.records.cell import Cell, digest
+from bench.records.cell import Cell, Teacher, digest
 from bench.records.frozen import Frozen
 from bench.records.naming import describe
 from bench.records.record import SCHEMA
@@ -49,9 +49,11 @@ class TeacherAccuracy(Frozen):
 def key_of(cell: Cell) -> str | None:
     """Of the measurement that a cell's teacher needs; None where it has none, or one that another cell trained.
 
+    Of several teachers each is measured alone: see `Cell.by_teacher`.
+
     Equal where weights, what the network sees, test images and arithmetic are.
     """
-    if cell.teacher is None or cell.teacher.cell:
+    if cell.teacher is None or cell.teacher.cell or cell.teacher.others:
         return None
     data = {name: value for name, value in cell.identity["data"].items() if name != "train_images"}
     parts = {"teacher": cell.teacher.identity, "model": cell.teacher.model, "data": data}
@@ -61,7 +63,7 @@ def key_of(cell: Cell) -> str | None:
 def accuracy_lines(cells: Iterable[Cell], known: Callable[[str], TeacherAccuracy | None]) -> list[str]:
     """How good the teachers of these cells are that were not trained here: a line each, a warning where one is near chance."""
     found: dict[str, str] = {}
-    for cell in cells:
+    for cell in (alone for each in cells for alone in each.by_teacher()):
         key = key_of(cell)
         if key is None or key in found:
             continue
@@ -76,9 +78,10 @@ def accuracy_lines(cells: Iterable[Cell], known: Callable[[str], TeacherAccuracy
 
 
 def source_of(cell: Cell) -> str:
-    """'resnet32x4 (weights 1a2b3c4d)'; '–' without a teacher."""
-    if cell.teacher is None:
-        return "–"
-    sha256 = cell.teacher.weights_sha256
-    part = f", {cell.teacher.part}" if cell.teacher.part else ""
-    return describe(cell.teacher.model) + (f" (weights {sha256[:8]}{part})" if sha256 else "")
+    """'resnet32x4 (weights 1a2b3c4d)', of several joined by ' + '; '–' without a teacher."""
+    return " + ".join(map(_source, cell.teachers)) or "–"
+
+
+def _source(teacher: Teacher) -> str:
+    part = f", {teacher.part}" if teacher.part else ""
+    return describe(teacher.model) + (f" (weights {teacher.weights_sha256[:8]}{part})" if teacher.weights_sha256 else "")

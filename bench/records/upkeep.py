@@ -40,7 +40,7 @@ def prepare(
             )
             for cell_id in other:
                 folder.cell(cell_id).supersede()
-    needed = {cell.teacher.cell for cell in cells if cell.teacher and (force or not folder.cell(cell.id).done())}
+    needed = {name for cell in cells if force or not folder.cell(cell.id).done() for name in cell.waits_for}
     for cell in cells:
         place = folder.cell(cell.id)
         try:
@@ -93,9 +93,8 @@ def verify(folder: GridFolder) -> list[Problem]:
     for record in records:
         cell = folder.cell(record.id)
         problems += _verify_kept(cell, record)
-        teacher = record.cell.teacher.cell if record.cell.teacher else None
-        if teacher and teacher not in ids:
-            problems.append(Problem(cell.place(RECORD), f"its teacher {teacher} has no record here"))
+        missing = [name for name in record.cell.waits_for if name not in ids]
+        problems += [Problem(cell.place(RECORD), f"its teacher {name} has no record here") for name in missing]
     problems += folder.costs()[1]
     problems += [Problem(name, "was set aside; look at it, then remove it") for name in folder.set_aside_files()]
     if known is not None:

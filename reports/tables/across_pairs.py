@@ -24,8 +24,9 @@ def teachers(report: Report) -> Table | None:
     if not report.pairs:
         return None
     frame = report.frame
-    rows = frame[frame["id"].isin(set(frame["teacher_id"]))].copy()
-    rows["users"] = rows["id"].map(frame["teacher_id"].value_counts())
+    taught_by = (frame["teacher_id"] + " " + frame["more_teachers"]).str.split().explode()
+    rows = frame[frame["id"].isin(set(taught_by))].copy()
+    rows["users"] = rows["id"].map(taught_by.value_counts())
     columns = (
         Column("student", "Teacher"),
         Column("setting", "Setting"),
@@ -42,10 +43,10 @@ def teachers(report: Report) -> Table | None:
 def supplied_teachers(report: Report) -> Table | None:
     """Teachers that were not trained here, with the accuracy that was measured of each."""
     rows: dict[str, dict[str, Any]] = {}
-    for record in report.records:
-        if key := key_of(record.cell):
+    for cell in (alone for record in report.records for alone in record.cell.by_teacher()):
+        if key := key_of(cell):
             found = report.teachers.get(key)
-            row = rows.setdefault(key, {"teacher": source_of(record.cell), "data": data_name(record.cell.data), "users": 0})
+            row = rows.setdefault(key, {"teacher": source_of(cell), "data": data_name(cell.data), "users": 0})
             row["users"] += 1
             row["note"] = "not measured" if found is None else "near chance" if found.near_chance else ""
             if found:
