@@ -182,6 +182,23 @@ def test_the_pairs_of_logit_standardization():
     assert grid.skipped == []
 
 
+def test_students_and_teachers_of_different_kinds():
+    pytest.importorskip("timm")
+    grid = expanded("cross_architecture")
+    names = {(cell.student["name"], cell.teachers[0].model["name"]): cell.recipe for cell in grid.cells if cell.teachers}
+    published = read_published().query("table.str.startswith('CIFAR-100') and method in ('ofa', 'rsd')")
+    assert set(names) == set(zip(published["student"], published["teacher"], strict=True))
+    assert {student for (student, _), recipe in names.items() if recipe.optimizer["type"] == "sgd"} == {
+        "resnet18",
+        "mobilenetv2_100",
+    }
+    assert {cell.label.partition("(")[0] for cell in grid.cells} == {"none", "kd", "ofa", "rsd", "tfd"}
+    taught_by = {cell.student["name"]: cell for cell in grid.cells if cell.student.get("pretrained")}
+    assert set(taught_by) == {teacher for _, teacher in names}
+    assert all(cell.recipe.optimizer["type"] == "adamw" for cell in taught_by.values())
+    assert grid.skipped == []
+
+
 def test_every_method_is_in_the_grid_of_every_method():
     grid = expanded("every_method")
     assert {cell.method["type"] for cell in grid.cells} == set(METHODS.module_dict)
