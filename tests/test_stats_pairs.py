@@ -119,6 +119,22 @@ def test_two_way_error_is_what_other_seeds_and_images_give():
     assert 0 < np.mean(stays) < np.mean(errors)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.2])
+def test_two_way_intervals_keep_a_higher_level(spread):
+    """As of one comparison among thirteen, with three seeds; with a spread between seeds, and without."""
+    rng, level, missed, reps = np.random.default_rng(6), 1 - 0.05 / 13, 0, 2000
+    for _ in range(reps):
+        ease, edge = rng.normal(0, 1.0, 200), rng.normal(0, 0.5, 200)
+        ours, theirs = (
+            ease + sign * edge + spread * rng.normal(0, 1, (3, 1)) + rng.normal(0, 0.5, (3, 200)) > 0 for sign in (1, -1)
+        )
+        found = two_way(ours, theirs, level)
+        missed += not found.low <= 0 <= found.high
+        alone = 100.0 * (ours.mean(axis=1) - theirs.mean(axis=1))
+        assert found.high - found.mean >= 0.999 * 16.08 * alone.std(ddof=1) / math.sqrt(3)  # t of 2 df at that level
+    assert missed / reps <= 0.05 / 13 + 3 * math.sqrt(0.05 / 13 / reps)
+
+
 def test_two_way_by_hand():
     ours = np.array([[1, 1, 0, 1], [1, 0, 1, 1]], bool)
     theirs = np.array([[0, 1, 0, 1], [1, 0, 0, 1]], bool)

@@ -28,7 +28,8 @@ def two_way(ours: ArrayLike, theirs: ArrayLike, level: float = LEVEL) -> TwoWay:
     """Gain with the error of seeds and images: V = V_seed + V_image - V_residual, each part at least 0.
 
     V_seed = variance of seed means / n, V_image = variance of image means / N, V_residual = residual variance / (n N).
-    The images' error averages out over seeds in part only: what stays is sqrt(max(0, V_image - V_residual)).
+    The images' error averages out over seeds in part only: what stays is sqrt(max(0, V_image - V_residual)). The interval is
+    never narrower than that of seeds alone, whose few degrees of freedom weigh more the higher the level.
 
     Args:
         ours, theirs: (seeds, images) of bool, classified correctly; rows paired by seed.
@@ -53,7 +54,8 @@ def two_way(ours: ArrayLike, theirs: ArrayLike, level: float = LEVEL) -> TwoWay:
     v = v_rest + max(0.0, v_seed - v_rest) + own
     parts = v_seed**2 / (n - 1) + v_image**2 / (images - 1) + v_rest**2 / ((n - 1) * (images - 1))
     df = v**2 / parts if parts > 0 else math.nan
-    half = float(scipy_stats.t.ppf(0.5 + level / 2, df)) * math.sqrt(v) if v > 0 else math.nan
+    alone = float(scipy_stats.t.ppf(0.5 + level / 2, n - 1)) * math.sqrt(v_seed)
+    half = max(alone, float(scipy_stats.t.ppf(0.5 + level / 2, df)) * math.sqrt(v)) if v > 0 else math.nan
     return TwoWay(mean, math.sqrt(v_seed), math.sqrt(own), math.sqrt(v), df, mean - half, mean + half)
 
 
