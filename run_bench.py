@@ -44,6 +44,7 @@ from bench.arguments import (
     SPEED,
     THREADS,
     TO,
+    TOOLS,
     TRAINING,
     WATCH,
     WEIGHTS,
@@ -150,7 +151,7 @@ def plan(given: Given) -> int:
     return 1 if unreadable else 0
 
 
-@verb("Try each method out on each pair, on two images; train nothing", RESULTS, GRID, PLUGINS, CLUSTER)
+@verb("Try each method out on each pair, on two images; train nothing", RESULTS, GRID, PLUGINS, CLUSTER, TOOLS)
 def check(given: Given) -> int:
     from bench import run
 

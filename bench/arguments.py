@@ -84,6 +84,10 @@ COST_TIME = argument(
     metavar="N",
     help=f"for measuring costs, about (default: {COST_MINUTES:g}; 0: no limit)",
 )
+TOOLS = together(
+    several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),
+    several("--hook", "your own mmengine hook, called by the training loop", "MODULE.CLASS", dest="hooks"),
+)
 TRAINING = together(
     flag("--wait", "on a cluster: stay until all is done"),
     flag("--together", "train methods of one seed in lock-step: one teacher forward for all; on a GPU the default"),
@@ -98,8 +102,7 @@ TRAINING = together(
     flag("--no-report", "write no report"),
     COST_TIME,
     argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
-    several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),
-    several("--hook", "your own mmengine hook, called by the training loop", "MODULE.CLASS", dest="hooks"),
+    TOOLS,
 )
 MEASURING = together(THREADS, COST_TIME, flag("--force", "measure again what was measured on this hardware"))
 ABLATE = flag("--ablate", "also switch off each piece in turn")

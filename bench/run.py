@@ -175,14 +175,15 @@ def check(
     folder.check_writable()
     checks.prepare(planned.cells, folder, options)
     kinds, left = checks.kinds(planned.cells, options), checks.untried(planned.cells, folder, options)
-    last_lines = ""
+    last_line = ""
     if left:
         with Progress(folder, {}, SILENT) as progress:
-            last_lines = backend.try_out(list(left.values()), folder, beforehand.for_workers(options), progress, CHECK_S)
+            lines = backend.try_out(list(left.values()), folder, beforehand.for_workers(options), progress, CHECK_S)
+        last_line = lines.strip().rpartition("\n")[2]
     found = {kind: finding for kind, finding in folder.checks().items() if kind in left}
     if left and not found:
-        raise UserError(f"no worker could be started: {last_lines}")
-    died = f"its process died: {last_lines or 'killed, or out of memory'}"
+        raise UserError(f"no worker could be started: {last_line}")
+    died = f"its process died: {last_line or 'killed, or out of memory'}"
     failed = {
         checks.what(left[kind]): died if finding.error is None else finding.error
         for kind, finding in found.items()

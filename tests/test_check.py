@@ -202,3 +202,14 @@ def test_a_method_that_kills_its_worker_is_named(tmp_path: Path, plugin: str, ca
     arguments = [grid, "--results", str(tmp_path / "results"), "--import", plugin, "--device", "cpu"]
     assert main(["check", *arguments]) == 1  # in a worker of its own
     assert "deadly on resnet8: its process died" in printed(capsys)
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_start_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "at_home.py").write_text(
+        "import sys\nif 'submitit' in sys.argv[0]:\n    raise OSError('works at home alone')\n"
+    )
+    arguments = [write_grid(tmp_path, methods=["none"]), "--results", str(tmp_path / "results"), "--device", "cpu"]
+    assert main(["check", *arguments, "--import", str(tmp_path / "at_home.py")]) == 2
+    assert "no worker could be started: " in (error := capsys.readouterr().err)
+    assert "works at home alone" in error

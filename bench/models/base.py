@@ -216,9 +216,14 @@ def check_output(output: object, images: int, classes: int) -> None:
     parts = {f"{name}[{i}]": each for name in ("stages", "preact") for i, each in enumerate(getattr(output, name))}
     for name, found in (parts | {"stem": output.stem}).items():
         if not isinstance(found, Tensor) or found.dim() not in (3, 4) or len(found) != images:
-            raise ValueError(
-                f"{name}: {_shape(found)}, not a tensor of shape ({images}, C, H, W), or ({images}, N, C) of tokens"
-            )
+            raise ValueError(f"{name}: {_shape(found)}, not a tensor of shape ({images}, C, H, W), or ({images}, N, C)")
+    if output.tokens is None:
+        return
+    if len(output.tokens) != len(output.stages):
+        raise ValueError(f"tokens: those of {len(output.tokens)} stages, and there are {len(output.stages)}")
+    for i, found in enumerate(output.tokens):
+        if not isinstance(found, Tensor) or found.dim() != 3 or len(found) != images:
+            raise ValueError(f"tokens[{i}]: {_shape(found)}, not a tensor of shape ({images}, P, C)")
 
 
 def _shape(found: object) -> str:
