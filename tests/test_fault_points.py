@@ -18,13 +18,11 @@ HERE = Path(__file__).resolve().parent
 NONE_BAD = "0 lost, 0 doubled, 0 tracebacks, 0 escapes, 0 hangs"
 
 
-@pytest.mark.parametrize(
-    ("parts", "most"), [(["merge", "clean", "status", "verify"], 12), (["run", "together"], 3), (["hostile"], 30)]
-)
+@pytest.mark.parametrize(("parts", "most"), [(["merge", "clean", "status", "verify", "hostile"], 8), (["run", "together"], 2)])
 def test_faults_are_survived(parts: list[str], most: int) -> None:
     command = [sys.executable, HERE / "fault_figures.py", "--parts", *parts, "--most", str(most)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stdout + done.stderr
     total = re.search(r"^all: (\d+) injected \(.*\): (\d+) survived, " + NONE_BAD + "$", done.stdout, re.MULTILINE)

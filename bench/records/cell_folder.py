@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from bench.errors import UserError
 from bench.records import files
 from bench.records.correct import unpacked
-from bench.records.files import LARGE, MIB, TEXT, Holder
+from bench.records.files import LARGE, MIB, TEXT
+from bench.records.handles import Holder
 from bench.records.problems import DamagedError, RefusedError, UnreadableError, reason
 from bench.records.record import Record
-from bench.records.scratch import SCRATCH, Scratch
+from bench.records.scratch import FAILURE, SCRATCH, Scratch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,23 +114,27 @@ class CellFolder(Scratch):
     def settled(self) -> bool:
         """Whether nothing is left to train: the cell is done, has failed, or has a record that this version cannot read."""
         try:
-            return self.record() is not None or self.failure() is not None
-        except UnreadableError:
+            there = self._folder.which(RECORD, FAILURE)
+            if RECORD in there and self.record() is not None:
+                return True
+        except (UnreadableError, OSError):
             return True
         except ValueError:
-            return self.failure() is not None
+            pass
+        return FAILURE in there and self.failure() is not None
 
     def state(self) -> State:
         try:
-            if self.record():
+            there = self._folder.which(RECORD, LOCK, FAILURE)
+            if RECORD in there and self.record():
                 return "done"
-        except UnreadableError:
+        except (UnreadableError, OSError):
             return "unreadable"
         except ValueError:
             pass
-        if self.locked():
+        if LOCK in there and self.locked():
             return "running"
-        return "failed" if self.failure() else "missing"
+        return "failed" if FAILURE in there and self.failure() else "missing"
 
     def lock(self) -> AbstractContextManager[None]:
         """Held by whoever trains the cell; the system frees it when its holder dies, however it dies."""

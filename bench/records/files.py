@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -36,17 +36,6 @@ TEXT = 256 * MIB  # of manifests, curves and logs
 LARGE = 16 * GIB  # of weights and checkpoints
 TRIES = 3  # looks at one file
 PAUSE_S = 0.02  # between two looks at a lock
-
-
-class Holder(NamedTuple):
-    """Who holds a lock."""
-
-    process: int
-    host: str
-    since: str  # ISO 8601, UTC
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host}, since {self.since}"
 
 
 class Folder:
@@ -99,12 +88,27 @@ class Folder:
 
     def has(self, name: str) -> bool:
         """Whether something stands there, whatever it is."""
+        return bool(self.which(name))
+
+    def which(self, *names: str) -> set[str]:
+        """Those of the names under which something stands, found by one walk to the folder: for looks at many folders."""
+
+        def looked() -> set[str]:
+            found = set()
+            handle = handles.walk(self._real, self.names, self.root)
+            try:
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.stat(name, dir_fd=handle, follow_symlinks=False)
+                        found.add(name)
+            finally:
+                os.close(handle)
+            return found
+
         try:
-            with self.opened(name) as handle:
-                os.stat(name, dir_fd=handle, follow_symlinks=False)
+            return _again(looked)
         except FileNotFoundError:
-            return False
-        return True
+            return set()
 
     # Reading
 
@@ -145,11 +149,11 @@ class Folder:
         except (ValueError, OSError):
             return None
 
-    def holder(self, name: str) -> Holder | None:
+    def holder(self, name: str) -> handles.Holder | None:
         """Who held a lock last, as its file has it."""
         try:
             found = json.loads(self.read(name, KIB))
-            return Holder(int(found["process"]), str(found["host"])[:80], str(found["since"])[:40])
+            return handles.Holder(int(found["process"]), str(found["host"])[:80], str(found["since"])[:40])
         except (ValueError, OSError, LookupError, TypeError):
             return None
 
@@ -248,10 +252,12 @@ class Folder:
             time.sleep(PAUSE_S)
         handles.held.add(file)
         try:
-            _sign(file, Holder(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds")))
+            handles.sign(
+                file, handles.Holder(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
+            )
             yield
         finally:
-            _sign(file, None)
+            handles.sign(file, None)
             handles.held.discard(file)
             try:
                 fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a process was forked meanwhile
@@ -313,15 +319,6 @@ class Folder:
                 return take(file, handles.regular(os.fstat(file), self._place(name), limit).st_size)
             finally:
                 os.close(file)
-
-
-def _sign(file: int, holder: Holder | None) -> None:
-    """Write into a lock's file who holds it. The lock holds all the same where that fails, such as on a full disk."""
-    with contextlib.suppress(OSError):
-        if os.fstat(file).st_nlink == 1:  # else the file has another name as well, which is not ours
-            os.ftruncate(file, 0)
-            if holder:
-                os.pwrite(file, json.dumps(holder._asdict()).encode(), 0)
 
 
 def _again(look: Callable[[], Result]) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import secrets
 import stat
@@ -24,6 +25,17 @@ class Entry(NamedTuple):
 
     name: str
     kind: str  # "file", "folder", "link", or "device" for all else
+
+
+class Holder(NamedTuple):
+    """Who holds a lock."""
+
+    process: int
+    host: str
+    since: str  # ISO 8601, UTC
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}, since {self.since}"
 
 
 def misnamed(name: str) -> bool:
@@ -140,6 +152,15 @@ def sync_folder(handle: int) -> None:
 def unlink(handle: int, name: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(name, dir_fd=handle)
+
+
+def sign(file: int, holder: Holder | None) -> None:
+    """Write into a lock's file who holds it. The lock holds all the same where that fails, such as on a full disk."""
+    with contextlib.suppress(OSError):
+        if os.fstat(file).st_nlink == 1:  # else the file has another name as well, which is not ours
+            os.ftruncate(file, 0)
+            if holder:
+                os.pwrite(file, json.dumps(holder._asdict()).encode(), 0)
 
 
 def _forget_locks() -> None:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.records.files import LARGE, TEXT, Folder
 from bench.records.problems import RefusedError
 
-CHECKPOINT, LOG = "checkpoint", "log.txt"
-SCRATCH = (CHECKPOINT, "progress.json", "failure.json", "attempts.json", "eager.json")  # of a cell, until it is done
+CHECKPOINT, FAILURE, LOG = "checkpoint", "failure.json", "log.txt"
+SCRATCH = (CHECKPOINT, "progress.json", FAILURE, "attempts.json", "eager.json")  # of a cell, until it is done
 
 
 class Hint(BaseModel):
@@ -95,17 +95,17 @@ class Scratch:
 
     def failure(self) -> dict[str, Any] | None:
         """{"error", "trace", "when", "again"} of the last failure, or None."""
-        return self._hint("failure.json", Failure)
+        return self._hint(FAILURE, Failure)
 
     def write_failure(self, error: str, trace: str = "", again: bool = False) -> None:
         """Leave a trace in the place of a record. `again`: the next `run` tries without being asked to."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         body = {"error": error, "trace": trace, "when": when, "again": again}
-        self._folder.write_json("failure.json", body)
+        self._folder.write_json(FAILURE, body)
         self.end_attempts()
 
     def clear_failure(self) -> None:
-        self._folder.remove("failure.json")
+        self._folder.remove(FAILURE)
 
     def begin_attempt(self) -> int:
         """Count the workers that began this cell since its last checkpoint, this one included."""
