@@ -11,6 +11,8 @@ from matplotlib.image import imread
 
 from reports.figures import style
 from reports.figures.accuracy_cost import accuracy_cost
+from reports.figures.learning_curves import learning_curves
+from reports.reading import Curve
 
 SHIPPED = sorted((Path(__file__).resolve().parents[1] / "results" / "reference").glob("*/report/figures/*.png"))
 
@@ -37,6 +39,15 @@ def test_names_beside_a_drawing_show_what_differs():
     assert style.names_beside(["kd", *labels]) == ["kd", *(label.replace(", ", ",\n") for label in labels)]
     long = [f"tfd(ramp_epochs=0, {'x' * 40}, weight={weight}, {'y' * 40})" for weight in (0.1, 0.2)]
     assert len(set(style.names_beside(long))) == 2
+
+
+def test_curves_say_how_many_methods_they_leave_out():
+    records = synthetic.draw({"none": 0} | {f"m{index}": index for index in range(9)}, 2, np.random.default_rng(0))
+    curve = Curve(np.linspace(10, 60, 9), np.full(9, np.nan))
+    [pair] = synthetic.report(records, curves={record.id: curve for record in records}).pairs
+    figure = learning_curves(pair)
+    assert "8 of 10 methods: the most accurate, and the plain student" in figure.svg
+    assert figure.alt.endswith("Not drawn: m1, m0.")
 
 
 def test_accuracy_against_cost_is_not_drawn_where_all_cost_the_same():

@@ -27,6 +27,9 @@ def learning_curves(pair: Pair) -> Figure | None:
     shown = [*zip(others["method_id"], others["label"], strict=True), *zip(plain["method_id"], plain["label"], strict=True)]
     if not shown:
         return None
+    rest = [
+        label for method_id, label in zip(known["method_id"], known["label"], strict=True) if (method_id, label) not in shown
+    ]
     title = f"{pair.full_title}: learning curves"
     with drawn(pair.style):
         names = names_beside([label for _, label in shown], characters(28))
@@ -43,10 +46,15 @@ def learning_curves(pair: Pair) -> Figure | None:
                 half = _half_interval(values)
                 axes.fill_between(epochs, mean - half, mean + half, color=color, alpha=0.15, lw=0)
             ends.append(f"{label} ends at {mean[-1]:.2f} %")
-        axes.set(xlabel="Epoch", ylabel="Top-1 accuracy on the test set, %", ylim=(lowest - 1, None))
+        cut = (
+            f"\n{len(shown)} of {len(known)} methods: the most accurate{', and the plain student' * len(plain)}" if rest else ""
+        )
+        axes.set(xlabel=f"Epoch{cut}", ylabel="Top-1 accuracy on the test set, %", ylim=(lowest - 1, None))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside lower left", ncols=4)
-        alt = f"Learning curves with 95 % bands over seeds: {'; '.join(ends)}."
+        alt = f"Learning curves with 95 % bands over seeds: {'; '.join(ends)}." + (
+            f" Not drawn: {', '.join(rest)}." if rest else ""
+        )
         return finished(figure, f"{pair.name}-curves", title, alt)
 
 

@@ -45,7 +45,8 @@ def _profile(setting: str, curves: list[tuple[str, np.ndarray]], index: int, sty
         for line, ((label, means), name) in enumerate(zip(first, names, strict=True)):
             share = 100 * stats.profile(means, grid)
             axes.plot(grid, share, color=style.color(label, CYCLE[line]), lw=1.4, ls=("-", (0, (5, 1.5)))[line % 2], label=name)
-        axes.set(xlabel="Mean gain over none, points", ylabel="Pairs with that gain or more, %", ylim=(-3, 103))
+        cut = f"\n{len(first)} of {len(curves)} methods: those with the largest gains" if rest else ""
+        axes.set(xlabel=f"Mean gain over none, points{cut}", ylabel="Pairs with that gain or more, %", ylim=(-3, 103))
         figure.legend(loc="outside lower left", ncols=3)
         shares = [f"{label} gains on {100 * (means > 0).mean():.0f} % of {len(means)} pairs" for label, means in curves]
         left_out = f" Not drawn: {', '.join(label for label, _ in rest)}." if rest else ""
