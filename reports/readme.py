@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.records.folders import ResultsFolder
-from reports import headline, page, published, speed
+from reports import gpu, headline, page, published, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -38,6 +38,13 @@ def speeds() -> str:
     return speed.markdown(pieces) + speed.lock_step_markdown(together)
 
 
+def on_gpu() -> str:
+    """From the lines of `make gpu`, and the records of `cifar100_30`, which were trained there."""
+    driven = json.loads((REFERENCE / "gpu_h200.json").read_text())
+    records, _ = ResultsFolder(REFERENCE).grid("cifar100_30").records()
+    return gpu.markdown(driven, [record for record in records if record.machine.device == driven["machine"]["device"]])
+
+
 def results() -> str:
     """From the records of `cifar100_short`."""
     known = published.read()
@@ -63,6 +70,7 @@ def repeating() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "speed": speeds,
+    "gpu": on_gpu,
     "results": results,
     "sensitivity": sensitivity,
     "precision": precision,

@@ -52,9 +52,9 @@ def has_bf16(device: torch.device) -> bool:
 def resolve_precision(name: str, device: torch.device) -> str:
     """'auto' is bf16 where the device has it, else fp32.
 
-    It depends on the kind of device alone and is never measured, since it is part of a cell's id. On a GPU bf16 halves the
-    traffic of a packed step; a narrow network alone may be faster in fp32, whose batch norm is cuDNN's (197 kernels a step
-    against 310 on resnet20, counted, not timed).
+    It depends on the kind of device alone and is not measured again on each, since it is part of a cell's id. On an H200 a
+    step of resnet20 takes 1.68 ms in bf16 and 2.33 ms in fp32 with TF32, though fp32 has fewer kernels: its batch norm is
+    cuDNN's.
 
     Raises:
         UserError: the device does not have the precision asked for.
