@@ -43,7 +43,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-readme: $(VENV)/.installed-dev  # writes the tables of the README from cards and records
+readme: $(VENV)/.installed-dev  # writes the tables of our pages from cards and records
 	$(BIN)/python -m reports.readme
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -1,6 +1,6 @@
-"""What the README shows of finished grids: the figure, the answer in a sentence, ours beside the published, how to repeat it.
+"""What our pages show of finished grids: the figure, the answer in a sentence, ours beside the published, how to repeat it.
 
-`make readme` writes it into the README, where a test compares it with the records again.
+`make readme` writes it into `results/reference/README.md`, where a test compares it with the records again.
 """
 
 from __future__ import annotations
@@ -179,8 +179,7 @@ def _busy_s(records: Sequence[Record]) -> float:
 
 
 def _image(folder: GridFolder, figure: Figure | None) -> list[str]:
-    """Markdown of a figure that the grid's report has written; the results folder lies two below the README."""
+    """Markdown of a figure that the grid's report has written, for a page in the results folder."""
     if figure is None:
         return []
-    path = "/".join([*folder.results.root.resolve().parts[-2:], folder.name, "report/figures"])
-    return [f"![{markdown_text(figure.alt)}]({path}/{figure.name}.png)", ""]
+    return [f"![{markdown_text(figure.alt)}]({folder.name}/report/figures/{figure.name}.png)", ""]

@@ -1,4 +1,4 @@
-"""What the README shows of cards and records: `python -m reports.readme` (`make readme`) writes it, a test compares it."""
+"""What our pages show of cards and records: `python -m reports.readme` (`make readme`) writes it, a test compares it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from bench.records.folders import ResultsFolder
 from reports import gpu, headline, page, published, speed
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+PAGES = tuple(  # in a reader's order: a page may use files that former pages show
+    ROOT / name
+    for name in (
+        *("README.md", "methods/README.md", "bench/grids/README.md", "docs/install.md", "docs/measured.md", "docs/commands.md"),
+        *("docs/cluster.md", "docs/python.md", "docs/own.md", "docs/speed.md", "reports/README.md"),
+        "results/reference/README.md",
+    )
+)
 REFERENCE = ROOT / "results" / "reference"
 GRIDS = ("cifar100_short", "tfd_sensitivity", "precision_check")  # whose records lie there
 BLOCK = re.compile(r"(<!-- (\w+): .*? -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
@@ -79,19 +86,20 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def blocks_of(text: str) -> dict[str, str]:
-    """The generated blocks of a README, by name."""
+    """The generated blocks of a page, by name."""
     return {match[2]: match[3] for match in BLOCK.finditer(text)}
 
 
 def updated(text: str) -> str:
-    """A README with its generated blocks made anew."""
+    """A page with its generated blocks made anew."""
     return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}{match[4]}", text)
 
 
 def main() -> None:
-    for name in GRIDS:  # whose figures the README shows
+    for name in GRIDS:  # whose figures the pages show
         page.write(ResultsFolder(REFERENCE).grid(name))
-    README.write_text(updated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the README shows of finished grids, from records whose numbers are worked out here."""
+"""What our pages show of finished grids, from records whose numbers are worked out here."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_answer_holds_means_gains_costs_and_the_published_numbers(tmp_path):
     )
     assert "; open against none: tfd (+0.00) (with 80 % probability this design shows a true gain of" in made
     assert "kd costs 1.80 times none's training time, 6.80 times with the teacher's" in made
-    assert "](results/reference/demo/report/figures/01-resnet110-resnet20-accuracy-cost.png)" in made
+    assert "](demo/report/figures/01-resnet110-resnet20-accuracy-cost.png)" in made
 
 
 def test_one_seed_is_not_called_a_null_result(tmp_path):

@@ -1,4 +1,4 @@
-"""The house keeps its own rules: who imports whom, what starts fast, what the README states."""
+"""The house keeps its own rules: who imports whom, what starts fast, what our pages state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from matplotlib.image import imread
 from reports import readme
 
 ROOT = Path(__file__).resolve().parent.parent
-README = readme.README
 FLOORS = ("methods", "bench", "reports")
 ROOMS = (  # of bench, from the ground up
     ("errors", "cores", "sources", "environment"),
@@ -217,7 +216,7 @@ def test_the_reference_records_are_those_of_the_shipped_grid(name):
 
 def test_no_scratch_and_no_weights_but_one_teachers_are_among_the_reference_records():
     kept = re.compile(
-        r"cifar100_30\.yaml|manifest\.json|speed_\w*cpu\.json|gpu_h200\.json|record\.json|curves\.csv|correct\.bin|report\.md|.*\.png"
+        r"README\.md|cifar100_30\.yaml|manifest\.json|speed_\w*cpu\.json|gpu_h200\.json|record\.json|curves\.csv|correct\.bin|report\.md|.*\.png"
         r"|[0-9a-f-]+.*\.json"
     )
     others = [path for path in tracked() if REFERENCE in path.parents and not kept.fullmatch(path.name)]
@@ -263,13 +262,16 @@ def test_pins_are_within_the_ranges():
         assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
-# What the README states
+# What our pages state
+
+
+TEXTS = {path: path.read_text(encoding="utf-8") for path in readme.PAGES}
 
 
 def blocks() -> list[tuple[str, str, str]]:
-    """(language, file name, text) of every fenced block of the README, in order."""
+    """(language, file name, text) of every fenced block of our pages, in order."""
     fence = re.compile(r"^```(\w+) ?([\w.]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-    return [match.groups() for match in fence.finditer(README.read_text(encoding="utf-8"))]  # type: ignore[misc]
+    return [match.groups() for text in TEXTS.values() for match in fence.finditer(text)]  # type: ignore[misc]
 
 
 def commands() -> list[str]:
@@ -278,25 +280,30 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("name", readme.BLOCKS)
 def test_the_readmes_tables_are_true(name):
-    written = readme.blocks_of(README.read_text(encoding="utf-8"))
+    [written] = [found[name] for found in map(readme.blocks_of, TEXTS.values()) if name in found]
     blocked = "" if name == "methods" else BLOCKED
     # in a fresh interpreter, without what other tests register
     made = fresh(f"{blocked}\nfrom reports import readme; print(readme.BLOCKS[{name!r}](), end='')")
-    assert written[name] == made, "run `make readme`"
+    assert written == made, "run `make readme`"
 
 
-def test_the_readme_lists_every_verb():
+def test_the_front_page_is_short_and_its_first_command_soon():
+    lines = TEXTS[ROOT / "README.md"].splitlines()
+    assert len(lines) <= 140
+    assert lines.index("make bench") < 15
+
+
+def test_a_page_lists_every_verb():
     import run_bench  # noqa: F401  (declares them)
     from bench.command_line import VERBS
 
-    table = README.read_text(encoding="utf-8").partition("## Commands")[2].partition("## A grid")[0]
-    assert {verb for verb in VERBS if f"`{verb}`" not in table} == set()
+    assert {verb for verb in VERBS if f"`{verb}`" not in TEXTS[ROOT / "docs/commands.md"]} == set()
 
 
-def test_links_of_the_papers_lead_somewhere():
-    for path in ROOT.glob("*.md"):
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text(encoding="utf-8")):
-            assert (ROOT / target).is_file(), f"{path.name}: {target}"
+def test_links_of_our_pages_lead_somewhere():
+    for path in {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *readme.PAGES}:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)(?:#[\w-]+)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).is_file(), f"{path.relative_to(ROOT)}: {target}"
 
 
 @pytest.mark.slow

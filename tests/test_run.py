@@ -180,7 +180,7 @@ def test_a_cost_of_another_version_is_left_alone(tmp_path: Path) -> None:
 def test_five_lines_of_python_train_and_run(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = re.search(r"^```python train\.py\n(.*?)^```$", (repository / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    code = re.search(r"^```python train\.py\n(.*?)^```$", (repository / "docs/python.md").read_text(), re.DOTALL | re.MULTILINE)
     assert code
     assert len(code[1].split("\n")) - code[1].count("\n\n") - 1 == 5
     monkeypatch.chdir(tmp_path)
