@@ -1,4 +1,4 @@
-"""Tables of `run_bench.py speed`, from what `--json` prints: for the terminal and for the README."""
+"""Tables of `run_bench.py speed`, from what `--json` prints: for the terminal and for docs/speed.md."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _rows(report: Report) -> Table:
 
 
 def markdown(report: Report) -> str:
-    """For the README: medians, quartiles in brackets."""
+    """For docs/speed.md: medians, quartiles in brackets."""
     machine, limits = report["machine"], report["limits"]
     peaks = ", ".join(f"{value:,.0f} GFLOP/s in {name}" for name, value in limits["matrix_gflops_per_s"].items())
     lines = [
