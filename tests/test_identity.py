@@ -68,8 +68,10 @@ def test_shipped_records_and_costs_are_sound_and_keep_their_names(name):
 @pytest.mark.parametrize("name", ResultsFolder(REFERENCE).grids())
 def test_verbs_that_read_change_no_byte(reference, name, capsys):
     before = tree(reference)
+    own = REFERENCE / f"{name}.yaml"  # of a grid that is not shipped by name; its arrays are not here
+    grid = [str(own), "--set", "data=cifar100"] if own.is_file() else [name]
     for verb in (
-        ["plan", name, "--device", "cpu", "--set", "precision=fp32", "--set", "also=[]"],
+        ["plan", *grid, "--device", "cpu", "--set", "precision=fp32", "--set", "also=[]"],
         ["status", name],
         ["verify", name],
     ):
