@@ -142,11 +142,8 @@ def plan(given: Given) -> int:
     power.show(grid, folder, given.detect, given.spread, console())
     if given.equal_cost:
         equal_cost.show(grid, folder, console())
-    lines = jobs.outline(left)
-    if given.dry_run:
-        at = Path(given.dry_run).resolve()
-        lines += scripts.write(jobs.scripts(left, grid.name, at, make), at)
-    for line in lines:
+    at = Path(given.dry_run or "").resolve()
+    for line in jobs.outline(left) + (scripts.write(jobs.scripts(left, grid.name, at, make), at) if given.dry_run else []):
         console().print(line, highlight=False, markup=False)
     return 1 if unreadable else 0
 

@@ -106,7 +106,7 @@ def submission(arrays: Sequence[tuple[Sequence[Sequence[Cell]], tuple[str, ...]]
 
 
 def write(files: Mapping[str, str], folder: Path) -> list[str]:
-    """Write scripts; returns a line for each."""
+    """Write scripts; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text)

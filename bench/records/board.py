@@ -120,16 +120,18 @@ class Glance(NamedTuple):
 
 
 def glance(cell: CellFolder) -> Glance:
-    """What a cell's folder shows right now."""
-    state = cell.state()
+    """What a cell's folder shows right now. A record is read once: grids have thousands."""
     try:
-        record = cell.record() if state == "done" else None
-    except ValueError:  # damaged since
-        return Glance("unreadable")
+        record = cell.record()
+    except (ValueError, OSError):  # its state says so
+        record = None
     if record:
         spent = record.clocks
         seconds = spent.train_s + spent.prepare_s + spent.evaluate_s + spent.checkpoint_s + spent.log_s
-        return Glance(state, record.accuracies.last.top1, 1.0, seconds)
+        return Glance("done", record.accuracies.last.top1, 1.0, seconds)
+    state = cell.state()
+    if state == "done":  # it ended between the two looks
+        return glance(cell)
     latest = cell.progress() if state == "running" else None
     if not latest:
         return Glance(state)
