@@ -195,7 +195,9 @@ def write(
     files["report.md"] = _markdown(page, [table for table in tables if not table.narrow])
     files[PAGE] = render(page)
     replace(place, files, last=PAGE)
-    return Written((to or folder.report_folder()) / PAGE, report.style.shown(report.summary), report.style_notes, page)
+    return Written(
+        (to or folder.report_folder()) / PAGE, report.style.shown(report.summary), report.hidden + report.in_vain, page
+    )
 
 
 def _several(made: Table | Figure | Sequence[Table] | Sequence[Figure] | None) -> list:
@@ -240,7 +242,7 @@ def _page(
     of_costs = report.places, behind.busy_percent, behind.processes
     caveats = overall.caveats(report.summary, report.design, len(report.problems), *of_costs) if report.pairs else []
     caveats += [f"{warning[0].upper()}{warning[1:]}." for found in report.teachers.values() if (warning := found.warning)]
-    caveats += report.style_notes
+    caveats += report.hidden
     caveats += mixed_code(report.records, code_of(report.manifest))
     return Page(
         grid=report.grid,

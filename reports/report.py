@@ -51,7 +51,8 @@ class Report:
     other: Other | None = None
     teachers: Mapping[str, TeacherAccuracy] = field(default_factory=dict)  # not trained here; by `key_of` a student's cell
     style: Style = field(default_factory=Style)
-    style_notes: tuple[str, ...] = ()  # what it hides, and what it names in vain
+    hidden: tuple[str, ...] = ()  # what the style does not show, as a sentence
+    in_vain: tuple[str, ...] = ()  # what it names that is not here
     grams_per_kwh: float | None = None  # of CO2, as the user states it
 
     @cached_property
@@ -116,7 +117,8 @@ class Report:
             teachers=_teachers(folder.results, records),
             other=other,
             style=style,
-            style_notes=tuple(style.notes(labels)),
+            hidden=tuple(style.hidden(labels)),
+            in_vain=tuple(style.in_vain(labels)),
             grams_per_kwh=grams_per_kwh,
         )
 

@@ -85,18 +85,24 @@ class Style(BaseModel):
         place = {self.named(label): index for index, label in enumerate(self.order)}
         return sorted(range(len(names)), key=lambda index: place.get(names[index], len(place)))
 
-    def notes(self, labels: Iterable[str]) -> list[str]:
-        """What a reader must know: methods that are not shown; what a user must: names that no method has.
+    def hidden(self, labels: Iterable[str]) -> list[str]:
+        """What a reader must know: which methods are not shown; empty where all are.
+
+        Args:
+            labels: of the report's methods, without a style.
+        """
+        names = sorted(self.named(label) for label in {*labels} - {*self.methods, Baseline.NONE}) if self.methods else []
+        return [f"Not shown, as the style asks: {', '.join(names)}. They count in all corrections."] if names else []
+
+    def in_vain(self, labels: Iterable[str]) -> list[str]:
+        """What a user may want to know: names that no method of this report has; another grid may have them.
 
         Args:
             labels: of the report's methods, without a style.
         """
         known = set(labels)
-        hidden = sorted(self.named(label) for label in known - {*self.methods, Baseline.NONE}) if self.methods else []
-        found = [f"Not shown, as the style asks: {', '.join(hidden)}. They count in all corrections."] if hidden else []
-        for key in ("names", "methods", "order", "colors"):
-            found += [str(unknown("method", name, known, f"Style, {key}")) for name in getattr(self, key) if name not in known]
-        return found
+        asked = [(key, name) for key in ("names", "methods", "order", "colors") for name in getattr(self, key)]
+        return [str(unknown("method", name, known, f"style, {key}")) for key, name in asked if name not in known]
 
 
 def read(path: str | Path = DEFAULT) -> Style:

@@ -102,7 +102,8 @@ def test_what_cannot_be_is_named(text, message, tmp_path):
 
 def test_names_in_vain_and_twice_and_a_font_that_is_not_there(folder, tmp_path):
     style = Style(names={"kdd": "Ours"})
-    assert "Style, names: unknown method 'kdd'; did you mean 'kd'" in style.notes(["kd", "tfd"])[0]
+    assert "style, names: unknown method 'kdd'; did you mean 'kd'" in style.in_vain(["kd", "tfd"])[0]
+    assert Style().in_vain(["kd"]) == Style().hidden(["kd"]) == []
     with pytest.raises(UserError, match="at and kd would both be called 'Ours'"):
         Report.of_grid(folder, style=Style(names={"kd": "Ours", "at": "Ours"}))
     file = tmp_path / "style.yaml"
