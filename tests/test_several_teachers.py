@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from bench.jobs import slurm
 from bench.jobs.scripts import submission
 from bench.jobs.worker import Job, work
 from bench.models import MODELS
+from bench.plugins import import_plugin
 from bench.records.cell import Cell, Teacher
 from bench.records.folders import ResultsFolder
 from bench.records.options import Options
@@ -102,6 +105,26 @@ def test_a_sum_and_a_single_teacher():
     kd = METHODS.build({"type": "kd"}).step(networks, batch)
     assert one.step(networks, batch)["each_teacher"] == kd["kd"]
     assert one.step(networks, batch)["ce"] == kd["ce"]
+
+
+def test_the_example_of_the_contract_reads_them_all(tmp_path):
+    page = (Path(__file__).resolve().parents[1] / "docs/contract.md").read_text(encoding="utf-8")
+    example = re.search(r"^```python mean_logits.py\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert example
+    (tmp_path / "mean_logits.py").write_text(example[1], encoding="utf-8")
+    import_plugin(str(tmp_path / "mean_logits.py"))
+    try:
+        teachers = [frozen(1), frozen(2)]
+        method, networks = set_up({"type": "mean_logits"}, network(0), teachers)
+        terms = method.step(networks, Batch(IMAGES[0], TARGETS, torch.arange(B)))
+        mean = sum(teacher(IMAGES[0]).logits for teacher in teachers) / 2
+        own = network(0)(IMAGES[0]).logits
+        soft = [(logits / 4).log_softmax(1) for logits in (own, mean)]
+        expected = 16 * torch.nn.functional.kl_div(*soft, reduction="batchmean", log_target=True)
+        torch.testing.assert_close(terms["mean_logits"], expected)
+        assert expanded(pairs=[TWO], methods=["mean_logits"]).skipped == []
+    finally:
+        METHODS.module_dict.pop("mean_logits", None)
 
 
 @pytest.mark.parametrize(
