@@ -238,6 +238,18 @@ def test_a_recording_that_fails_half_way_ends_the_process_s_work(tiny, tmp_path,
         twins.run()
 
 
+def test_want_of_memory_in_a_recording_is_named_as_such(tiny, tmp_path, monkeypatch):
+    """So that fewer cells are tried at a time, as where memory is short in an eager step."""
+    twins = Twins(Case(("none",)), tiny, tmp_path)
+
+    def record(self: FakeGraphs, work: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(FakeGraphs, "record", record)
+    with pytest.raises(torch.OutOfMemoryError):
+        twins.run()
+
+
 def test_a_teacher_that_does_not_forget_is_found(tiny, tmp_path, monkeypatch):
     """A static batch is always the same tensor: a kept answer would be that to the former images."""
     twins = Twins(Case(("kd",)), tiny, tmp_path)

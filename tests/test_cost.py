@@ -170,3 +170,20 @@ def test_energy_without_zeus_is_not_measured(monkeypatch):
     monkeypatch.setitem(sys.modules, "zeus", None)
     monkeypatch.setitem(sys.modules, "zeus.monitor", None)
     assert meters.joules(lambda: None, torch.device("cpu")) is None
+
+
+def test_without_zeus_a_gpus_own_counter_is_read(monkeypatch):
+    counted, ran = iter([5_000, 9_500]), []
+    fake = types.SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=lambda gpu: next(counted) if gpu == "GPU-4711" else None,
+    )
+    monkeypatch.setitem(sys.modules, "zeus.monitor", None)
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid="4711"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: ran.append("waited"))
+    assert meters.joules(lambda: ran.append("steps"), torch.device("cuda:0")) == 4.5
+    assert ran == ["steps", "waited"]  # the counter is read when the steps are done
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert meters.joules(lambda: None, torch.device("cuda:0")) is None

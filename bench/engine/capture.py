@@ -232,6 +232,8 @@ class _Eager:
 def _recorded(graphs: Graphs, work: Work) -> Work:
     try:
         return graphs.record(work)
+    except torch.OutOfMemoryError:  # fewer cells at a time may fit
+        raise
     except Exception as error:
         raise CaptureError(f"a step could not be recorded: {str(error).splitlines()[0]}{_place(error)}") from error
 

@@ -1,6 +1,7 @@
 """Meters: energy, memory, and how busy other processes keep the machine.
 
 Energy is by Zeus (optional extra `energy`): NVML for GPUs, RAPL for CPU packages and their memory, where the machine has them.
+Without Zeus a GPU's own counter is read, where the package nvidia-ml-py is installed.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ def joules(action: Callable[[], object], device: torch.device) -> float | None:
     """Energy that the device's GPU and all CPU packages take while `action` runs, other work on them included.
 
     Returns:
-        Joules; None where Zeus is not installed, or this machine reports no energy.
+        Joules; without Zeus those of the GPU alone. None where nothing here reports energy.
     """
     try:
         from zeus.monitor import ZeusMonitor
     except ImportError:
-        return None
+        return _counted_joules(action, device)
     logging.getLogger("zeus").setLevel(logging.ERROR)
     try:
         monitor = ZeusMonitor(gpu_indices=[device.index or 0] if device.type == "cuda" else [])
@@ -44,6 +45,23 @@ def joules(action: Callable[[], object], device: torch.device) -> float | None:
     meters = [measured.gpu_energy, measured.cpu_energy, measured.dram_energy]
     values = [value for meter in meters if meter for value in meter.values()]
     return sum(values) if values else None
+
+
+def _counted_joules(action: Callable[[], object], device: torch.device) -> float | None:
+    """By the counter that NVML keeps of a GPU since its driver was loaded, in millijoules."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        before = pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+    except Exception:  # the package is missing, or this GPU, a slice of one or an old one, counts nothing
+        return None
+    action()
+    torch.cuda.synchronize(device)
+    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) - before) / 1000
 
 
 def host_peak_mib(action: Callable[[], object]) -> float:
