@@ -78,6 +78,21 @@ def test_mistakes_are_named(tiny, changes: dict, reason: str) -> None:
         planned_and_called()
 
 
+@pytest.mark.parametrize(
+    ("student", "reason"),
+    [
+        ({"type": ["plain"]}, "unknown model"),
+        ({"type": "torchvision", "name": "resnet18", "arguments": [1], "more": 2}, r"student\.arguments: "),
+        ({"type": "resnet8", "weights": 3}, r"student\.weights: the path of a file, not 3"),
+        ({"type": "resnet8", "part": "student"}, r"student\.part: belongs to a network with weights"),
+        ({"type": "plain", **TAPS, "prefix_tokens": "one"}, r"student\.prefix_tokens: "),
+    ],
+)
+def test_keys_of_other_kinds_are_named(tiny, student: dict, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        tiny(pairs=[{"student": student}])
+
+
 def test_what_lacks_names_or_has_stages_of_its_own_is_named(tiny) -> None:
     with pytest.raises(UserError, match=r"plain is a plain module: name its features.*it has: layer1, layer2, fc, tail"):
         tiny(pairs=[{"student": "plain"}])

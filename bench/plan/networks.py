@@ -33,12 +33,13 @@ def network_spec(spec: Mapping[str, Any], where: str) -> Spec:
         UserError: see `bench.plan.specs.complete`.
     """
     given = dict(spec)
-    builder = MODELS.module_dict.get(given.get("type"))
+    builder = MODELS.module_dict.get(str(given.get("type")))
     taps = taps_of(given, builder) if builder else {key: given.pop(key) for key in TAP_KEYS if key in given}
     if builder and "arguments" in (known := inspect.signature(builder).parameters):
         more = {key: given.pop(key) for key in list(given) if key not in known and key != "type"}
-        if more:
-            given["arguments"] = {**(given.get("arguments") or {}), **more}
+        stated = given.get("arguments")
+        if more and isinstance(stated, dict | None):
+            given["arguments"] = {**(stated or {}), **more}
     full = complete(MODELS, "model", given, where, elsewhere=FROM_HARNESS)
     hints = typing.get_type_hints(Tapped.__init__)
     defaults = {name: each.default for name, each in inspect.signature(Tapped).parameters.items()}
