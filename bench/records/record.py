@@ -123,9 +123,11 @@ class Record(Extensible):
 
     def mismatch(self) -> str | None:
         """Why this record contradicts itself, or None."""
-        if self.id != self.cell.id:
-            return f"its id is {self.id}, its contents give {self.cell.id}"
-        return None
+        try:
+            given = self.cell.id
+        except (KeyError, TypeError, AttributeError) as error:
+            return f"its cell has a spec without a name ({type(error).__name__}: {error})"
+        return None if self.id == given else f"its id is {self.id}, its contents give {given}"
 
 
 class Timing(Frozen):
