@@ -24,18 +24,50 @@ from reports.tables.compared import in_both_precisions
 from reports.tables.published import same_rule
 from reports.tables.table import Column, Table, markdown_text, number, p_value, points, seconds, text, times
 
-RESULT = (
-    Column("n", "seeds", number(0)),
-    Column("top1", "top-1, %", number(2), plus_minus="half"),
-    Column("gain", "gain over none", points, low_high=("low", "high")),
-    Column("p_adjusted", "p", p_value),
-    Column("claim", "claim"),
-)
+TOP1 = Column("top1", "top-1, %", number(2), plus_minus="half")
+GAIN = Column("gain", "gain over none", points, low_high=("low", "high"))
+CLAIM = Column("claim", "claim")
+KD = Column("gain_kd", "gain over kd", points, low_high=("low_kd", "high_kd"))
+WITH_TEACHER = Column("with_teacher_ratio", "with the teacher's", times)
+RESULT = (Column("n", "seeds", number(0)), TOP1, GAIN, Column("p_adjusted", "p", p_value), CLAIM)
 LEGEND = (
     "± is half the 95 % t-interval of the mean over seeds. In brackets stands the simultaneous 95 % interval of the gain, "
     "paired by seed. Interval and p are corrected for all comparisons of the grid and for looks: the former leaves out 0 where "
     "a difference is shown. Suggested: p is below .05 before correction alone. Open: neither, which does not mean equal."
 )
+
+
+MAIN = (
+    "The sentence covers of each family the variant that differs from the defaults in the fewest arguments. The others are "
+    "ablations and stand in the table alone. "
+)
+RULES = " A published gain is left out where method and plain student were not reported by the same rule."
+
+
+def one_pair(report: Report) -> Pair:
+    """The pair of a grid that has one.
+
+    Raises:
+        ValueError: it has none or several, or no plain student.
+    """
+    if len(report.pairs) != 1 or report.pairs[0].baseline(Baseline.NONE) is None:
+        raise ValueError(f"{report.grid}: one pair, with its plain student, is what can be summed up")
+    return report.pairs[0]
+
+
+def first(folder: GridFolder) -> str:
+    """Markdown for the front page: the verdict of a grid of one pair, and its main methods in five columns.
+
+    The cost is the training time, or where no step was timed the FLOPs.
+    """
+    report = Report.of_grid(folder)
+    pair = one_pair(report)
+    main = _main_variants(pair, report.records)
+    cost = Column("with_teacher_ratio", f"{_unit(pair)} ÷ none, with the teacher's", times)
+    table = Table("", "", (Column("label", pair.title), TOP1, GAIN, CLAIM, cost), main)
+    sentence = markdown_text(verdicts.in_short(main))
+    lines = [f"**{_label(pair)}: {sentence}**", "", *table.markdown_lines(), "", LEGEND]
+    return "\n".join(lines) + "\n"
 
 
 def answer(folder: GridFolder, published: pd.DataFrame) -> str:
@@ -46,34 +78,37 @@ def answer(folder: GridFolder, published: pd.DataFrame) -> str:
         published: rows of `reports.published.read` of one pair, a row a method; the pair and its training need not be ours.
 
     Raises:
-        ValueError: the grid has not exactly one pair, nothing was timed, or the published rows are not of one pair.
+        ValueError: the grid has not exactly one pair with a plain student, or the published rows are not of one pair.
     """
     report = Report.of_grid(folder)
-    pairs = report.pairs
-    if len(pairs) != 1 or pairs[0].methods["train_s"].isna().any():
-        raise ValueError(f"{folder.name}: one pair, with its costs measured, is what can be summed up")
-    [pair] = pairs
+    pair = one_pair(report)
     [student], [teacher] = published["student"].unique(), [name for name in published["teacher"].unique() if name]
+    main, many = _main_variants(pair, report.records), len(pair.methods)
+    against_kd = [KD] if pair.methods["primary_kd"].eq(True).any() else []
     columns = (
         Column("label", pair.title),
         *RESULT,
-        Column("ratio", "training cost ÷ none", times, low_high=("ratio_low", "ratio_high")),
-        Column("with_teacher_ratio", "with the teacher's", times),
+        *against_kd,
+        Column("ratio", f"{_unit(pair)} ÷ none", times, low_high=("ratio_low", "ratio_high")),
+        WITH_TEACHER,
         Column("published_top1", f"published, {teacher} → {student}", number(2)),
         Column("how", "its rule", text),
         Column("published_gain", "its gain", points),
     )
     lines = [
         *_image(folder, accuracy_cost(pair)),
-        f"**{_label(pair)}: {markdown_text(verdicts.in_short(_main_variants(pair, report.records)))}**",
+        f"**{_label(pair)}: {markdown_text(verdicts.in_short(main))}**",
         "",
         *Table("", "", columns, _with_published(pair.methods, published.set_index("method"))).markdown_lines(),
         "",
-        "The sentence covers of each family the variant that differs from the defaults in the fewest arguments. The others are "
-        f"ablations and stand in the table alone. Ours is accuracy after the last epoch. {LEGEND} A published gain is left out "
-        "where method and plain student were not reported by the same rule.",
+        f"{MAIN * (len(main) < many)}Ours is accuracy after the last epoch. {LEGEND}{RULES}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _unit(pair: Pair) -> str:
+    """What costs are stated in: the training time, or FLOPs where no step was timed."""
+    return "FLOPs" if pair.methods["cost_unit"].iloc[0] == "FLOPs" else "training cost"
 
 
 def _main_variants(pair: Pair, records: Sequence[Record]) -> pd.DataFrame:
@@ -101,7 +136,7 @@ def _with_published(methods: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame
     alike = {family: same_rule(row, plain) for family, row in theirs.iterrows()}
     gain = rows["published_top1"] - plain["top1"]
     rows["published_gain"] = gain.where(rows["family"].map(alike).eq(True) & (rows["baseline"] != Baseline.NONE))
-    rows["how"] = [_how(theirs.loc[family]) if family in theirs.index else "" for family in rows["family"]]
+    rows["how"] = [how(theirs.loc[family]) if family in theirs.index else "" for family in rows["family"]]
     return rows
 
 
@@ -141,7 +176,7 @@ def repeating(results: ResultsFolder, grids: Sequence[str]) -> str:
             {
                 "command": f"run {grid}{''.join(given)}",
                 "trainings": len(records),
-                "took_s": _busy_s(records),
+                "took_s": busy_s(records),
                 "hardware": "; ".join(sorted({f"{r.machine.hardware}, torch {r.machine.versions['torch']}" for r in records})),
                 "digest": ", ".join(sorted({str(record.cell.data.get("digest")) for record in records})),
             }
@@ -163,12 +198,12 @@ def _label(pair: Pair) -> str:
     return markdown_text(f"{pair.full_title}, {seeds} seeds")
 
 
-def _how(row: pd.Series) -> str:
+def how(row: pd.Series) -> str:
     runs = f"best of {row['runs']:.0f} runs" if row["select"] == "best_of" else "mean"
     return f"{row['rule']} epoch, {runs}"
 
 
-def _busy_s(records: Sequence[Record]) -> float:
+def busy_s(records: Sequence[Record]) -> float:
     """Wall seconds in which at least one of the trainings ran."""
     total, until = 0.0, None
     for start, end in sorted((datetime.fromisoformat(r.started), datetime.fromisoformat(r.finished)) for r in records):

@@ -7,8 +7,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from bench.records.folders import ResultsFolder
-from reports import gpu, headline, page, published, speed
+from reports import gpu, headline, page, published, speed, tfd
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = tuple(  # in a reader's order: a page may use files that former pages show
@@ -20,7 +22,7 @@ PAGES = tuple(  # in a reader's order: a page may use files that former pages sh
     )
 )
 REFERENCE = ROOT / "results" / "reference"
-GRIDS = ("cifar100_short", "tfd_sensitivity", "precision_check")  # whose records lie there
+GRIDS = ("cifar100_30", "cifar100_short", "tfd_sensitivity", "precision_check")  # whose records lie there
 BLOCK = re.compile(r"(<!-- (\w+): .*? -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
 
 
@@ -52,11 +54,44 @@ def on_gpu() -> str:
     return gpu.markdown(driven, [record for record in records if record.machine.device == driven["machine"]["device"]])
 
 
+def first() -> str:
+    """From the records of `cifar100_30`."""
+    return headline.first(ResultsFolder(REFERENCE).grid("cifar100_30"))
+
+
+def claimed() -> str:
+    """From the numbers that the TFD paper printed."""
+    printed = _printed()
+    return tfd.claimed(printed[printed["method"].isin(["none", "tfd"])])
+
+
+def trained() -> str:
+    """From the records of `cifar100_30`."""
+    return tfd.trained(ResultsFolder(REFERENCE).grid("cifar100_30"))
+
+
+def main_answer() -> str:
+    """From the records of `cifar100_30`."""
+    return _answer("cifar100_30")
+
+
 def results() -> str:
     """From the records of `cifar100_short`."""
+    return _answer("cifar100_short")
+
+
+def _answer(grid: str) -> str:
+    printed = _printed()
+    return headline.answer(ResultsFolder(REFERENCE).grid(grid), printed[printed["student"].eq("resnet20")])
+
+
+def _printed() -> pd.DataFrame:
+    """Tables 1 and 2 of the TFD paper, a row for each student and method."""
     known = published.read()
-    tfd = known[known["source"].eq("Li et al. 2022 (TFD)") & known["table"].isin(["1", "2"]) & known["student"].eq("resnet20")]
-    return headline.answer(ResultsFolder(REFERENCE).grid("cifar100_short"), tfd.drop_duplicates("method"))
+    tables = known[known["source"].eq("Li et al. 2022 (TFD)") & known["table"].isin(["1", "2"])]
+    return tables[tables["student"].isin(tables.loc[tables["method"].eq("tfd"), "student"])].drop_duplicates(
+        ["student", "method"]
+    )
 
 
 def sensitivity() -> str:
@@ -78,6 +113,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "speed": speeds,
     "gpu": on_gpu,
+    "first": first,
+    "claimed": claimed,
+    "trained": trained,
+    "answer": main_answer,
     "results": results,
     "sensitivity": sensitivity,
     "precision": precision,

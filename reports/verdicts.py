@@ -184,6 +184,8 @@ def in_short(part: pd.DataFrame) -> str:
         clauses.append(f"open against none: {_with_gains(rows)}" + (f" ({size[0].lower()}{size[1:]})" if size else ""))
     if kd is not None and (suggested := _with_gains(_rows(free, Word.SUGGESTED, suffix="_kd"), "_kd")):
         clauses.append(f"against {kd['label']} only suggested: {suggested}")
+    if kd is not None and (rows := [row for row in _rows(free, Word.OPEN, suffix="_kd") if row["primary_kd"] is True]):
+        clauses.append(f"open against {kd['label']}: {_with_gains(rows, '_kd')}")
     if untested := _rows(compared, Word.NOT_TESTED):
         clauses.append(f"{listed(row['label'] for row in untested)}: not tested, for want of seeds")
     if late := _rows(compared, Word.UNFINISHED):

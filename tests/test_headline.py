@@ -8,7 +8,7 @@ import synthetic
 
 from bench.records.cell import Teacher
 from bench.records.folders import GridFolder
-from reports import headline, published, verdicts
+from reports import headline, published, tfd, verdicts
 
 NONE = [60.0, 61.0, 62.0, 63.0, 64.0]
 GAINS = {
@@ -73,14 +73,29 @@ def test_one_seed_is_not_called_a_null_result(tmp_path):
     assert "not tested, for want of seeds" in made
 
 
-def test_without_the_plain_student_or_costs_nothing_is_summed_up(tmp_path):
+def test_without_the_plain_student_nothing_is_summed_up_and_without_costs_flops_are(tmp_path):
     with pytest.raises(ValueError, match="plain student"):
         verdicts.in_short(pd.DataFrame({"label": ["kd"], "baseline": ["kd"]}))
     untimed = folder(tmp_path)
     for path in untimed.results.root.glob("demo/cost/*"):
         path.unlink()
-    with pytest.raises(ValueError, match="costs measured"):
-        headline.answer(untimed, known())
+    assert "| FLOPs ÷ none |" in headline.answer(untimed, known())
+    assert "| FLOPs ÷ none, with the teacher's |" in headline.first(untimed)
+
+
+def test_the_front_page_has_five_columns(tmp_path):
+    made = headline.first(folder(tmp_path))
+    assert {len(values) for values in rows(made).values()} == {4}
+    assert rows(made)["kd"] == ["64.00 ± 1.95", r"+2.00 \[+1.85, +2.15\]", "gain shown", "6.80×"]
+
+
+def test_a_claim_stands_with_its_rules():
+    printed = published.read()
+    printed = printed[
+        printed["source"].eq("Li et al. 2022 (TFD)") & printed["table"].eq("1") & printed["student"].eq("resnet20")
+    ]
+    found = rows(tfd.claimed(printed))
+    assert found["resnet20"] == ["69.06", "last epoch, mean", "70.56", "best epoch, best of 3 runs", "+1.50", "no"]
 
 
 def test_what_it_took_is_the_time_in_which_something_ran(tmp_path):

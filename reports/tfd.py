@@ -1,0 +1,77 @@
+"""TFD's answer from the records of one grid: what was claimed, what was trained, and how large its term is along a training."""
+
+from __future__ import annotations
+
+import csv
+
+import pandas as pd
+
+from bench.records.comparisons import Baseline
+from bench.records.folders import GridFolder
+from bench.records.record import Record
+from reports.headline import busy_s, how, one_pair
+from reports.report import Report
+from reports.tables.published import same_rule
+from reports.tables.table import Column, Table, number, points, seconds, text
+
+
+def claimed(published: pd.DataFrame) -> str:
+    """Markdown: what the paper printed for each student, and by which rule.
+
+    Args:
+        published: rows of `reports.published.read` with `none` and `tfd` of each student, once.
+    """
+    rows = []
+    for student, part in published.groupby("student", sort=True):
+        by_method = part.set_index("method")
+        none, tfd = by_method.loc[Baseline.NONE.value], by_method.loc["tfd"]
+        gain = tfd["top1"] - none["top1"]
+        alike = "yes" if same_rule(tfd, none) else "no"
+        rows.append([student, none["top1"], how(none), tfd["top1"], how(tfd), gain, alike])
+    names = ("student", "none", "none_how", "tfd", "tfd_how", "gain", "alike")
+    columns = (
+        Column("student", "student"),
+        Column("none", "none, %", number(2)),
+        Column("none_how", "its rule", text),
+        Column("tfd", "tfd, %", number(2)),
+        Column("tfd_how", "rule of tfd", text),
+        Column("gain", "difference", points),
+        Column("alike", "by one rule"),
+    )
+    return "\n".join(Table("", "", columns, pd.DataFrame(rows, columns=list(names))).markdown_lines()) + "\n"
+
+
+def trained(folder: GridFolder) -> str:
+    """Markdown: what was trained for it, where and for how long, and the teacher's accuracy."""
+    report = Report.of_grid(folder)
+    pair = one_pair(report)
+    students = pair.runs["id"].to_list()
+    teachers = [record for record in report.records if record.id not in students]
+    methods = ", ".join(f"{row.label} ({row.n:.0f})" for row in pair.methods.itertuples())
+    hardware = "; ".join(
+        sorted({f"{record.machine.hardware}, torch {record.machine.versions['torch']}" for record in report.records})
+    )
+    found = [
+        f"- {pair.full_title}; methods, with seeds: {methods}",
+        *(f"- the teacher has {record.accuracies.last.top1:.2f} % after its last epoch" for record in teachers),
+        f"- {len(report.records)} trainings in {' and '.join(sorted({record.cell.precision for record in report.records}))}, "
+        f"which took {seconds(busy_s(report.records))} on {hardware}",
+        *_term(folder, report.records),
+    ]
+    return "\n".join(found) + "\n"
+
+
+def _term(folder: GridFolder, records: tuple[Record, ...]) -> list[str]:
+    """How large TFD's term is beside the cross-entropy, after the first and the last epoch, over seeds."""
+    shares = []
+    for record in records:
+        if record.cell.method["type"] == "tfd":
+            rows = list(csv.DictReader(folder.cell(record.id).curves(record).splitlines()))
+            shares.append([float(row["loss_tfd"]) / float(row["loss_ce"]) for row in (rows[0], rows[-1])])
+    if not shares:
+        return []
+    begin, end = (100 * sum(share) / len(shares) for share in zip(*shares, strict=True))
+    return [
+        f"- the term of tfd is {begin:.2f} % of the cross-entropy in the first epoch and {end:.2f} % in the last (mean of "
+        f"{len(shares)} seeds; values of the loss, not gradients)"
+    ]
