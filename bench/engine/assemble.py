@@ -136,7 +136,7 @@ def assemble(
             key = str(source.identity)
             if key not in teachers:
                 network = (teacher_network or load_teacher)(alone, folder, dataset)
-                teachers[key] = Teacher(place(network, device), assembly.sample(), cell.precision)
+                teachers[key] = Teacher(place(network, device), assembly.sample(), cell.precision, cell.recipe.compile)
             own.append(teachers[key])
         assembly.trainees[each.id] = _trainee(each, assembly, own)
     return assembly

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.engine.assemble import Assembly
@@ -35,6 +36,7 @@ def count_flops(assembly: Assembly, trainee: Trainee) -> Flops:
 
 
 def _count(work: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    # in compiled networks nothing would be counted
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -24,14 +26,25 @@ def _widened(output: Output) -> Output:
     return output
 
 
-class NetworkView:
-    """A network as methods see it: under bf16, logits and embedding come in fp32, in which the losses are computed."""
+def _maybe_compiled(network: nn.Module, compiled: bool) -> Callable[[Tensor], Output]:
+    """A network's forward pass: compiled anew for each shape of a batch, or as it is."""
+    return cast(Callable[[Tensor], Output], torch.compile(network, dynamic=False)) if compiled else network
 
-    def __init__(self, network: Network) -> None:
+
+class NetworkView:
+    """A network as methods see it: under bf16, logits and embedding come in fp32, in which the losses are computed.
+
+    Args:
+        compiled: whether its forward pass, and with it the backward pass, runs as torch.compile makes it. Parts of the network
+            that a method calls by themselves do not.
+    """
+
+    def __init__(self, network: Network, compiled: bool = False) -> None:
         self.network = network
+        self._forward = _maybe_compiled(network, compiled)
 
     def __call__(self, image: Tensor) -> Output:
-        return _widened(self.network(image))
+        return _widened(self._forward(image))
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -52,16 +65,18 @@ class Teacher(NetworkView):
     Args:
         network: on the device.
         image: (B, C, H, W) sample in fp32, to check the folded copy by, which is what answers; None: `network` itself answers.
+        compiled: whether what answers runs as torch.compile makes it.
 
     Attributes:
         keeps_all: for trainees on streams of their own: an answer stays in memory until all of them have read it.
     """
 
-    def __init__(self, network: Network, image: Tensor | None, precision: str) -> None:
+    def __init__(self, network: Network, image: Tensor | None, precision: str, compiled: bool = False) -> None:
         super().__init__(network.eval().requires_grad_(False))
         own = network.classifier.weight.dtype  # fp32, but where a test compares in float64
         dtype = torch.bfloat16 if precision == "bf16" else own
         self.inference = network if image is None else folded(network, image, dtype)
+        self._forward = _maybe_compiled(self.inference, compiled)
         self._dtype = own if image is None else dtype
         self.keeps_all = False  # until it forgets; else the last answer alone
         self._answers: list[_Answer] = []
@@ -76,7 +91,7 @@ class Teacher(NetworkView):
                     torch.cuda.current_stream(image.device).wait_event(answer.ready)
                 return answer.output
         with torch.no_grad():
-            output = _widened(self.inference(image.to(self._dtype)))
+            output = _widened(self._forward(image.to(self._dtype)))
         ready = None
         if self.keeps_all and image.device.type == "cuda":
             ready = torch.cuda.Event()
@@ -112,7 +127,7 @@ class Trainee(nn.Module):
         self.core = nn.ModuleDict({"student": student, "method": method})
         self.recipe = recipe
         self.teachers: tuple[Teacher, ...] = () if teacher is None else (teacher, *others)
-        self.networks = Networks(NetworkView(student), teacher, others)
+        self.networks = Networks(NetworkView(student, recipe.compile), teacher, others)
         self.average = AveragedModel(self.core).requires_grad_(False) if recipe.ema else None
         self._averaging = False  # whether the average has begun
         if self.average is not None:  # on the device, so that a recorded step counts, too
@@ -168,8 +183,11 @@ class Trainee(nn.Module):
 
     def duplicate(self) -> Trainee:
         """A copy for counting and timing: its steps leave no trace in this one. Teachers are shared."""
-        memo = {id(teacher): teacher for teacher in self.teachers}
-        return copy.deepcopy(self, memo)
+        memo: dict[int, Any] = {id(teacher): teacher for teacher in self.teachers}
+        memo[id(self.networks)] = self.networks  # a compiled forward pass is no copy: it would be the first student's
+        copied = copy.deepcopy(self, memo)
+        copied.networks = replace(self.networks, student=NetworkView(copied.student, self.recipe.compile))
+        return copied
 
     def parameter_counts(self) -> tuple[int, int]:
         """(deployed, train-only)."""

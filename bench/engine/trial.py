@@ -123,7 +123,7 @@ class Trials:
 
 def _smaller(cell: Cell) -> Cell:
     """The cell with batches of two images in one part, on one process, with nothing held out."""
-    small = {"batch_size": IMAGES, "processes": 1, "accumulate": 1, "validation": 0.0}
+    small = {"batch_size": IMAGES, "processes": 1, "accumulate": 1, "validation": 0.0, "compile": False}
     return cell.model_copy(update={"recipe": cell.recipe.model_copy(update=small)})
 
 

@@ -57,6 +57,7 @@ class Recipe(Frozen):
     decay_all: bool = Field(True, json_schema_extra=LATER)  # False: no weight decay of norms, biases and position embeddings
     min_lr: float = Field(0.0, ge=0, json_schema_extra=LATER)  # at which `cosine` and `timm_cosine` end
     warmup_lr: float = Field(0.0, ge=0, json_schema_extra=LATER)  # at which the warm-up begins
+    compile: bool = Field(False, json_schema_extra=LATER)  # by torch.compile: networks in training; rounding differs
 
     @field_validator("optimizer", mode="before")
     @classmethod
