@@ -49,7 +49,7 @@ from bench.arguments import (
     WATCH,
     WEIGHTS,
 )
-from bench.command_line import Given, argument, console, parser, verb
+from bench.command_line import Given, argument, console, parser, verb, write
 from bench.command_line import run as run_verb
 
 # Everything else is imported by the verb that needs it: help is instant, and what only reads results needs no torch.
@@ -89,12 +89,13 @@ def results(given: Given) -> ResultsFolder:
 
 def finished(given: Given) -> GridFolder:
     """The grid's folder of results, named in --results or as a folder."""
+    from bench.records.cell import named_after
     from bench.records.folders import ResultsFolder
 
     path = Path(given.grid)
     if path.is_dir() and (path / "manifest.json").exists():
         return ResultsFolder(path.resolve().parent).grid(path.resolve().name)
-    return results(given).grid(path.stem if path.suffix in (".yaml", ".yml") else given.grid)
+    return results(given).grid(named_after(path.stem if path.suffix in (".yaml", ".yml") else given.grid))
 
 
 def import_plugins(given: Given) -> None:
@@ -230,9 +231,9 @@ def logs(given: Given) -> None:
     cell = results(given).find(given.cell)
     log, failure = cell.log(), cell.failure() or {}
     nothing = "no log: the cell was copied from elsewhere, or has not started"
-    print(failure.get("trace") or nothing if log is None else log)
+    write(failure.get("trace") or nothing if log is None else log)
     if failure:
-        print(f"failed at {failure.get('when')}: {failure.get('error')}")
+        write(f"failed at {failure.get('when')}: {failure.get('error')}")
 
 
 @verb("Write a grid's tables, figures and page, or with --site those of all grids", RESULTS, REPORT, GRAMS)
@@ -258,7 +259,7 @@ def maps(given: Given) -> None:
     cells = [results(given).find(name) for name in given.cells]
     looks = look(cells, given.images, given.data_root)
     name = "-".join([*(cell.id.rpartition("-")[2] for cell in cells), *map(str, given.images)])
-    print(cells[0].grid.write_map(f"{name[:120]}.png", draw(looks.images, looks.classes, looks.networks)))
+    write(str(cells[0].grid.write_map(f"{name[:120]}.png", draw(looks.images, looks.classes, looks.networks))))
 
 
 @verb("Write a finished cell's weights as safetensors, or as other code reads them", RESULTS, CELL, TO, AS)
@@ -267,9 +268,9 @@ def export(given: Given) -> None:
     if given.layout:
         from bench.models.exports import write_repdistiller
 
-        print(write_repdistiller(cell, Path(given.to or f"{cell.id}.pth")))
+        write(str(write_repdistiller(cell, Path(given.to or f"{cell.id}.pth"))))
         return
-    print(cell.export(Path(given.to or f"{cell.id}.safetensors")))
+    write(str(cell.export(Path(given.to or f"{cell.id}.safetensors"))))
 
 
 @verb("Remove scratch files of finished cells, and weights with --weights", RESULTS, FINISHED, WEIGHTS)
@@ -285,9 +286,9 @@ def verify(given: Given) -> int:
     problems = [problem for folder in folders for problem in upkeep.verify(folder)]
     for folder in folders:
         for note in upkeep.notes(folder):
-            print(f"note: {folder.name}: {note}")
+            write(f"note: {folder.name}: {note}")
     for problem in problems:
-        print(f"{problem.path}: {problem.reason}")
+        write(f"{problem.path}: {problem.reason}")
     print(f"{len(folders)} grids, {len(problems)} problems" if given.all else f"{len(problems)} problems")
     return 1 if problems else 0
 
@@ -299,7 +300,7 @@ def merge(given: Given) -> int:
 
     copied, conflicts = upkeep.merge(results(given), ResultsFolder(given.source))
     for conflict in conflicts:
-        print(f"{conflict.path}: {conflict.reason}")
+        write(f"{conflict.path}: {conflict.reason}")
     print(f"{copied} copied, {len(conflicts)} conflicts")
     return 1 if conflicts else 0
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import UserError
+from bench.texts import bounded, visible, write_what_can_be_written
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,18 +84,25 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
 
 def console() -> Console:
     """What verbs print to. In a pipe lines are as long as they are: what other programs read is not wrapped."""
-    from rich.console import Console
+    from bench.screen import Screen
 
     piped = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
-    return Console(width=10_000) if piped else Console()
+    return Screen(width=10_000) if piped else Screen()
+
+
+def write(*lines: str) -> None:
+    """Print lines that may hold what a user wrote, as they are."""
+    for line in lines:
+        print(visible(line))
 
 
 def run(given: Given) -> int:
     """Run the verb that was given; what a user can mend is one line and exit code 2."""
+    write_what_can_be_written()
     try:
         return VERBS[given.verb].action(given) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(bounded(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
@@ -104,5 +112,5 @@ def run(given: Given) -> int:
         return 0
     except OSError as error:  # of a place that was given: full, read-only, out of reach, no folder, held by another, ...
         place = error.filename2 or error.filename
-        print(f"error: {f'{place}: ' if place else ''}{error.strerror or error}", file=sys.stderr)
+        print(bounded(f"error: {f'{place}: ' if place else ''}{error.strerror or error}"), file=sys.stderr)
         return 2

@@ -9,7 +9,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+from bench.texts import brief
+
 OURS = tuple(str(Path(__file__).resolve().parents[1] / name) for name in ("bench/", "methods/", "reports/", "run_bench.py"))
+LONGEST_NAME = 200  # characters
 INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -20,9 +23,10 @@ class UserError(Exception):
 def unknown(what: str, name: object, known: Iterable[str], where: str = "") -> UserError:
     """'quick.yaml, methods: unknown method 'kdd'; did you mean 'kd'? Known: at, kd, ...'."""
     known = sorted(known)
-    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    shown = name if isinstance(name, str) and len(name) <= LONGEST_NAME else brief(name).strip("'")
+    close = get_close_matches(shown, known, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
-    return UserError(f"{where + ': ' if where else ''}unknown {what} '{name}'{hint} Known: {', '.join(known) or 'none'}")
+    return UserError(f"{where + ': ' if where else ''}unknown {what} '{shown}'{hint} Known: {', '.join(known) or 'none'}")
 
 
 class SplitError(ValueError):

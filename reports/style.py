@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import UserError, unknown
 from bench.records.comparisons import Baseline
+from bench.texts import misfit
+from bench.user_files import mapping
 
 DEFAULT = Path(__file__).with_name("style.yaml")  # explains the keys
 WIDTH, FONT, FONT_SIZE = 5.2, "sans-serif", 9.5
@@ -111,15 +112,8 @@ def read(path: str | Path = DEFAULT) -> Style:
     Raises:
         UserError: no such file, not YAML, an unknown key, or a value that cannot be.
     """
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw or {}, dict):
-        raise UserError(f"{path}: a style file is a mapping with keys {', '.join(Style.model_fields)}")
-    given: dict[str, Any] = {key: value for key, value in (raw or {}).items() if value is not None}
+    raw = mapping(path, f"a style file is a mapping with keys {', '.join(Style.model_fields)}")
+    given: dict[str, Any] = {key: value for key, value in raw.items() if value is not None}
     try:
         return Style.model_validate(given)
     except ValidationError as error:
@@ -127,4 +121,4 @@ def read(path: str | Path = DEFAULT) -> Style:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise unknown("key", key, Style.model_fields, str(path)) from None
-        raise UserError(f"{path}, {key}: {first['msg']}, not {first['input']!r}") from None
+        raise UserError(f"{path}, {key}: {misfit(first['msg'], first['input'])}") from None

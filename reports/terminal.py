@@ -50,7 +50,7 @@ def report(
     show(written.summary, console)
     for note in written.notes:
         console.print(note, highlight=False, markup=False)
-    console.print(f"report: {written.page}", highlight=False, soft_wrap=True)
+    console.print(f"report: {written.page}", highlight=False, markup=False, soft_wrap=True)
     return written.page
 
 

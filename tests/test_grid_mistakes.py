@@ -82,6 +82,11 @@ def test_messages_about_mistakes_name_place_value_and_nearest_match(tiny, change
         ("data: digits\npairs: [\nseeds: 0\n", r"g\.yaml:\d+:\d+: not YAML: "),
         ("data: 'digits\n", r"g\.yaml:2:1: not YAML: "),
         ("- data\n- seeds\n", "a grid is a mapping with keys about, data"),
+        ("data: digits\nrecipe: {name: digits, lr: 0.1, lr: 0.5}", r"g\.yaml:2:33: not YAML: the key 'lr' stands twice"),
+        ("seeds: [0]\nmethods: [none]\nseeds: [1]", r"g\.yaml:3:1: not YAML: the key 'seeds' stands twice"),
+        ("recipe: {name: digits, lr: 0,05}", r"g\.yaml:1:\d+: not YAML: the key '05' is no word; .* 0\.05"),
+        ("data: " + "[" * 60 + "]" * 60, "not YAML: at most 40 levels"),
+        ("data: " + "[" * 9000 + "]" * 9000, "not YAML: at most 40 levels"),
         ("data: !!python/object:os.system {}\n", "not YAML: could not determine a constructor"),
     ],
 )
@@ -101,7 +106,7 @@ def test_an_unknown_grid_names_the_nearest():
     ("override", "message"),
     [
         ("recipe.epochs", "write key=value"),
-        ("recipe.epochs=[1", "is not a YAML value"),
+        ("recipe.epochs=[1", "not YAML"),
         ("seeds.first=1", "'seeds' is a list; set all of it"),
     ],
 )

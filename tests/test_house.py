@@ -23,7 +23,9 @@ from reports import readme
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("methods", "bench", "reports")
 ROOMS = (  # of bench, from the ground up
-    ("errors", "cores", "sources", "environment"),
+    ("texts", "cores", "sources", "environment"),
+    ("errors",),
+    ("user_files", "screen"),
     ("stats", "records", "plugins", "command_line"),
     ("data", "models"),
     ("engine",),
@@ -34,6 +36,7 @@ ROOMS = (  # of bench, from the ground up
 WITHOUT_TORCH = (
     *(
         "bench.errors",
+        "bench.user_files",
         "bench.cores",
         "bench.sources",
         "bench.plugins",
@@ -87,7 +90,7 @@ def test_methods_know_torch_the_contract_and_nothing_else():
 def test_reports_know_records_and_statistics_and_no_torch():
     for path, names in sources("reports"):
         own = {name for name in names if inside(name, "bench", "methods", "torch", "mmengine")}
-        allowed = ["bench.errors", "bench.records", "bench.stats"]
+        allowed = ["bench.errors", "bench.texts", "bench.user_files", "bench.records", "bench.stats"]
         if path == "reports/readme.py":  # shows the methods' cards
             allowed.append("bench.plan.catalogue")
         assert all(inside(name, *allowed) for name in own), f"{path} imports {own}"

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from bench.errors import UserError, unknown
 from bench.jobs.base import Backend, backends
+from bench.texts import misfit
+from bench.user_files import mapping
 
 KIND_OF_FILES = "slurm"  # of a cluster file without a `kind`
 
@@ -33,20 +34,14 @@ def read(name: str, options: Mapping[str, Any]) -> Backend:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] != "extra_forbidden":
-            raise UserError(f"{name}, {key}: {first['msg']}, not {first['input']!r}") from None
+            raise UserError(f"{name}, {key}: {misfit(first['msg'], first['input'])}") from None
         if any(key in other.model_fields for other in known.values()):
             raise UserError(f"{name}, {key}: has no effect on a cluster of kind {kind}") from None
         raise unknown("key", key, ["kind", *known[kind].model_fields], name) from None
 
 
 def _file(path: Path, kinds: list[str]) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         raise unknown("cluster", str(path), kinds, "no such file")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict) or not all(isinstance(key, str) for key in raw):
-        keys = dict.fromkeys(key for backend in backends().values() for key in backend.model_fields)
-        raise UserError(f"{path}: a cluster file is a mapping with keys {', '.join(['kind', *keys])}")
-    return raw
+    keys = dict.fromkeys(key for backend in backends().values() for key in backend.model_fields)
+    return mapping(path, f"a cluster file is a mapping with keys {', '.join(['kind', *keys])}")

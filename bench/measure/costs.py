@@ -48,7 +48,7 @@ def measure(
     limit = f"about {minutes:g} min at most; " if minutes else ""
     console.print(f"measuring costs; {limit}leave the machine alone meanwhile; Ctrl-C goes on without them", highlight=False)
     if busy > BUSY_PERCENT:
-        console.print(f"[yellow]this machine is {busy:.0f} % busy with other work[/]: the spread will show it")
+        console.print(f"this machine is {busy:.0f} % busy with other work: the spread will show it", style="yellow")
     methods = sum(map(len, probe.groups(wanted)))
     measured: set[str] = set()
     # refreshed between turns alone: a thread that draws would take its share of what is measured

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import yaml
 from mmengine.registry import Registry
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -34,7 +33,7 @@ def table(what: str) -> Table:
     columns, rows = _TABLES[what]() if what in _TABLES else _registered(what)
     result = Table(*columns, title=what, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for row in rows:
-        result.add_row(*map(escape, row))
+        result.add_row(*map(Text, row))
     return result
 
 
@@ -148,13 +147,13 @@ def _method_card(name: str, method: type[Method]) -> RenderableType:
     }
     for key, value in rows.items():
         if value:
-            about.add_row(key, escape(value))
+            about.add_row(key, Text(value))
     parts: list[RenderableType] = [Text(f"{name}: {facts.title}\n", style="bold"), about]
     parts += _arguments(method, ())
     if method.presets:
         presets = Table("preset", "values", title="\npresets", title_justify="left", box=None, pad_edge=False)
         for preset, values in method.presets.items():
-            presets.add_row(preset, escape(", ".join(f"{key}={value}" for key, value in values.items())))
+            presets.add_row(preset, ", ".join(f"{key}={value}" for key, value in values.items()))
         parts.append(presets)
     parts.append(Text("\n" + (inspect.getdoc(method) or "")))
     return Group(*parts)
@@ -172,5 +171,5 @@ def _arguments(builder: Builder, elsewhere: tuple[str, ...]) -> list[RenderableT
     for key, parameter in found.items():
         default = "required" if parameter.default is parameter.empty else str(parameter.default)
         kind = getattr(parameter.annotation, "__name__", None) if isinstance(parameter.annotation, type) else None
-        result.add_row(key, escape(default), escape(kind or str(parameter.annotation).replace("typing.", "")))
+        result.add_row(*map(Text, (key, default, kind or str(parameter.annotation).replace("typing.", ""))))
     return [result]

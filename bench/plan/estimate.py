@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from bench.data import Shape
@@ -55,7 +55,7 @@ def show(grid: Grid, folder: GridFolder, console: Console, grams_per_kwh: float 
     for key, names in rows.items():
         counts = Counter(states[name] for name in names)
         shown = [*(key if several else key[1:]), _ranges(cells[name].seed for name in names)]
-        table.add_row(*map(escape, shown), _counted(counts, [state for state in (*STATES, *RARE_STATES) if counts[state]]))
+        table.add_row(*map(Text, shown), _counted(counts, [state for state in (*STATES, *RARE_STATES) if counts[state]]))
     console.print(table)
     for name, found in grid.data:
         console.print(f"data {name}: {found.shape}", highlight=False, markup=False)

@@ -28,6 +28,7 @@ from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_
 from bench.records.cell import Cell, Spec, Teacher
 from bench.records.naming import describe, method_family, method_label, model_name, pair_name
 from bench.records.recipe import Recipe
+from bench.texts import brief
 from methods import METHODS
 from methods.base import Method
 
@@ -199,7 +200,7 @@ class _Expansion:
             has_weights = pretrained(teacher.model, teacher.shape.classes)
             return Teacher(model=teacher.model) if has_weights else None
         if part is not None and not isinstance(part, str):
-            raise UserError(f"{where}.part: a step on the way to the weights in the file, such as student, not {part!r}")
+            raise UserError(f"{where}.part: a step on the way to the weights in the file, such as student, not {brief(part)}")
         tensors, sha256 = self.weights.read(file, where)
         try:
             fit(tensors, forward_shapes(teacher.model, teacher.shape)[0], teacher.model, part)
@@ -391,5 +392,5 @@ def _number(value: object, where: str) -> float | None:
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < math.inf:
-        raise UserError(f"{where}: a number of 0 or more, not {value!r}")
+        raise UserError(f"{where}: a number of 0 or more, not {brief(value)}")
     return number

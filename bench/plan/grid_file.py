@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from bench.errors import UserError, unknown
 from bench.records.cell import safe
 from bench.stats import MARGIN
+from bench.texts import brief, misfit
+from bench.user_files import mapping, parse
 
 SHIPPED = Path(__file__).parents[1] / "grids"
 SEEDS_MOST = 100  # of a sequential rule: its bounds take 10 ms a look
@@ -157,7 +159,9 @@ def read(name: str, overrides: Iterable[str] = ()) -> tuple[str, dict[str, Any]]
     raw = mapping(path, f"a grid is a mapping with keys {', '.join(GridFile.model_fields)}")
     for override in overrides:
         _override(raw, override)
-    return safe(path.stem), raw
+    if not (name := safe(path.stem)):
+        raise UserError(f"{path}: results are named after the file, so its name needs a letter a-z or a digit")
+    return name, raw
 
 
 def overridden(overrides: Iterable[str]) -> set[str]:
@@ -165,37 +169,12 @@ def overridden(overrides: Iterable[str]) -> set[str]:
     return {override.partition("=")[0].partition(".")[0] for override in overrides}
 
 
-def mapping(path: Path, allowed: str) -> dict[str, Any]:
-    """What a YAML file holds.
-
-    Args:
-        allowed: what it should be, for the error.
-
-    Raises:
-        UserError: not YAML (with line and column), or not a mapping.
-    """
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{at}: not YAML: {error.problem or error.context}") from None
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: {allowed}")
-    return raw
-
-
 def _override(raw: dict[str, Any], override: str) -> None:
     """Set the value of `key.key=value` in the contents of a grid file, in place."""
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--set {override}: write key=value, as in --set recipe.epochs=10")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: '{text}' is not a YAML value") from None
+    value = parse(text, f"--set {override}")
     *path, last = key.split(".")
     place = raw
     for part in path:
@@ -240,7 +219,9 @@ def _checked(where: str, raw: Mapping[str, Any]) -> GridFile:
             inner["choose"] = Choose
             raise unknown("key", loc[-1], inner.get(loc[0], GridFile).model_fields, f"{where}, {key}") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}, {key}: {message}, not {first['input']!r}") from None
+        if loc[-1] == "str":  # of a key that is a word or a mapping
+            key, message = ".".join(map(str, loc[:-1])), "a name or a mapping"
+        raise UserError(f"{where}, {key}: {misfit(message, first['input'])}") from None
     _check_seeds(where, file)
     return file
 
@@ -259,9 +240,9 @@ def _check_seeds(where: str, file: GridFile) -> None:
         if common := set(file.choose.seeds) & set(file.seeds):
             raise UserError(f"{where}, choose.seeds: {min(common)} is among seeds, too; trials need seeds of their own")
     if not isinstance(file.seeds, SequentialSeeds):
-        for seed in file.seeds:
-            if file.seeds.count(seed) > 1:
-                raise UserError(f"{where}, seeds: {seed!r} stands twice; remove one")
+        twice = [seed for seed, count in Counter(file.seeds).items() if count > 1]
+        if twice:
+            raise UserError(f"{where}, seeds: {twice[0]} stands twice; remove one")
         return
     if file.seeds.until and file.margin and file.seeds.until != file.margin:
         raise UserError(
@@ -269,7 +250,7 @@ def _check_seeds(where: str, file: GridFile) -> None:
         )
     if file.teacher_seeds not in ("first", "each", 1):
         allowed = "first or each with sequential seeds, whose teachers cannot take turns"
-        raise UserError(f"{where}, teacher_seeds: {allowed}, not {file.teacher_seeds!r}")
+        raise UserError(f"{where}, teacher_seeds: {allowed}, not {brief(file.teacher_seeds)}")
 
 
 def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from bench.plan.compatibility import forward_shapes
 from bench.plan.specs import complete, value_of
 from bench.records.cell import Spec
 from bench.records.naming import describe
+from bench.texts import brief
 
 FROM_HARNESS = tuple(name for names in SIZES for name in names)
 
@@ -60,7 +61,7 @@ class WeightFiles:
             UserError: it is no path, or no file of weights.
         """
         if not isinstance(file, str):
-            raise UserError(f"{where}.weights: the path of a file, not {file!r}")
+            raise UserError(f"{where}.weights: the path of a file, not {brief(file)}")
         try:
             if file not in self._read:
                 self._read[file] = weights.read(file)
@@ -79,7 +80,7 @@ class WeightFiles:
                 raise UserError(f"{where}.part: belongs to a network with weights from a file")
             return {}
         if part is not None and not isinstance(part, str):
-            raise UserError(f"{where}.part: a step on the way to the weights in the file, such as student, not {part!r}")
+            raise UserError(f"{where}.part: a step on the way to the weights in the file, such as student, not {brief(part)}")
         tensors, sha256 = self.read(file, where)
         try:
             fit_start(tensors, forward_shapes(model, shape)[0], model, part)

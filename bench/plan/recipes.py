@@ -13,8 +13,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import UserError, unknown
-from bench.plan.grid_file import mapping
 from bench.records.recipe import Recipe
+from bench.texts import misfit
+from bench.user_files import mapping
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 
@@ -89,4 +90,4 @@ def _check_names(fields: Mapping[str, Any], where: str) -> None:
 
 def _misfit(error: ValidationError, where: str) -> UserError:
     first = error.errors()[0]
-    return UserError(f"{'.'.join([where, *map(str, first['loc'])])}: {first['msg']}, not {first['input']!r}")
+    return UserError(f"{'.'.join([where, *map(str, first['loc'])])}: {misfit(first['msg'], first['input'])}")

@@ -19,6 +19,7 @@ from bench.errors import UserError, unknown
 from bench.models import MODELS, Network
 from bench.records.cell import Spec
 from bench.records.naming import Signature, is_shipped, nested
+from bench.texts import brief, misfit
 from methods import METHODS
 from methods.base import Method
 
@@ -108,7 +109,7 @@ def value_of(value: Any, annotation: Any, where: str) -> Any:
     try:
         return json.loads(adapter.dump_json(adapter.validate_python(value)))
     except ValidationError as error:
-        raise UserError(f"{where}: {error.errors()[0]['msg']}, not {value!r}") from None
+        raise UserError(f"{where}: {misfit(error.errors()[0]['msg'], value)}") from None
 
 
 # Methods: short forms, presets, axes
@@ -148,9 +149,9 @@ def expand_methods(entries: list[str | dict[str, Any]], where: str) -> list[Entr
             [(key, arguments)] = entry.items()
             arguments = {} if arguments is None else arguments
         else:
-            raise UserError(f"{at}: write {{name: {{argument: value}}}} or {{type: name, argument: value}}, not {entry!r}")
+            raise UserError(f"{at}: write {{name: {{argument: value}}}} or {{type: name, argument: value}}, not {brief(entry)}")
         if not isinstance(key, str) or not isinstance(arguments, dict):
-            raise UserError(f"{at}: write {{name: {{argument: value}}}}, not {entry!r}")
+            raise UserError(f"{at}: write {{name: {{argument: value}}}}, not {brief(entry)}")
         named = _every(arguments, at) if key == EVERY else [(key, arguments)]
         specs = [spec for name, given in named for spec in _combinations(name, given, at)]
         expanded += [Entry(spec, at, None if label is None else _own_label(label, spec, at)) for spec in specs]
@@ -164,7 +165,7 @@ def _own_label(label: object, spec: Spec, where: str) -> str:
         UserError: it is no short line of text, or it names an argument that the entry does not give.
     """
     if not isinstance(label, str) or not label.strip() or len(label) > LONGEST_LABEL or not label.isprintable():
-        raise UserError(f"{where}.label: a line of at most {LONGEST_LABEL} characters, not {label!r}")
+        raise UserError(f"{where}.label: a line of at most {LONGEST_LABEL} characters, not {brief(label)}")
     parts = {f"{part['type']}.{name}": value for part in spec.get("parts", []) for name, value in part.items()}
     given = {**parts, **{name: value for name, value in spec.items() if name != "parts"}}
 

@@ -169,6 +169,11 @@ def safe(name: str) -> str:
     return re.sub(r"[^a-z0-9_+.-]+", "-", name.lower()).strip(".-")[:80]
 
 
+def named_after(text: str) -> str:
+    """The name of a grid whose file is called so; the text itself where it holds a path or nothing that a name can hold."""
+    return text if "/" in text else safe(text) or text
+
+
 def is_safe(name: str) -> bool:
     """Whether a name can be that of a grid's or a cell's folder: an id is a name of `safe` and its digest."""
     return re.fullmatch(r"[a-z0-9_+][a-z0-9_+.-]{0,119}", name) is not None

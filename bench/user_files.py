@@ -1,0 +1,99 @@
+"""YAML that a user writes, bounded before it is held: size, depth, aliases, keys. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.errors import UserError
+from bench.texts import brief
+
+LARGEST = 2**20  # bytes
+DEEPEST = 40  # mappings and lists within each other
+WORDS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # kinds of keys
+VALUES = 100_000  # where an alias counts as what it stands for
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what stands twice in a mapping, and what would grow without bound."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        root: yaml.Node | None = super().get_single_node()
+        if root is not None:
+            self._check(root)
+        return root
+
+    def _check(self, root: yaml.Node) -> None:
+        count, left = 0, [(root, 1)]
+        while left:
+            node, depth = left.pop()
+            count += 1
+            if count > VALUES:
+                raise yaml.MarkedYAMLError(problem=f"at most {VALUES:,} values, with aliases written out")
+            if depth > DEEPEST:
+                raise yaml.MarkedYAMLError(problem=f"at most {DEEPEST} levels", problem_mark=node.start_mark)
+            if isinstance(node, yaml.MappingNode):
+                self._check_keys(node)
+                left += [(inner, depth + 1) for pair in node.value for inner in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                left += [(inner, depth + 1) for inner in node.value]
+
+    def _check_keys(self, mapping: yaml.MappingNode) -> None:
+        seen = set()
+        for key, _ in mapping.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in WORDS:
+                problem = (
+                    f"the key {brief(key.value)} is no word; put it in quotes, and write decimals with a point, as in 0.05"
+                )
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {brief(key.value)} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+
+
+def parse(text: str | bytes, where: str | Path) -> Any:
+    """The value that YAML stands for.
+
+    Raises:
+        UserError: not YAML, or beyond a bound, with line and column.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a kind of SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise UserError(f"{where}{at}: not YAML: {error.problem or error.context}") from None
+    except RecursionError:
+        raise UserError(f"{where}: not YAML: at most {DEEPEST} levels") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def mapping(path: str | Path, allowed: str) -> dict[str, Any]:
+    """What a YAML file holds, whose keys are words; empty where the file is.
+
+    Args:
+        allowed: what it should be, for the error.
+
+    Raises:
+        UserError: it cannot be read, is too large, not YAML (with line and column), or not a mapping.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a regular file; {allowed}")
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if len(text) > LARGEST:
+        raise UserError(f"{path}: larger than {LARGEST // 2**20} MiB; {allowed}")
+    raw = parse(text, path)
+    raw = {} if raw is None else raw
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: {allowed}")
+    return raw

@@ -1,0 +1,99 @@
+"""What users wrote is printed as they wrote it: no markup, no control characters, no value at any length."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from rich.table import Table
+from rich.text import Text
+
+from bench import command_line
+from bench.errors import UserError, unknown
+from bench.plan import grid_file
+from bench.screen import Screen
+from bench.texts import bounded, brief, visible
+from bench.user_files import parse
+
+NASTY = "dkd[pair] [/x] [bold]b :smile: \x1b[31mred\x1b]0;t\x07 \u202egpj \udc80"
+
+
+def bomb(item: str) -> str:
+    """A YAML text of 1 kB that stands for 9^8 values."""
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]" if item == "list" else "a: &a {k: 1}"]
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+        inner = "[" + ", ".join(9 * [f"*{before}"]) + "]"
+        lines.append(f"{name}: &{name} {inner if item == 'list' else f'{{<<: {inner}}}'}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("put", [str, Text, lambda text: Text.assemble(text), lambda text: _table(text)])
+def test_the_screen_shows_markup_and_control_characters(put):
+    screen = Screen(file=(output := io.StringIO()), width=200, force_terminal=True, color_system=None)
+    screen.print(put(NASTY))
+    for part in ("dkd[pair] [/x] [bold]b :smile:", r"\x1b[31mred", r"\u202egpj", r"\udc80"):
+        assert part in output.getvalue()
+    assert not set(output.getvalue()) & set("\x1b\x07\u202e\udc80")
+
+
+def _table(text: str) -> Table:
+    table = Table("a")
+    table.add_row(text)
+    return table
+
+
+@pytest.mark.parametrize("kind", ["list", "merge"])
+def test_aliases_count_as_what_they_stand_for(kind):
+    with pytest.raises(UserError, match=r"g: not YAML: at most 100,000 values"):
+        parse(bomb(kind), "g")
+    assert parse("a: &a {k: 1}\nb: {<<: *a, j: [*a]}", "g") == {"a": {"k": 1}, "b": {"k": 1, "j": [{"k": 1}]}}
+    with pytest.raises(UserError, match="at most 40 levels"):
+        parse("a: &a [*a]", "g")
+
+
+def test_values_in_errors_are_brief():
+    values = ["x" * 10**6, list(range(10**5)), {str(i): [[[["y" * 10**4]]]] for i in range(10**4)}, 16**50_000]
+    for value in values:
+        assert len(brief(value)) < 500
+        assert len(str(unknown("method", value, ["kd"]))) < 700
+    assert len(bounded("\x1b" * 10**6)) < 20_000
+    with pytest.raises(UserError) as error:
+        grid_file.variations(
+            "g", {"data": "digits", "seeds": [0], "pairs": [{"student": list(range(10**5))}], "methods": ["kd"]}
+        )
+    assert len(str(error.value)) < 300
+
+
+def test_an_error_of_a_verb_sends_no_control_characters(monkeypatch, capsys):
+    def fails(given):
+        raise UserError(NASTY)
+
+    monkeypatch.setitem(command_line.VERBS, "fails", command_line.Verb(fails, "", ()))
+    assert command_line.run(command_line.Given(verb="fails")) == 2
+    assert capsys.readouterr().err == f"error: {visible(NASTY)}\n"
+
+
+def test_a_terminal_that_lacks_letters_gets_a_question_mark(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw := io.BytesIO(), encoding="ascii"))
+    monkeypatch.setitem(
+        command_line.VERBS, "shows", command_line.Verb(lambda given: command_line.console().print("a – b"), "", ())
+    )
+    assert command_line.run(command_line.Given(verb="shows")) == 0
+    sys.stdout.flush()
+    assert raw.getvalue() == b"a ? b\n"
+
+
+def test_a_file_of_results_is_found_by_the_name_of_its_grid_file(tmp_path):
+    from bench.records.cell import named_after
+
+    assert [named_after(name) for name in ("Exp", "My Grid (1)", "a/b", "..")] == ["exp", "my-grid-1", "a/b", ".."]
+    (tmp_path / "中.yaml").write_text("data: digits")
+    with pytest.raises(UserError, match="needs a letter a-z or a digit"):
+        grid_file.read(str(tmp_path / "中.yaml"))
+
+
+def test_a_decimal_comma_and_nothing_are_named():
+    base = {"data": "digits", "seeds": [0], "pairs": [{"student": "resnet8"}]}
+    with pytest.raises(UserError, match=r"g, methods\.0: a name or a mapping, not None"):
+        grid_file.variations("g", base | {"methods": [None]})
