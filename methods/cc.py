@@ -34,7 +34,7 @@ class CorrelationCongruence(TeacherMethod):
     Args:
         weight: factor on the term, at least 0; .02 belongs to "difference".
         form: "difference" or "kernel".
-        dim: length of the linear embeddings ("difference").
+        dim: length of the linear embeddings, 1 or more ("difference").
         gamma: factor in the kernel's exponent, above 0 ("kernel").
         order: order of the Taylor series, at least 1 ("kernel").
     """

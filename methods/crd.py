@@ -38,8 +38,8 @@ class ContrastiveRepresentationDistillation(TeacherMethod):
 
     Args:
         weight: factor on the term, at least 0.
-        dim: length of the embeddings.
-        negatives: M, per image; no more than there are images outside the largest class.
+        dim: length of the embeddings, 1 or more.
+        negatives: M, per image, 1 or more; no more than there are images outside the largest class.
         temperature: above 0.
         momentum: share of the old entry in the memory's update, in [0, 1).
 

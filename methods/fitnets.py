@@ -14,7 +14,7 @@ class FitNets(TeacherMethod):
 
     Args:
         weight: factor on the hint term, 0 or more.
-        stage: which feature is the hint, counted alike in both networks: 0 the stem, 1 the first stage, and so on.
+        stage: which feature is the hint, counted alike in both networks, 0 or more; 0 is the stem.
 
     Raises:
         ValueError: in `setup`, where a network has no such stage or no regressor leads from one map's size to the other's.

@@ -18,7 +18,7 @@ class TeacherFreeRegularization(Method):
     Args:
         weight: factor on the mean over batch and classes, 0 or more.
         temperature: T, above 0.
-        correct: the teacher's probability of the label, in (1 / K, 1].
+        correct: the teacher's probability of the label, in (0, 1]; more than 1 / K.
         ce_weight: factor on the cross-entropy, 0 or more.
     """
 

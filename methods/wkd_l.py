@@ -62,7 +62,7 @@ class WassersteinLogitDistillation(TeacherMethod):
         temperature: T, above 0.
         regularization: of the transport, above 0.
         rounds: of Sinkhorn's algorithm, 1 or more.
-        decay_start: share of the epochs, in (0, 1); 1 for no decay.
+        decay_start: share of the epochs, in (0, 1]; 1 for no decay.
         prepare_epochs: length of the preparation, 1 or more; one shows the teacher every image.
     """
 

@@ -17,6 +17,7 @@ from torch import nn
 from bench.data import Dataset
 from bench.errors import UserError, unknown
 from bench.models import MODELS, Network
+from bench.plan.ranges import range_of
 from bench.records.cell import Spec
 from bench.records.naming import Signature, is_shipped, nested
 from bench.texts import brief, misfit
@@ -50,7 +51,7 @@ def complete(
         elsewhere: arguments that the harness adds when it builds.
 
     Raises:
-        UserError: unknown type or argument, a missing argument, or a value of the wrong type.
+        UserError: unknown type or argument, a missing argument, or a value of the wrong type or beyond its stated range.
     """
     given = dict(spec)
     key = given.pop("type", None)
@@ -76,6 +77,9 @@ def complete(
     for name, parameter in parameters.items():
         if name in given:
             filled[name] = value_of(given[name], parameter.annotation, f"{where}.{name}")
+            allowed = range_of(builder, name)
+            if allowed and filled[name] not in allowed and filled[name] != parameter.default:
+                raise UserError(f"{where}.{name}: {allowed.words}, not {brief(given[name])}")
         elif parameter.default is not parameter.empty:
             filled[name] = json.loads(json.dumps(parameter.default))
         else:
