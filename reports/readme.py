@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pandas as pd
 
 from bench.records.folders import ResultsFolder
 from reports import gpu, headline, page, published, speed, tfd
+from reports.tables.table import markdown_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = tuple(  # in a reader's order: a page may use files that former pages show
@@ -21,6 +25,7 @@ PAGES = tuple(  # in a reader's order: a page may use files that former pages sh
         "results/reference/README.md",
     )
 )
+METHODS = ROOT / "docs" / "methods"  # a page for each
 REFERENCE = ROOT / "results" / "reference"
 GRIDS = ("cifar100_30", "cifar100_short", "tfd_sensitivity", "precision_check")  # whose records lie there
 BLOCK = re.compile(r"(<!-- (\w+): .*? -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
@@ -35,10 +40,44 @@ def methods() -> str:
     rows = sorted(zip(*columns, strict=True), key=lambda row: (order.get(row[1], 3), row[0]))
     lines = ["| method | needs | what | paper |", "|---|---|---|---|"]
     for key, needs, what, paper in rows:
-        linked = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)
-        linked = re.sub(r"doi:(\S+\w)", r"[doi:\1](https://doi.org/\1)", linked)
-        lines.append(f"| `{key}` | {needs.replace('none', '–')} | {what} | {linked} |")
+        lines.append(f"| [`{key}`](../docs/methods/{key}.md) | {needs.replace('none', '–')} | {what} | {_linked(paper)} |")
     return "\n".join(lines) + "\n"
+
+
+def _linked(paper: str) -> str:
+    text = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)
+    return re.sub(r"doi:(\S+\w)", r"[doi:\1](https://doi.org/\1)", text)
+
+
+def _escaped(text: str) -> str:
+    """With code in backticks left as it is."""
+    return "`".join(part if index % 2 else markdown_text(part) for index, part in enumerate(text.split("`")))
+
+
+def method_pages() -> dict[str, str]:
+    """A page for each method, by its registry key, from its card, as `show` prints it."""
+    from bench.plan import catalogue
+
+    pages = {}
+    for key, method in catalogue.methods().items():
+        facts = catalogue.facts_of(method)
+        lines = [
+            f"# `{key}`: {method.card.title}",
+            "",
+            "<!-- `make readme` writes this page from the method's card -->",
+            "",
+            *("```text", facts.pop("loss"), "```", ""),
+            *(f"- {name}: {_linked(_escaped(value))}" for name, value in facts.items()),
+        ]
+        arguments = catalogue.arguments_table(method)
+        if arguments:
+            lines += ["", "| argument | default | type |", "|---|---|---|"]
+            lines += [f"| `{name}` | `{default}` | {markdown_text(kind)} |" for name, default, kind in arguments]
+        for preset, values in method.presets.items():
+            lines += ["", f"Preset `{preset}`: `{', '.join(f'{name}={value}' for name, value in values.items())}`"]
+        lines += ["", "```text", inspect.getdoc(method) or "", "```", "", "[All methods](../../methods/README.md)", ""]
+        pages[key] = "\n".join(lines)
+    return pages
 
 
 def speeds() -> str:
@@ -134,9 +173,24 @@ def updated(text: str) -> str:
     return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}{match[4]}", text)
 
 
+def photographed(report: Path, picture: Path) -> bool:
+    """Write the first screen of a page as PNG; False where there is no browser."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        return False
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1400,1060")
+    command = [browser, *flags, f"--screenshot={picture}", report.resolve().as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603  (our own page)
+    return True
+
+
 def main() -> None:
     for name in GRIDS:  # whose figures the pages show
         page.write(ResultsFolder(REFERENCE).grid(name))
+    for key, text in method_pages().items():
+        (METHODS / f"{key}.md").write_text(text, encoding="utf-8")
+    if not photographed(REFERENCE / "cifar100_short/report/report.html", ROOT / "reports/example.png"):
+        print("reports/example.png stays as it is: no chromium on PATH")
     for path in PAGES:
         path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -290,6 +290,12 @@ def test_the_readmes_tables_are_true(name):
     assert written == made, "run `make readme`"
 
 
+def test_every_method_has_a_page_that_is_true():
+    written = {path.stem: path.read_text(encoding="utf-8") for path in readme.METHODS.glob("*.md")}
+    made = fresh("import json; from reports import readme; print(json.dumps(readme.method_pages()))")
+    assert written == json.loads(made), "run `make readme`"
+
+
 def test_the_front_page_is_short_and_its_first_command_soon():
     lines = TEXTS[ROOT / "README.md"].splitlines()
     assert len(lines) <= 140

@@ -37,12 +37,15 @@ def table(what: str) -> Table:
     return result
 
 
-def _methods() -> tuple[list[str], list[list[str]]]:
+def methods() -> dict[str, type[Method]]:
+    """All that are registered, by key."""
     from methods import METHODS
 
-    rows = [
-        [key, _needs(method, {}), method.card.title, method.card.paper] for key, method in sorted(METHODS.module_dict.items())
-    ]
+    return dict(sorted(METHODS.module_dict.items()))
+
+
+def _methods() -> tuple[list[str], list[list[str]]]:
+    rows = [[key, _needs(method, {}), method.card.title, method.card.paper] for key, method in methods().items()]
     return ["method", "needs", "what", "paper"], rows
 
 
@@ -122,7 +125,8 @@ def card(name: str, results: ResultsFolder) -> RenderableType:
     return Text(json.dumps(cell.finished_record().model_dump(mode="json"), indent=1))
 
 
-def _method_card(name: str, method: type[Method]) -> RenderableType:
+def facts_of(method: type[Method]) -> dict[str, str]:
+    """What a method's card and its flags state, by heading; what does not apply is left out."""
     facts, arguments = method.card, arguments_of(method)
     prepares = arguments["prepare_epochs"].default if "prepare_epochs" in arguments else 0
     limits = {
@@ -131,9 +135,7 @@ def _method_card(name: str, method: type[Method]) -> RenderableType:
         "random numbers of its own (not in lock-step with others)": method.draws_random,
         "maps of convolutions (not on tokens)": method.needs_maps,
     }
-    about = Table(box=None, show_header=False, pad_edge=False)
-    about.add_column(style="bold")
-    rows = {
+    found = {
         "loss": facts.formula,
         "needs": _needs(method, {"none": "nothing", "teacher": "a trained teacher", "self": "a trained copy of the student"}),
         "partner": PARTNERS.get(method.partner or "", ""),
@@ -145,10 +147,15 @@ def _method_card(name: str, method: type[Method]) -> RenderableType:
         "deviations": facts.deviations,
         "version": str(method.version),
     }
-    for key, value in rows.items():
-        if value:
-            about.add_row(key, Text(value))
-    parts: list[RenderableType] = [Text(f"{name}: {facts.title}\n", style="bold"), about]
+    return {key: value for key, value in found.items() if value}
+
+
+def _method_card(name: str, method: type[Method]) -> RenderableType:
+    about = Table(box=None, show_header=False, pad_edge=False)
+    about.add_column(style="bold")
+    for key, value in facts_of(method).items():
+        about.add_row(key, Text(value))
+    parts: list[RenderableType] = [Text(f"{name}: {method.card.title}\n", style="bold"), about]
     parts += _arguments(method, ())
     if method.presets:
         presets = Table("preset", "values", title="\npresets", title_justify="left", box=None, pad_edge=False)
@@ -163,13 +170,21 @@ def _builder_card(name: str, builder: Builder, elsewhere: tuple[str, ...]) -> Re
     return Group(Text(f"{name}: {inspect.getdoc(builder)}"), *_arguments(builder, elsewhere))
 
 
+def arguments_table(builder: Builder, elsewhere: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
+    """Name, default and type of each argument."""
+    rows = []
+    for key, parameter in arguments_of(builder, elsewhere).items():
+        default = "required" if parameter.default is parameter.empty else str(parameter.default)
+        kind = getattr(parameter.annotation, "__name__", None) if isinstance(parameter.annotation, type) else None
+        rows.append((key, default, kind or str(parameter.annotation).replace("typing.", "")))
+    return rows
+
+
 def _arguments(builder: Builder, elsewhere: tuple[str, ...]) -> list[RenderableType]:
-    found = arguments_of(builder, elsewhere)
+    found = arguments_table(builder, elsewhere)
     if not found:
         return []
     result = Table("argument", "default", "type", title="\narguments", title_justify="left", box=None, pad_edge=False)
-    for key, parameter in found.items():
-        default = "required" if parameter.default is parameter.empty else str(parameter.default)
-        kind = getattr(parameter.annotation, "__name__", None) if isinstance(parameter.annotation, type) else None
-        result.add_row(*map(Text, (key, default, kind or str(parameter.annotation).replace("typing.", ""))))
+    for row in found:
+        result.add_row(*map(Text, row))
     return [result]
