@@ -70,7 +70,7 @@ def _kernels(lines: Sequence[Line]) -> str:
     return (
         f"During a step of `none` in bf16, kernels run for {share:.0f} % of the time: they, not their launches, take it. "
         f"cuDNN's other choices of kernels take {low:.2f} to {high:.2f} ms. A teacher's convolution, bias, addition and ReLU "
-        f"take {min(fused):.1f} to {max(fused):.1f} times as long as one fused kernel, which the engine does not use.\n"
+        f"take {min(fused):.1f} to {max(fused):.1f} times as long as one fused kernel, which teachers use since.\n"
     )
 
 
