@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os.path
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -38,22 +39,40 @@ def above_zero(text: str) -> float:
     return value
 
 
-RESULTS = argument("--results", default="results", metavar="DIR", help="the results folder (default: results)")
-PLUGINS = several("--import", "your own method, model or data set", "FILE.py|MODULE", dest="imports")
-DATA_ROOT = argument("--data-root", metavar="DIR", help="where data sets lie or are downloaded to (default: data)")
+RESULTS = argument(
+    "--results", type=os.path.expanduser, default="results", metavar="DIR", help="the results folder (default: results)"
+)
+PLUGINS = several("--import", "your own method, model or data set", "FILE.py|MODULE", dest="imports", type=os.path.expanduser)
+DATA_ROOT = argument(
+    "--data-root", type=os.path.expanduser, metavar="DIR", help="where data sets lie or are downloaded to (default: data)"
+)
 GRID = together(
-    argument("grid", nargs="?", default="quick", help="a shipped grid or a grid file (default: quick)", complete=grid_names),
+    argument(
+        "grid",
+        nargs="?",
+        type=os.path.expanduser,
+        default="quick",
+        help="a shipped grid or a grid file (default: quick)",
+        complete=grid_names,
+    ),
     several("--set", "override a key", "KEY=VALUE", dest="overrides"),
     DATA_ROOT,
     argument("--device", default="auto", help="auto, cpu, cuda or cuda:N"),
 )
 FOLDER = "a grid's name in the results folder, or a folder of results"
-FINISHED = argument("grid", nargs="?", default="quick", help=FOLDER, complete=finished_names)
+FINISHED = argument("grid", nargs="?", type=os.path.expanduser, default="quick", help=FOLDER, complete=finished_names)
 CELL = argument("cell", help="a cell's id, or enough of it")
 GRAMS = argument("--grams-per-kwh", type=above_zero, metavar="N", help="of CO2, where your electricity comes from")
 PLANNING = together(
     flag("--commands", "print a command for each training instead, teachers first: for other schedulers"),
-    argument("--dry-run", nargs="?", const="sbatch", metavar="DIR", help="write the scripts for sbatch (default: sbatch)"),
+    argument(
+        "--dry-run",
+        type=os.path.expanduser,
+        nargs="?",
+        const="sbatch",
+        metavar="DIR",
+        help="write the scripts for sbatch (default: sbatch)",
+    ),
     GRAMS,
     argument("--detect", type=above_zero, metavar="GAIN", help="seeds that a true gain of so many points takes"),
     argument("--spread", type=above_zero, metavar="POINTS", help="of a paired difference (default: from records, else .42)"),
@@ -63,7 +82,7 @@ THREADS = number("--threads", "CPU threads (default: all cores)", default=0)
 JSON = flag("--json", "for programs")
 KINDS = "local (processes of this machine), debug (this process), slurm, or a cluster file"
 CLUSTER = together(
-    argument("--cluster", default="local", metavar="KIND|FILE", help=KINDS),
+    argument("--cluster", type=os.path.expanduser, default="local", metavar="KIND|FILE", help=KINDS),
     number("--gpus", "slurm: GPUs of a process, 0 or 1 (default: 1)"),
 )
 JOBS = group(
@@ -108,20 +127,36 @@ MEASURING = together(THREADS, COST_TIME, flag("--force", "measure again what was
 ABLATE = flag("--ablate", "also switch off each piece in turn")
 SPEED = "Measure this engine against the field's usual training loop, and what each of its pieces gains"
 REPORT = together(
-    argument("grid", nargs="?", help=f"{FOLDER} (default: quick; with --site all of them)", complete=finished_names),
-    argument("--site", metavar="DIR", help="write there, with a start page over the grids, as a web server shows them"),
-    argument("--compare", metavar="DIR", help="another folder of results, to set beside it"),
-    argument("--style", metavar="FILE", help="names, choice, order and colors of methods, size and font [reports/style.yaml]"),
+    argument(
+        "grid",
+        nargs="?",
+        type=os.path.expanduser,
+        help=f"{FOLDER} (default: quick; with --site all of them)",
+        complete=finished_names,
+    ),
+    argument(
+        "--site",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="write there, with a start page over the grids, as a web server shows them",
+    ),
+    argument("--compare", type=os.path.expanduser, metavar="DIR", help="another folder of results, to set beside it"),
+    argument(
+        "--style",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="names, choice, order and colors of methods, size and font [reports/style.yaml]",
+    ),
 )
 MAPS = together(
     argument("cells", nargs="+", metavar="CELL", help="ids of finished cells, or enough of them"),
     argument("--images", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N", help="positions in the test set"),
 )
-TO = argument("--to", metavar="FILE", help="default: <cell>.safetensors in this folder, or <cell>.pth")
+TO = argument("--to", type=os.path.expanduser, metavar="FILE", help="default: <cell>.safetensors in this folder, or <cell>.pth")
 AS = argument(
     "--as", dest="layout", choices=["repdistiller"], help="a torch file with RepDistiller's names, as mdistiller reads it"
 )
 WATCH = flag("--watch", "look again every two seconds until nothing is left to train")
 WEIGHTS = flag("--weights", "also the weights of cells that teach nobody")
 ALL = flag("--all", "every grid of the results folder")
-SOURCE = argument("source", help="a results folder, such as another machine's")
+SOURCE = argument("source", type=os.path.expanduser, help="a results folder, such as another machine's")

@@ -59,9 +59,9 @@ def flag(name: str, about: str) -> Argument:
     return argument(name, action="store_true", help=about)
 
 
-def several(name: str, about: str, metavar: str, *others: str, dest: str) -> Argument:
+def several(name: str, about: str, metavar: str, *others: str, dest: str, **settings: Any) -> Argument:
     """An option that may be given again and again; `others`: further names."""
-    return argument(name, *others, dest=dest, action="append", default=[], metavar=metavar, help=about)
+    return argument(name, *others, dest=dest, action="append", default=[], metavar=metavar, help=about, **settings)
 
 
 def together(*arguments: Argument) -> Argument:

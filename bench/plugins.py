@@ -41,7 +41,7 @@ def import_plugin(name: str) -> None:
         raise
     except Exception as error:
         sources.forget(path)
-        sys.modules.pop(path.stem, None)
+        sys.modules.pop(_module_name(path), None)
         raise UserError(f"--import {name}: {type(error).__name__}: {error}") from error
 
 
@@ -51,5 +51,5 @@ def _check_unedited(name: str, path: Path) -> None:
 
 
 def _module_name(path: Path) -> str:
-    """The file's name, with underscores for all that a module's name cannot hold."""
-    return re.sub(r"[-.]", "_", re.sub(r"[^a-z0-9_+.-]+", "-", path.stem.lower()).strip(".-"))
+    """The file's name, with underscores for all that a module's name cannot hold. Python's and other modules keep theirs."""
+    return "own_" + re.sub(r"[-.]", "_", re.sub(r"[^a-z0-9_+.-]+", "-", path.stem.lower()).strip(".-"))
