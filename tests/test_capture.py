@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import small
 import torch
 from capturing import FakeGraphs, Unchanged
 from step_cases import CASES, Case, assembled
 from torch import Tensor
 
+import run_bench
 from bench.engine.capture import CaptureError, StepRunner
 from bench.engine.device import has_bf16
 from bench.engine.optimizer import OPTIMIZERS
@@ -301,3 +303,18 @@ def test_after_a_failed_recording_a_new_process_goes_on_eagerly(fake_graphs, tin
     record = folder.cell(cell.id).record()
     assert record.path == "eager"
     assert "could not be recorded: operation not permitted" in record.path_reason
+
+
+def test_where_no_new_process_can_be_started_one_line_tells_what_to_do(fake_graphs, tmp_path, monkeypatch, capsys):
+    def record(self: FakeGraphs, work: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeGraphs, "record", record)
+        recipe = {"name": "digits", "epochs": 2, "batch_size": 16}
+        grid = small.write_grid(tmp_path, methods=["none"], pairs=[{"student": "resnet8"}], recipe=recipe, seeds=[0])
+        command = ["run", grid, "--device", "cpu", "--no-cost", "--no-report", "--no-check", "--cluster", "debug"]
+        command += ["--results", str(tmp_path / "results")]
+        assert run_bench.main(command) == 2
+        assert "`run` again: then steps are taken one by one" in capsys.readouterr().err
+        assert run_bench.main(command) == 0

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bench.errors import UserError
 from bench.jobs.base import Watch, register
 from bench.jobs.local import Launcher
 from bench.jobs.worker import Job, Worker
@@ -39,6 +40,9 @@ class Debug(Launcher):
         options = replace(job.options, threads=self.threads)
         with tempfile.TemporaryDirectory() as folder:
             debug = submitit.DebugExecutor(folder).submit(Worker(), replace(job, options=options))
-            if error := debug.exception():
+            error = debug.exception()
+            if type(error).__name__ == "CaptureError":  # of `bench.engine.capture`, which imports torch
+                raise UserError(f"{error}; this process must end. `run` again: then steps are taken one by one")
+            if error:
                 raise error
         return ""
