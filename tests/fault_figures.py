@@ -12,6 +12,7 @@ killed at random moments, see fault_campaign.py.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import sys
@@ -80,4 +81,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # without what libraries print at an ordinary end

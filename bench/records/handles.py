@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bench.records.problems import BarredError, RefusedError
 
 MIB, GIB = 2**20, 2**30
-LINKS = "nothing below a results folder is reached through links; give the folder itself with --results, or move it here"
+LINKS = "nothing below a results folder is reached through links; name the folder that holds it with --results, or move it here"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 held: set[int] = set()  # files that this process has locked
 
