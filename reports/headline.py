@@ -165,16 +165,20 @@ def precisions(folder: GridFolder) -> str:
 
 
 def repeating(results: ResultsFolder, grids: Sequence[str]) -> str:
-    """Markdown: for each grid its command, what it took on which hardware, and the checksum of its data."""
+    """Markdown: for each grid its command, what it took on which hardware, and the checksum of its data.
+
+    A grid whose file lies beside its records is run from that file, which names the data.
+    """
     found = []
     for grid in grids:
         folder = results.grid(grid)
         records = reading.read(folder)[0]
         data = folder.manifest()["grid"]["data"]
+        file = results.root / f"{grid}.yaml"
         given = [f" --set data.{key}={data[key]}" for key in ("type", "path", "name") if isinstance(data, dict) and key in data]
         found.append(
             {
-                "command": f"run {grid}{''.join(given)}",
+                "command": f"run results/reference/{file.name}" if file.exists() else f"run {grid}{''.join(given)}",
                 "trainings": len(records),
                 "took_s": busy_s(records),
                 "hardware": "; ".join(sorted({f"{r.machine.hardware}, torch {r.machine.versions['torch']}" for r in records})),
