@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,18 @@ def test_five_lines_of_python_train_and_run(
     assert 0 <= float(accuracy) <= 100
     assert states.count("'done'") == 2
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"fit", "quick"}
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = json.loads((repository / "docs/digits.ipynb").read_text(encoding="utf-8"))["cells"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "Local", Debug)  # no process of its own
+    names: dict[str, Any] = {}
+    for cell in cells:
+        assert cell.get("outputs", []) == []
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "digits.ipynb", "exec"), names)
+    assert set(names["outcome"].states.values()) == {"done"}
+    assert set(names["means"].columns) == {"none", "tfd"}
+    assert set(names["gains"]["label"]) == {"tfd"}
