@@ -18,13 +18,13 @@ from bench.models.checkpoints import fit
 from bench.plan import images
 from bench.plan.choice import Choice, Value
 from bench.plan.compatibility import UnbuildableError, forward_shapes, pretrained, refusal
-from bench.plan.data import Data
+from bench.plan.data import Data, check_held_out
 from bench.plan.declared import Declarations
 from bench.plan.grid import Grid, Skip
 from bench.plan.grid_file import Choose, GridFile, SequentialSeeds, Shortened, long_form, variations
 from bench.plan.networks import WeightFiles, network_spec
 from bench.plan.recipe_parts import full_recipe
-from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures
+from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures, unordered
 from bench.records.cell import Cell, Spec, Teacher
 from bench.records.naming import describe, method_family, method_label, model_name, pair_name
 from bench.records.recipe import Recipe
@@ -154,7 +154,7 @@ class _Expansion:
             _check_buildable(student, f"{at}.student")
             started = self.weights.start(student.model, student.shape, start, part, f"{at}.student")
             student = replace(student, model={**student.model, **started})
-            _check_drop_path(student, f"{where}, recipe")
+            _check_recipe(student, f"{where}, recipe")
             teachers = [self._teacher(file, given, student, where, f"{at}.{place}") for place, given in pair.every_teacher]
             sides = _Sides(student, teachers)
             cells = self._add_methods(file, sides, entries)
@@ -178,7 +178,7 @@ class _Expansion:
         ready = self._ready(teacher, weights_file, part, at)
         if ready:
             return _Supplier(teacher, ready.model_copy(update=cost))
-        _check_drop_path(teacher, f"{where}, teacher_recipe")
+        _check_recipe(teacher, f"{where}, teacher_recipe")
         if any(value is not None for value in cost.values()):
             raise UserError(f"{at}: train_s and train_flops belong to a teacher with weights; others are measured here")
         return _Supplier(teacher, None)
@@ -211,6 +211,7 @@ class _Expansion:
     def _add_methods(self, file: GridFile, sides: _Sides, entries: list[Entry]) -> list[Cell]:
         """Add and return the cells of all methods on one pair."""
         seen: dict[str, Cell] = {}
+        seen_alike = set[str]()
         for short, at, own_label in entries:
             spec, name, method = _method(short, sides, at)
             name = own_label or name
@@ -237,11 +238,12 @@ class _Expansion:
                     label=name,
                     added_later=later | (added_later(MODELS, teacher.model, "teacher:") if teacher else {}),
                 )
-                cell_id = cell.id
-                if cell_id in seen:
+                cell_id, alike = cell.id, unordered(cell)
+                if alike in seen_alike:
                     raise UserError(f"{at}: {name} stands twice in the grid for {sides}; remove one")
                 self.declarations.check_label(cell_id, cell, seen, own_label is not None, at)
                 seen[cell_id] = cell
+                seen_alike.add(alike)
                 self.students.setdefault(cell_id, cell)
         return list(seen.values())
 
@@ -333,7 +335,8 @@ def _check_buildable(network: _Side, where: str) -> None:
         pass  # it cannot take the images: a reason to skip what needs it
 
 
-def _check_drop_path(network: _Side, where: str) -> None:
+def _check_recipe(network: _Side, where: str) -> None:
+    check_held_out(network.recipe.validation, network.shape.samples, f"{where}.validation")
     if network.recipe.drop_path:
         try:
             copy.deepcopy(forward_shapes(network.model, network.shape)[0]).drop_paths(network.recipe.drop_path)

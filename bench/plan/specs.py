@@ -18,7 +18,7 @@ from bench.data import Dataset
 from bench.errors import UserError, unknown
 from bench.models import MODELS, Network
 from bench.plan.ranges import range_of
-from bench.records.cell import Spec
+from bench.records.cell import Cell, Spec, digest
 from bench.records.naming import Signature, is_shipped, nested
 from bench.texts import brief, misfit
 from methods import METHODS
@@ -205,6 +205,8 @@ def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[Spec]
         for name in arguments:
             if name not in parts:
                 raise unknown("part", name, parts, f"{where}.{name}")
+        if "none" in parts:
+            raise UserError(f"{where}: none adds nothing to {key}; leave it out of the sum")
         each = [_combinations(part, arguments.get(part) or {}, where) for part in parts]
         return [{"type": "sum", "parts": list(combination)} for combination in itertools.product(*each)]
     builder = METHODS.get(key) if key in METHODS.module_dict or "." in key else None
@@ -219,6 +221,14 @@ def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[Spec]
             raise UserError(f"{where}.{name}: the list is empty, so there is nothing to run")
         axes.append([(name, item) for item in value] if is_axis else [(name, value)])
     return [{"type": key, **dict(combination)} for combination in itertools.product(*axes)]
+
+
+def unordered(cell: Cell) -> str:
+    """Equal for cells whose methods are sums of the same parts in another order; such are trained alike, to rounding."""
+    if cell.method["type"] != "sum":
+        return cell.id
+    method = {**cell.method, "parts": sorted(cell.method["parts"], key=digest)}
+    return cell.model_copy(update={"method": method, "added_later": {}}).id
 
 
 def _takes_list(annotation: Any) -> bool:
