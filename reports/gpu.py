@@ -1,4 +1,4 @@
-"""What `tests/gpu_driver.py` (`make gpu`) measured on a GPU, for the README, from its lines and the records trained there."""
+"""What `make gpu` measured on a GPU, for docs/speed.md, from its lines and the records trained there."""
 
 from __future__ import annotations
 

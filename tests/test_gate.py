@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GATE = ("bench/records/files.py", "bench/records/handles.py", "bench/records/batch.py")
 OWN_FILES = {  # of this project, and of places that the user names: never below a results folder
     "bench/records/naming.py": {"read_text", "is_file"},  # the source of a method's class
+    "reports/headline.py": {"exists"},  # whether a grid's file lies beside its records
     "reports/page.py": {"read_text"},  # style and script
     "reports/site.py": {"read_text"},  # style
     "reports/readme.py": {"read_text", "write_text"},  # our pages
