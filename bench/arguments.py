@@ -35,14 +35,20 @@ def above_zero(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise ArgumentTypeError(f"points, a number above 0, not '{text}'")
+        raise ArgumentTypeError(f"a number above 0, not '{text}'")
     return value
 
 
 RESULTS = argument(
     "--results", type=os.path.expanduser, default="results", metavar="DIR", help="the results folder (default: results)"
 )
-PLUGINS = several("--import", "your own method, model or data set", "FILE.py|MODULE", dest="imports", type=os.path.expanduser)
+PLUGINS = several(
+    "--import",
+    "a file or module of yours: a method, model, data set, ...",
+    "FILE.py|MODULE",
+    dest="imports",
+    type=os.path.expanduser,
+)
 DATA_ROOT = argument(
     "--data-root", type=os.path.expanduser, metavar="DIR", help="where data sets lie or are downloaded to (default: data)"
 )
@@ -55,14 +61,16 @@ GRID = together(
         help="a shipped grid or a grid file (default: quick)",
         complete=grid_names,
     ),
-    several("--set", "override a key", "KEY=VALUE", dest="overrides"),
+    several("--set", "override a key of the grid; may be repeated", "KEY=VALUE", dest="overrides"),
     DATA_ROOT,
     argument("--device", default="auto", help="auto, cpu, cuda or cuda:N"),
 )
 FOLDER = "a grid's name in the results folder, or a folder of results"
-FINISHED = argument("grid", nargs="?", type=os.path.expanduser, default="quick", help=FOLDER, complete=finished_names)
+FINISHED = argument(
+    "grid", nargs="?", type=os.path.expanduser, default="quick", help=f"{FOLDER} (default: quick)", complete=finished_names
+)
 CELL = argument("cell", help="a cell's id, or enough of it")
-GRAMS = argument("--grams-per-kwh", type=above_zero, metavar="N", help="of CO2, where your electricity comes from")
+GRAMS = argument("--grams-per-kwh", type=above_zero, metavar="N", help="grams of CO2 per kWh of your electricity")
 PLANNING = together(
     flag("--commands", "print a command for each training instead, teachers first: for other schedulers"),
     argument(
@@ -74,12 +82,17 @@ PLANNING = together(
         help="write the scripts for sbatch (default: sbatch)",
     ),
     GRAMS,
-    argument("--detect", type=above_zero, metavar="GAIN", help="seeds that a true gain of so many points takes"),
-    argument("--spread", type=above_zero, metavar="POINTS", help="of a paired difference (default: from records, else .42)"),
+    argument("--detect", type=above_zero, metavar="GAIN", help="how many seeds it takes to show a true gain of GAIN points"),
+    argument(
+        "--spread",
+        type=above_zero,
+        metavar="POINTS",
+        help="for --detect: spread of a paired difference (default: from records, else .42)",
+    ),
     flag("--equal-cost", "epochs of each method that cost what the plain student does, from timed steps"),
 )
 THREADS = number("--threads", "CPU threads (default: all cores)", default=0)
-JSON = flag("--json", "for programs")
+JSON = flag("--json", "print JSON, for programs")
 KINDS = "local (processes of this machine), debug (this process), slurm, or a cluster file"
 CLUSTER = together(
     argument("--cluster", type=os.path.expanduser, default="local", metavar="KIND|FILE", help=KINDS),
