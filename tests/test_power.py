@@ -83,4 +83,4 @@ def test_a_gain_is_a_number_above_zero(value: str, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as ended:
         main(["plan", "quick", f"--detect={value}"])
     assert ended.value.code == 2
-    assert f"--detect: points, a number above 0, not '{value}'" in capsys.readouterr().err
+    assert f"--detect: a number above 0, not '{value}'" in capsys.readouterr().err
