@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import pandas as pd
@@ -164,21 +164,21 @@ def precisions(folder: GridFolder) -> str:
     return "\n".join(table.markdown_lines()) + "\n"
 
 
-def repeating(results: ResultsFolder, grids: Sequence[str]) -> str:
+def repeating(results: ResultsFolder, grids: Sequence[str], files: Mapping[str, str]) -> str:
     """Markdown: for each grid its command, what it took on which hardware, and the checksum of its data.
 
-    A grid whose file lies beside its records is run from that file, which names the data.
+    Args:
+        files: of grids that do not ship: the grid file, which names the data as they were.
     """
     found = []
     for grid in grids:
         folder = results.grid(grid)
         records = reading.read(folder)[0]
         data = folder.manifest()["grid"]["data"]
-        file = results.root / f"{grid}.yaml"
         given = [f" --set data.{key}={data[key]}" for key in ("type", "path", "name") if isinstance(data, dict) and key in data]
         found.append(
             {
-                "command": f"run results/reference/{file.name}" if file.exists() else f"run {grid}{''.join(given)}",
+                "command": f"run {files[grid]}" if grid in files else f"run {grid}{''.join(given)}",
                 "trainings": len(records),
                 "took_s": busy_s(records),
                 "hardware": "; ".join(sorted({f"{r.machine.hardware}, torch {r.machine.versions['torch']}" for r in records})),
