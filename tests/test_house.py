@@ -320,42 +320,47 @@ def test_links_of_our_pages_lead_somewhere():
 
 
 @pytest.mark.slow
-def test_the_readmes_commands_and_examples_run(tmp_path):
-    """In a folder of the reader's own, in the README's order; the shipped grid cut down to one tiny training."""
+def test_the_commands_and_examples_of_our_pages_run_in_a_fresh_clone(tmp_path):
+    """In the order of the pages, without activating anything; `make bench` and the shipped grid cut down to a tiny training."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True, timeout=120)
+    (clone / ".venv").symlink_to(sys.prefix)
     for language, name, text in blocks():
         if name:
             assert language in ("python", "yaml"), name
-            (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / "run_bench.py").symlink_to(ROOT / "run_bench.py")
-    shutil.copytree(REFERENCE, tmp_path / "results" / "reference")
+            (clone / name).write_text(text, encoding="utf-8")
+    tiny = {"data": "digits", "recipe": {"name": "digits", "epochs": 1}, "seeds": [0], "pairs": [{"student": "resnet8"}]}
+    (clone / "tiny.yaml").write_text(json.dumps(tiny | {"methods": ["none"]}), encoding="utf-8")
     short = ["--set", "recipe.epochs=1", "--set", "seeds=[0]", "--set", "methods=[none]", "--no-cost", "--no-report"]
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "COLUMNS": "200",
-    }
+    active = str(Path(sys.prefix) / "bin")
+    folders = [folder for folder in os.environ["PATH"].split(os.pathsep) if folder != active]
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= {"PATH": os.pathsep.join(folders), "COLUMNS": "200"}
 
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
-        )
+        done = subprocess.run(arguments, cwd=clone, env=environment, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     printed = {}
     for line in commands():
+        if line in printed:
+            continue
         program, *arguments = shlex.split(line)
-        if program == "make":
-            run(program, "-C", str(ROOT), "--dry-run", *arguments)
+        if line == "make bench":
+            printed[line] = run("make", "-o", ".venv/.installed", "bench", "GRID=tiny.yaml")
+        elif program == "make":
+            printed[line] = run(program, "--dry-run", *arguments)
         elif program == "./run_bench.py":
             printed[line] = run(program, *arguments, *(short if arguments == ["run"] else []))
         else:
             assert line == "pip install -e ."  # the environment that this test runs in
-    run(sys.executable, "accuracies.py")
-    assert run(sys.executable, "train.py").count("'done'") == 2
+    assert "1 of 1 done" in printed["make bench"]
+    run(".venv/bin/python", "accuracies.py")
+    assert run(".venv/bin/python", "train.py").count("'done'") == 2
 
     own = next(text for line, text in printed.items() if line.startswith("./run_bench.py run penalty.yaml"))
     assert "cp(weight=0.5)" in own
     assert re.search(r"report: .*report\.html", own)
-    assert (tmp_path / "results/penalty/report/report.html").is_file()
+    assert (clone / "results/penalty/report/report.html").is_file()
     assert "11 done" in next(text for line, text in printed.items() if line.startswith("./run_bench.py status"))
