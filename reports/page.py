@@ -35,7 +35,7 @@ from reports.style import DEFAULT
 from reports.style import read as read_style
 from reports.tables import tables_of_pair, tables_of_report
 from reports.tables.compared import in_both_precisions
-from reports.tables.table import Table, markdown_text
+from reports.tables.table import Table, as_csv, markdown_text
 
 HERE = Path(__file__).parent
 PAGE = "report.html"
@@ -191,7 +191,7 @@ def write(
     figures = [*(drawing for _, drawing in drawings), *(drawing for section in pairs for drawing in section.figures)]
     files = {f"tables/{name}": content for table in tables for name, content in _table_files(table)}
     files |= {f"figures/{name}": content for figure in figures for name, content in figure.files()}
-    files["records.csv"] = report.frame.to_csv(index=False, lineterminator="\n")
+    files["records.csv"] = as_csv(report.frame)
     files["report.md"] = _markdown(page, [table for table in tables if not table.narrow])
     files[PAGE] = render(page)
     replace(place, files, last=PAGE)

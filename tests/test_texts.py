@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 
+import pandas as pd
 import pytest
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,7 @@ from bench.plan import grid_file
 from bench.screen import Screen
 from bench.texts import bounded, brief, visible
 from bench.user_files import parse
+from reports.tables.table import as_csv
 
 NASTY = "dkd[pair] [/x] [bold]b :smile: \x1b[31mred\x1b]0;t\x07 \u202egpj \udc80"
 
@@ -97,3 +99,10 @@ def test_a_decimal_comma_and_nothing_are_named():
     base = {"data": "digits", "seeds": [0], "pairs": [{"student": "resnet8"}]}
     with pytest.raises(UserError, match=r"g, methods\.0: a name or a mapping, not None"):
         grid_file.variations("g", base | {"methods": [None]})
+
+
+def test_no_cell_of_a_csv_is_a_formula():
+    frame = pd.DataFrame(
+        {"label": ["=HYPERLINK(1)", "@x", "kd", "+kd"], "gain": [-1.5, 2.0, float("nan"), 0.0], "n": [1, 2, 3, 4]}
+    )
+    assert as_csv(frame) == "label,gain,n\n'=HYPERLINK(1),-1.5,1\n'@x,2.0,2\nkd,,3\n'+kd,0.0,4\n"

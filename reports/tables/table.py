@@ -103,6 +103,17 @@ class Column:
         return self.write is not text
 
 
+def as_csv(frame: pd.DataFrame) -> str:
+    """The frame as CSV. A text that a spreadsheet would take for a formula begins with an apostrophe."""
+    words = frame.select_dtypes(exclude=["number", "bool"]).columns
+    shown = frame.assign(**{name: [_no_formula(value) for value in frame[name]] for name in words})
+    return shown.to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 @dataclass(frozen=True)
 class Table:
     """A frame and how to show it. CSV holds the frame itself, unrounded; the other formats the columns."""
@@ -149,7 +160,7 @@ class Table:
         return [[(c.cell(row), "" if _missing(row[c.key]) else str(row[c.key])) for c in self.columns] for row in records]
 
     def csv(self) -> str:
-        return self.frame.to_csv(index=False, lineterminator="\n")
+        return as_csv(self.frame)
 
     def markdown(self) -> str:
         note = ["", markdown_text(self.note)] if self.note else []
