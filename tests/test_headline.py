@@ -100,7 +100,7 @@ def test_a_claim_stands_with_its_rules():
 
 def test_what_it_took_is_the_time_in_which_something_ran(tmp_path):
     at = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:10:00+00:00"}  # all at once, ten minutes
-    found = rows(headline.repeating(folder(tmp_path, **at).results, ["demo"]))
+    found = rows(headline.repeating(folder(tmp_path, **at).results, ["demo"], {}))
     assert found["run demo"][:2] == ["21", "10.0 min"]
 
 
