@@ -83,7 +83,7 @@ def _table(title: str, columns: tuple[Column, ...], part: pd.DataFrame) -> RichT
     for column in columns:
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
         is_name = column.key == "label"
-        width = min(NAME_WIDTH, int(part["label"].str.len().max())) if is_name else None
+        width = min(NAME_WIDTH, int(part["label"].map(len).max())) if is_name else None
         table.add_column(Text(column.title), justify=justify, no_wrap=not is_name, overflow="fold", min_width=width)
     for row in Table("summary", "Summary", columns, part).rows():
         table.add_row(*map(Text, row))
