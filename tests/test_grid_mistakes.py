@@ -63,6 +63,7 @@ from bench.plan import grid_file
         ({"recipe": "crdd"}, "recipe: unknown recipe 'crdd'; did you mean 'crd'"),
         ({"recipe": {"name": "crd", "epoch": 3}}, r"recipe\.epoch: unknown key 'epoch'; did you mean 'epochs'"),
         ({"recipe": {"name": "crd", "epochs": 0}}, r"recipe\.epochs: .*greater than or equal to 1, not 0"),
+        ({"recipe": {"name": "crd", "epochs": 10**400}}, r"recipe\.epochs: .*less than or equal to 1000000, not a number of"),
         ({"recipe": {"name": "crd", "epochs": True}}, r"recipe\.epochs: a number, not True \(YAML"),
         ({"recipe": {"name": "crd", "dropout": True}}, r"recipe\.dropout: a number, not True \(YAML"),
         ({"recipe": {"schedule": "one_cycle", "warmup_epochs": 2}}, "warmup_epochs has no effect beside schedule one_cycle"),

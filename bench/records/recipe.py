@@ -22,8 +22,8 @@ class Recipe(Frozen):
         ValueError: a field is out of its range, or has no effect beside the others.
     """
 
-    epochs: int = Field(240, ge=1)
-    batch_size: int = Field(64, ge=2)
+    epochs: int = Field(240, ge=1, le=10**6)
+    batch_size: int = Field(64, ge=2, le=10**6)
     lr: float = Field(0.05, gt=0)
     momentum: Fraction = 0.9
     nesterov: bool = False
