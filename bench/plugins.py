@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import re
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from bench import sources
 from bench.errors import UserError
+
+_OWN: set[str] = set()  # names of modules that are users' files, imported by path
 
 
 def import_plugin(name: str) -> None:
@@ -31,6 +34,7 @@ def import_plugin(name: str) -> None:
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[module_name] = module
+            _OWN.add(module_name)
             spec.loader.exec_module(module)
         else:
             known = name in sys.modules
@@ -51,5 +55,16 @@ def _check_unedited(name: str, path: Path) -> None:
 
 
 def _module_name(path: Path) -> str:
-    """The file's name, with underscores for all that a module's name cannot hold. Python's and other modules keep theirs."""
-    return "own_" + re.sub(r"[-.]", "_", re.sub(r"[^a-z0-9_+.-]+", "-", path.stem.lower()).strip(".-"))
+    """The file's name, with underscores for all that a module's name cannot hold, and "own_" before another module's name."""
+    name = re.sub(r"[-.]", "_", re.sub(r"[^a-z0-9_+.-]+", "-", path.stem.lower()).strip(".-"))
+    return f"own_{name}" if _is_anothers(name, path) else name
+
+
+def _is_anothers(name: str, path: Path) -> bool:
+    """Whether a module of this name, of Python's, of a package or of this project, would be hidden by the file."""
+    if name in sys.stdlib_module_names or name in _OWN:
+        return name not in _OWN
+    with contextlib.suppress(ImportError, ValueError):
+        spec = importlib.util.find_spec(name)
+        return spec is not None and Path(spec.origin or name).resolve() != path.resolve()
+    return False

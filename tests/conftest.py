@@ -9,6 +9,7 @@ import pytest
 from tiny_grid import expanded
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
+os.environ.pop("COLUMNS", None)  # set where they do; a pipe has no width
 
 
 @pytest.fixture
