@@ -60,7 +60,7 @@ def parse(text: str | bytes, where: str | Path) -> Any:
         UserError: not YAML, or beyond a bound, with line and column.
     """
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a kind of SafeLoader)
+        return _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
