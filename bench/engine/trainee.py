@@ -15,7 +15,7 @@ from bench.engine.folding import folded
 from bench.models import Network
 from bench.records.recipe import Recipe
 from methods.base import Batch, Method, Networks, Output
-from methods.parts import HALF
+from methods.parts import HALF, Wrapped
 
 
 def _widened(output: Output) -> Output:
@@ -31,7 +31,7 @@ def _maybe_compiled(network: nn.Module, compiled: bool) -> Callable[[Tensor], Ou
     return cast(Callable[[Tensor], Output], torch.compile(network, dynamic=False)) if compiled else network
 
 
-class NetworkView:
+class NetworkView(Wrapped):
     """A network as methods see it: under bf16, logits and embedding come in fp32, in which the losses are computed.
 
     Args:
@@ -39,24 +39,14 @@ class NetworkView:
             that a method calls by themselves do not.
     """
 
+    network: Network  # the module itself
+
     def __init__(self, network: Network, compiled: bool = False) -> None:
-        self.network = network
+        super().__init__(network)
         self._forward = _maybe_compiled(network, compiled)
 
     def __call__(self, image: Tensor) -> Output:
         return _widened(self._forward(image))
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        return self.network.blocks
-
-    @property
-    def classifier(self) -> nn.Linear:
-        return self.network.classifier
-
-    @property
-    def norms(self) -> list[nn.Module | None]:
-        return self.network.norms
 
 
 class Teacher(NetworkView):
