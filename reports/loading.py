@@ -15,7 +15,7 @@ from bench.errors import unknown
 from bench.records.comparisons import Baseline
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.problems import Problem
-from bench.records.record import PARTS_ON_DISK, Cost, Record, Timing
+from bench.records.record import PARTS_IN_CODE, Cost, Record, Timing
 from reports import gains
 from reports.bill import SUFFIX
 from reports.design import Design
@@ -193,6 +193,5 @@ def _tidy(at: GridFolder, records: list[Record]) -> pd.DataFrame:
 def _timings(cost: Cost) -> dict[str, Timing]:
     """By quantity, in today's spelling."""
     named = {name: getattr(cost, name) for name in ("step", "prepare_step", "teacher_alone", "inference", "latency")}
-    code = {name: own for own, name in PARTS_ON_DISK.items()}
-    parts = {code.get(name, name): timing for name, timing in cost.parts.items()}
+    parts = {PARTS_IN_CODE.get(name, name): timing for name, timing in cost.parts.items()}
     return {name: timing for name, timing in (named | parts).items() if timing}

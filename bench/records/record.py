@@ -16,6 +16,7 @@ from bench.records.frozen import Frozen
 SCHEMA = 1
 
 PARTS_ON_DISK = {"optimizer": "optimiser"}  # of a cost: parts whose name on disk is older than the one in code
+PARTS_IN_CODE = {on_disk: name for name, on_disk in PARTS_ON_DISK.items()}
 BUSY_PERCENT = 10  # share of the cores that other work uses, above which timings deserve a warning
 
 Percent = Annotated[float, Field(ge=0, le=100)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from bench.records.record import Cost
+from bench.records.record import PARTS_IN_CODE, PARTS_ON_DISK, Cost
 from reports.figures import figures_of_pair
 from reports.figures.style import INK, PAPER, PLAIN, Figure, canvas, characters, drawn, finished, names_beside, row_inches
 from reports.pair import Pair
@@ -18,9 +18,8 @@ PARTS = {
     "teacher": "#d55e00",
     "method": "#cc79a7",
     "backward": "#56b4e9",
-    "optimiser": "#009e73",
+    PARTS_ON_DISK["optimizer"]: "#009e73",
 }
-TITLES = {"optimiser": "optimizer"}  # a cost's file keeps its former spelling
 
 
 @figures_of_pair(30)
@@ -61,7 +60,7 @@ def _draw_parts(axes: Axes, costs: Sequence[Cost]) -> None:
                 widths,
                 left=left,
                 color=PARTS.get(key, PLAIN),
-                label=TITLES.get(key, key),
+                label=PARTS_IN_CODE.get(key, key),
                 height=0.62,
                 hatch="////" if key == "teacher" else None,
                 edgecolor=PAPER,

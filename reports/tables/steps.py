@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.records.comparisons import Baseline
 from bench.records.naming import method_family
-from bench.records.record import Cost
+from bench.records.record import PARTS_IN_CODE, Cost
 from reports.bill import UNKNOWN, Turns, relative
 from reports.frame import place
 from reports.pair import Pair, slug
@@ -80,7 +80,7 @@ def step_parts(costs: Mapping[str, Cost], plain: Cost | None, name: str, title: 
 
 
 def _title(part: str) -> str:
-    return {"optimiser": "Optimizer"}.get(part, part.capitalize())  # a cost's file keeps its former spelling
+    return PARTS_IN_CODE.get(part, part).capitalize()
 
 
 def _row(label: str, cost: Cost, plain: Cost | None) -> dict[str, Any]:
