@@ -118,7 +118,12 @@ COST_TIME = argument(
 )
 TOOLS = together(
     several("--visualize", "an mmengine backend, such as tensorboard", "BACKEND", "--visualise", dest="visualize"),
-    several("--hook", "your own mmengine hook, called by the training loop", "MODULE.CLASS", dest="hooks"),
+    several(
+        "--hook",
+        "mmengine hook that the training loop calls: your own, or GradientShares, which measures each loss term's gradient",
+        "MODULE.CLASS",
+        dest="hooks",
+    ),
 )
 TRAINING = together(
     flag("--wait", "on a cluster: stay until all is done"),

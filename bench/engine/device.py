@@ -6,11 +6,13 @@ import contextlib
 import ctypes
 import os
 import platform
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -135,3 +137,15 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def draws_as_found(device: torch.device) -> Iterator[None]:
+    """Leave all global generators of random numbers as they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

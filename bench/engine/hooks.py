@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.visualization import Visualizer
 
-from bench.engine import checkpoint
+from bench.engine import checkpoint, gradients
 from bench.engine.assemble import Assembly
 from bench.engine.evaluation import Evaluation, evaluate
 from bench.engine.loop import End, Loop, Row
@@ -131,8 +131,11 @@ class CheckpointHook(Hook):
         self._written = time.monotonic()
 
 
+SHIPPED = (gradients.GradientShares.__name__,)  # hooks that users name without a module
+
+
 def user_hook(name: str) -> Hook:
-    """A hook of the user's, built without arguments.
+    """A hook that the user names, built without arguments.
 
     Args:
         name: the dotted path of its class, or the name under which it is in mmengine's registry of hooks.
@@ -142,7 +145,8 @@ def user_hook(name: str) -> Hook:
     """
     kind = HOOKS.get(name)
     if kind is None:
-        raise UserError(f"--hook {name}: there is no such class; write MODULE.Class, and name its file with --import")
+        also = f"; those that ship: {', '.join(SHIPPED)}"
+        raise UserError(f"--hook {name}: there is no such class; write MODULE.Class, and name its file with --import{also}")
     if not (isinstance(kind, type) and issubclass(kind, Hook)):
         raise UserError(f"--hook {name}: it is no subclass of mmengine.hooks.Hook")
     try:

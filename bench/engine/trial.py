@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import random
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -22,7 +20,7 @@ from bench.data import Dataset, Split, load
 from bench.engine import checkpoint
 from bench.engine.assemble import Assembly, assemble, build_network, untrained_teacher
 from bench.engine.capture import StepRunner
-from bench.engine.device import autocast, choose_repeatable_kernels, has_bf16, resolve_device
+from bench.engine.device import autocast, choose_repeatable_kernels, draws_as_found, has_bf16, resolve_device
 from bench.engine.evaluation import evaluate
 from bench.engine.loop import Loop
 from bench.engine.step import Step
@@ -69,7 +67,7 @@ class Trials:
         Raises:
             TrialError: it fails on both.
         """
-        with _as_found(self.device):
+        with draws_as_found(self.device):
             threads = torch.get_num_threads()
             torch.set_num_threads(1)  # for two images more would only wait for each other
             try:
@@ -85,7 +83,7 @@ class Trials:
         Raises:
             TrialError: it fails.
         """
-        with _as_found(self.device):
+        with draws_as_found(self.device):
             self._try(cell, few=False, step_only=True)
 
     def _try(self, cell: Cell, few: bool, step_only: bool = False) -> float:
@@ -214,15 +212,3 @@ def _part(name: str, place: str) -> Iterator[None]:
         line = place_of(error, ours=False) or place or place_of(error)
         kind = "" if isinstance(error, TrialError | ValueError) else f"{type(error).__name__}: "
         raise TrialError(f"{name}: {kind}{error}" + (f" ({line})" if line else "")) from error
-
-
-@contextlib.contextmanager
-def _as_found(device: torch.device) -> Iterator[None]:
-    """Leave all global generators as they were."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
