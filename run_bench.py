@@ -145,7 +145,7 @@ def plan(given: Given) -> int:
         equal_cost.show(grid, folder, console())
     at = Path(given.dry_run or "").resolve()
     for line in jobs.outline(left) + (scripts.write(jobs.scripts(left, grid.name, at, make), at) if given.dry_run else []):
-        console().print(line, highlight=False, markup=False)
+        console().print(line)
     return 1 if unreadable else 0
 
 
@@ -198,7 +198,7 @@ def speed(given: Given) -> None:
         print(json.dumps(found, indent=1))
         return
     for part in tables(found):
-        console().print(part, highlight=False)
+        console().print(part)
 
 
 # Verbs that read results; none of them but `maps` imports torch

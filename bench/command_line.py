@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.texts import bounded, visible, write_what_can_be_written
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from bench.screen import Screen
 
 Given = argparse.Namespace  # what the user gave
 Action = Callable[[Given], int | None]  # returns the exit code; None is 0
@@ -82,7 +82,7 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     return top
 
 
-def console() -> Console:
+def console() -> Screen:
     """What verbs print to. In a pipe lines are as long as they are: what other programs read is not wrapped."""
     from bench.screen import Screen
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from markupsafe import Markup
-from rich.console import Console
 
 from bench.errors import UserError
 from bench.records.batch import replace as replace_files
 from bench.records.files import Folder
 from bench.records.folders import GridFolder
+from bench.screen import Screen
 from reports import page, verdicts
 
 START = "index.html"
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     alt: str
 
 
-def report(folders: Sequence[GridFolder], to: Path, console: Console, **look: Any) -> int:
+def report(folders: Sequence[GridFolder], to: Path, console: Screen, **look: Any) -> int:
     """Write the reports of these grids and their start page, and print where it lies; returns 1 where a grid has none.
 
     Args:
@@ -58,10 +58,10 @@ def report(folders: Sequence[GridFolder], to: Path, console: Console, **look: An
         else:
             entries.append(_entry(written.content, f"{quote(folder.name)}/{page.PAGE}", len(entries)))
     for name, reason in failed:
-        console.print(f"{name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name}: {reason}", soft_wrap=True)
     files = {START: _render(entries, failed), ".nojekyll": ""}  # the latter for GitHub Pages, which would leave files out
     replace_files(Folder(to), files, last=START)
-    console.print(f"site: {to / START}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"site: {to / START}", soft_wrap=True)
     return 1 if failed else 0
 
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 import pandas as pd
 import rich.box
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.records.folders import GridFolder
+from bench.screen import Screen
 from bench.stats import CostWord
 from reports import page
 from reports.tables.accuracy import SUMMARY
@@ -37,7 +37,7 @@ COLUMNS = tuple(map(_narrow, SUMMARY[2:-1]))  # what fits in 80 columns
 
 def report(
     folder: GridFolder,
-    console: Console,
+    console: Screen,
     compare: str | Path | None = None,
     style: str | Path | None = None,
     grams_per_kwh: float | None = None,
@@ -53,12 +53,12 @@ def report(
     written = page.write(folder, compare=compare, style=style, grams_per_kwh=grams_per_kwh)
     show(written.summary, console)
     for note in written.notes:
-        console.print(note, highlight=False, markup=False)
-    console.print(f"report: {written.page}", highlight=False, markup=False, soft_wrap=True)
+        console.print(note)
+    console.print(f"report: {written.page}", soft_wrap=True)
     return written.page
 
 
-def show(summary: pd.DataFrame, console: Console) -> None:
+def show(summary: pd.DataFrame, console: Screen) -> None:
     """Print a summary, one table a pair."""
     if summary.empty:
         console.print("No student has been trained yet.")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import small
 import synthetic
-from rich.console import Console
 from tiny_grid import expanded
 
 from bench.measure import costs, pace, probe
@@ -17,6 +16,7 @@ from bench.measure.pace import FEWEST, Pace, tight
 from bench.plan import estimate as planning
 from bench.records.folders import ResultsFolder
 from bench.records.options import Options
+from bench.screen import Screen
 from reports.report import Report
 from reports.tables.energy import energy
 from run_bench import main
@@ -76,7 +76,7 @@ def test_little_time_leaves_few_turns_and_then_groups_out(
     grid = expanded(methods=["none", "ls", "tfd"], pairs=[{"student": "resnet8"}])
     folder = ResultsFolder(tmp_path).grid(grid.name)
     monkeypatch.setattr(probe, "tight", lambda turns: False)
-    assert costs.measure(grid.cells, folder, CPU, console=Console(), minutes=1e-9) == 3
+    assert costs.measure(grid.cells, folder, CPU, console=Screen(), minutes=1e-9) == 3
     assert folder.costs() == ([], [])
     assert "3 of 3 costs are not measured; `cost` measures them" in capsys.readouterr().out
     monkeypatch.setattr(Pace, "over", lambda self, part=1.0: True)

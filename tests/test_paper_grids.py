@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
 from bench.errors import UserError
 from bench.plan import estimate as planning
@@ -16,6 +15,7 @@ from bench.plan.expand import expand
 from bench.records import naming
 from bench.records.folders import ResultsFolder
 from bench.records.upkeep import verify
+from bench.screen import Screen
 from methods import METHODS
 from reports.published import read as read_published
 
@@ -69,7 +69,7 @@ def test_tables_1_and_2_hold_exactly_the_papers_cells(name, methods, cells):
 def test_their_plan_needs_no_data_and_estimates_the_cost(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # there are no data here
     text = io.StringIO()
-    planning.show(expanded(name), ResultsFolder(tmp_path / "results").grid(name), Console(file=text, width=120))
+    planning.show(expanded(name), ResultsFolder(tmp_path / "results").grid(name), Screen(file=text, width=120))
     assert "PFLOP in the networks" in text.getvalue() or "EFLOP in the networks" in text.getvalue()
     assert "skipped" not in text.getvalue()
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
-from rich.console import Console
 
+from bench.screen import Screen
 from reports import page, site
 
 TOOLS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
@@ -326,7 +326,7 @@ def test_a_page_without_results_fails_nowhere(browser: Browser, tmp_path: Path) 
 def test_the_start_page_of_a_site_leads_to_the_reports(browser: Browser, tmp_path: Path, width: int) -> None:
     records = synthetic.draw({"none": 0, "kd": 1}, 3, np.random.default_rng(0))
     folders = [synthetic.filled(tmp_path / "results", name, records, about=HOSTILE) for name in ("one", "two")]
-    site.report(folders, tmp_path / "site", Console(quiet=True))
+    site.report(folders, tmp_path / "site", Screen(quiet=True))
     try:
         browser.screen(width)
         browser.do("url", url=(tmp_path / "site/index.html").as_uri())

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
-from rich.console import Console
 from scipy import stats as scipy_stats
 
 from bench.errors import UserError
 from bench.records.folders import ResultsFolder
+from bench.screen import Screen
 from reports import page, terminal
 from reports.report import Report
 
@@ -68,7 +68,7 @@ def test_report_of_a_grid_with_everything_wrong(tmp_path, records):
 
 def test_the_terminal_shows_the_summary(tmp_path, records):
     markup = synthetic.cell("tfd", 9).model_copy(update={"method": {"type": "own.tfd"}, "label": "[red]x[/red]"})
-    console = Console(file=io.StringIO(), width=80)
+    console = Screen(file=io.StringIO(), width=80)
     terminal.report(synthetic.filled(tmp_path, "empty", []), console)
     terminal.report(synthetic.filled(tmp_path, GRID, [*records, synthetic.record(markup, 71.0)]), console)
     printed = console.file.getvalue()
@@ -80,7 +80,7 @@ def test_the_terminal_shows_the_summary(tmp_path, records):
 @pytest.mark.parametrize("width", [50, 60, 70])
 def test_a_narrow_terminal_shows_whole_names_and_numbers(tmp_path, records, width):
     folder = synthetic.filled(tmp_path, GRID, records)
-    console = Console(file=io.StringIO(), width=width)
+    console = Screen(file=io.StringIO(), width=width)
     terminal.show((found := Report.of_grid(folder)).summary, console)
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width

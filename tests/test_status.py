@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import synthetic
-from rich.console import Console
 from screen import Screen
 from tiny_grid import expanded
 
@@ -18,6 +17,7 @@ from bench.errors import UserError
 from bench.records import progress
 from bench.records.board import Board, Glance, places
 from bench.records.folders import GridFolder, ResultsFolder
+from bench.screen import Screen as Console
 from reports.report import Report
 from run_bench import main
 

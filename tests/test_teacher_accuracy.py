@@ -7,7 +7,6 @@ import io
 import pytest
 import safetensors.torch
 import torch
-from rich.console import Console
 from small import GRID
 
 from bench import run
@@ -15,6 +14,7 @@ from bench.plan import estimate
 from bench.records.folders import ResultsFolder
 from bench.records.options import Options
 from bench.records.teacher import TeacherAccuracy, key_of
+from bench.screen import Screen
 from reports import page
 
 CPU = Options(device="cpu", threads=1)
@@ -36,7 +36,7 @@ def grid_of(tiny, file, **changes):
 
 
 def printed(function, *arguments):
-    console = Console(record=True, width=400, file=io.StringIO())
+    console = Screen(record=True, width=400, file=io.StringIO())
     function(*arguments, console)
     return console.export_text()
 

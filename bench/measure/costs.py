@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from bench.records.cell import Cell
 from bench.records.folders import GridFolder
 from bench.records.options import COST_MINUTES, Options
 from bench.records.record import BUSY_PERCENT
+from bench.screen import Screen
 
 
 def measure(
@@ -23,7 +23,7 @@ def measure(
     folder: GridFolder,
     options: Options | None = None,
     force: bool = False,
-    console: Console | None = None,
+    console: Screen | None = None,
     minutes: float = COST_MINUTES,
 ) -> int:
     """Measure what a step of these cells costs, where it was not measured on this hardware; untrained networks take as long.
@@ -37,7 +37,7 @@ def measure(
     Returns:
         How many cells there were to measure; those with one `cost_key` are measured once.
     """
-    options, console = options or Options(), console or Console(quiet=True)
+    options, console = options or Options(), console or Screen(quiet=True)
     known, _ = folder.costs()
     wanted = (
         list(cells) if force else probe.missing(list(cells), known, machine(resolve_device(options.device)), options.threads)
@@ -46,7 +46,7 @@ def measure(
         return 0
     busy = meters.neighbours_percent(resolve_device(options.device))
     limit = f"about {minutes:g} min at most; " if minutes else ""
-    console.print(f"measuring costs; {limit}leave the machine alone meanwhile; Ctrl-C goes on without them", highlight=False)
+    console.print(f"measuring costs; {limit}leave the machine alone meanwhile; Ctrl-C goes on without them")
     if busy > BUSY_PERCENT:
         console.print(f"this machine is {busy:.0f} % busy with other work: the spread will show it", style="yellow")
     methods = sum(map(len, probe.groups(wanted)))
@@ -64,10 +64,10 @@ def measure(
                 measured.add(cost.key)
                 step = cost.step
                 line = f"  {cost.label:<24} {step.median_ms:8.2f} ms a step ({step.low_ms:.2f} to {step.high_ms:.2f})"
-                console.print(line, highlight=False, markup=False)
+                console.print(line)
         except KeyboardInterrupt:
-            console.print("measuring was interrupted", highlight=False)
+            console.print("measuring was interrupted")
     if len(measured) < methods:
         left = f"{methods - len(measured)} of {methods} costs are not measured"
-        console.print(f"{left}; `cost` measures them, with --cost-minutes for a longer time", highlight=False)
+        console.print(f"{left}; `cost` measures them, with --cost-minutes for a longer time")
     return len(wanted)

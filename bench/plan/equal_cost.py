@@ -6,8 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from rich.console import Console
-
 from bench.data import Shape
 from bench.plan.grid import Grid
 from bench.records.cell import Cell, Teacher, digest
@@ -15,12 +13,13 @@ from bench.records.comparisons import Baseline
 from bench.records.folders import GridFolder
 from bench.records.naming import describe
 from bench.records.record import Cost
+from bench.screen import Screen
 from methods import METHODS
 
 SHARED_BY = 10  # students that share a teacher, as in reports
 
 
-def show(grid: Grid, folder: GridFolder, console: Console) -> None:
+def show(grid: Grid, folder: GridFolder, console: Screen) -> None:
     """Print a line for each method, for the key `equal_cost`."""
     found = folder.costs()[0]
     hardware = Counter(cost.machine.hardware for cost in found).most_common(1)
@@ -29,7 +28,7 @@ def show(grid: Grid, folder: GridFolder, console: Console) -> None:
     if lines:
         lines.insert(0, f"epochs that cost what none's full schedule costs on {hardware[0][0]}, for the key equal_cost:")
     for line in lines or [f"equal cost: no steps of these methods are timed; `cost {grid.name}` does that without training"]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _lines(grid: Grid, known: dict[str, Cost]) -> Iterator[str]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import nn
@@ -26,10 +25,11 @@ from bench.records.naming import describe
 from bench.records.record import Cost
 from bench.records.source import stale
 from bench.records.teacher import accuracy_lines, source_of
+from bench.screen import Screen
 from methods import METHODS
 
 
-def show(grid: Grid, folder: GridFolder, console: Console, grams_per_kwh: float | None = None) -> list[str]:
+def show(grid: Grid, folder: GridFolder, console: Screen, grams_per_kwh: float | None = None) -> list[str]:
     """Print the cells by pair and method with their states, what is skipped and why, and the estimate.
 
     Args:
@@ -48,7 +48,7 @@ def show(grid: Grid, folder: GridFolder, console: Console, grams_per_kwh: float 
         role = cell.label + (" (teaches)" if name in teachers else "")
         rows[setting[name], describe(cell.student), source_of(cell), role].append(name)
     several = any(setting.values())
-    console.print(f"{grid.name}: {grid.about}" if grid.about else grid.name, highlight=False, markup=False, style="italic")
+    console.print(f"{grid.name}: {grid.about}" if grid.about else grid.name, style="italic")
     table = Table(box=None, pad_edge=False)
     for column in ["setting"] * several + ["student", "teacher", "method", "seeds", "cells"]:
         table.add_column(column, overflow="fold")
@@ -58,46 +58,46 @@ def show(grid: Grid, folder: GridFolder, console: Console, grams_per_kwh: float 
         table.add_row(*map(Text, shown), _counted(counts, [state for state in (*STATES, *RARE_STATES) if counts[state]]))
     console.print(table)
     for name, found in grid.data:
-        console.print(f"data {name}: {found.shape}", highlight=False, markup=False)
+        console.print(f"data {name}: {found.shape}")
     for line in grid.warnings:
-        console.print(line, highlight=False, markup=False, style="yellow")
+        console.print(line, style="yellow")
     for skip in grid.skipped:
-        console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
+        console.print(f"skipped {skip.what}: {skip.reason}")
     for line in accuracy_lines(grid.cells, folder.results.teacher_accuracy):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     if other := stale(grid.cells, folder, own_code(grid.cells)):
         count = f"{len(other)} result was" if len(other) == 1 else f"{len(other)} results were"
-        console.print(f"{count} made by other code: `run` trains again what it made", highlight=False)
+        console.print(f"{count} made by other code: `run` trains again what it made")
     unreadable = [name for name, state in states.items() if state == "unreadable"]
     for name in unreadable:
-        console.print(f"unreadable {name}: {folder.cell(name).unreadable()}", highlight=False, markup=False)
+        console.print(f"unreadable {name}: {folder.cell(name).unreadable()}")
     counts = Counter(states.values())
     shown_states = [*STATES, *(state for state in RARE_STATES if counts[state])]
-    console.print(f"{len(grid.cells)} cells: {_counted(counts, shown_states)}", highlight=False)
+    console.print(f"{len(grid.cells)} cells: {_counted(counts, shown_states)}")
     left = [cell for name, cell in cells.items() if states[name] not in ("done", "unreadable")]
     if left:
         costs = [cost for name in {*folder.results.grids(), folder.name} for cost in folder.results.grid(name).costs()[0]]
-        console.print(f"left to do: {estimate(left, grid.shapes, costs, grams_per_kwh)}", highlight=False, markup=False)
+        console.print(f"left to do: {estimate(left, grid.shapes, costs, grams_per_kwh)}")
     for line in choice.explained(grid, folder):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     _show_seeds(grid, folder, left, console)
     return unreadable
 
 
-def _show_seeds(grid: Grid, folder: GridFolder, left: Sequence[Cell], console: Console) -> None:
+def _show_seeds(grid: Grid, folder: GridFolder, left: Sequence[Cell], console: Screen) -> None:
     """Of sequential seeds: the rule, what it does on average, where comparisons stand, and the most that it may take."""
     if (rule := grid.rule) is None:
         return
     for line in seeds.late_rule(grid, folder):
-        console.print(line, highlight=False, markup=False, soft_wrap=True, style="yellow")
+        console.print(line, soft_wrap=True, style="yellow")
     standings = seeds.look(grid, folder)
     for line in [*seeds.explained(rule), *map(str, standings), seeds.summed_up(rule, standings)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     started = {cell.id for cell in grid.cells}
     further = [cell for cell in seeds.worst_case(grid, standings) if cell.id not in started]
     if further:
         worst = estimate([*left, *further], grid.shapes, folder.costs()[0])
-        console.print(f"in the worst case {len(left) + len(further)} cells are left: {worst}", highlight=False, soft_wrap=True)
+        console.print(f"in the worst case {len(left) + len(further)} cells are left: {worst}", soft_wrap=True)
 
 
 def _counted(counts: Mapping[str, int], states: Iterable[str]) -> str:

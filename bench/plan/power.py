@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from bench.plan import seeds
 from bench.plan.grid import Grid
@@ -20,6 +19,7 @@ from bench.records.cell import Cell
 from bench.records.comparisons import Baseline, Comparison, comparisons
 from bench.records.folders import GridFolder
 from bench.records.naming import data_name, model_name
+from bench.screen import Screen
 from bench.stats import DETECTABLE_MOST, POWER, Estimate, estimate, pooled_spread
 from bench.stats.designs import behavior
 from bench.stats.planning import FIELD_GAIN, SEEDS_MOST, SPREAD, power, seeds_for_equivalence, seeds_needed, spread_interval
@@ -41,7 +41,7 @@ class Spread(NamedTuple):
         return f"{self.value:.2f} points ({self.source}{interval})"
 
 
-def show(grid: Grid, folder: GridFolder, detect: float | None, stated: float | None, console: Console) -> None:
+def show(grid: Grid, folder: GridFolder, detect: float | None, stated: float | None, console: Screen) -> None:
     """Print the seeds that a gain takes, where one is asked for; else a warning where the design cannot see the field's gains.
 
     Args:
@@ -54,7 +54,7 @@ def show(grid: Grid, folder: GridFolder, detect: float | None, stated: float | N
     spread = Spread(stated, "as stated") if stated else spread_of(grid, folder, elsewhere=detect is not None)
     lines = _detection(grid, compared, detect, spread) if detect else _warning(grid, compared, spread)
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True, style=None if detect else "yellow")
+        console.print(line, soft_wrap=True, style=None if detect else "yellow")
 
 
 def _detection(grid: Grid, compared: Sequence[Comparison], gain: float, spread: Spread) -> list[str]:

@@ -28,9 +28,8 @@ from bench.stats.designs import behavior
 from bench.stats.planning import FIELD_GAIN, SPREAD
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.plan.grid import Grid
+    from bench.screen import Screen
 
 Result = Callable[[Cell], float | None]  # accuracy in %; None where a cell is not trained yet, NaN where that failed
 
@@ -226,7 +225,7 @@ class Looks:
         self.folder, self.commit = folder, commit
         self.seen: dict[str, None] | None = None  # before the first look
 
-    def show(self, grid: Grid, console: Console) -> None:
+    def show(self, grid: Grid, console: Screen) -> None:
         """Take a look, and print a line for each comparison that is newly decided, and one for all."""
         rule = grid.rule
         if rule is None:
@@ -234,7 +233,7 @@ class Looks:
         if self.seen is None:
             self.seen = {}
             for line in late_rule(grid, self.folder):
-                console.print(line, highlight=False, markup=False, soft_wrap=True, style="yellow")
+                console.print(line, soft_wrap=True, style="yellow")
         found = look(grid, self.folder)
         if any(each.seeds >= rule.first for each in found):
             self.folder.add_look(rule.as_json(), [_entry(each) for each in found], self.commit)
@@ -242,7 +241,7 @@ class Looks:
         new = [line for line in lines if line not in self.seen]
         self.seen |= dict.fromkeys(new)
         for line in [*new, summed_up(rule, found)]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
 
 
 def _entry(each: Standing) -> Mapping[str, Any]:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from bench.records.board import FINAL_STATES, Board, Glance, bar, failures, places
 from bench.records.folders import GridFolder
+from bench.screen import Screen
 
 LOOK_S = 2.0  # between two looks of `watch`
 
@@ -20,7 +21,7 @@ LOOK_S = 2.0  # between two looks of `watch`
 class Progress:
     """A live table in a terminal; elsewhere, a line for each cell that ends."""
 
-    def __init__(self, folder: GridFolder, cells: Collection[str], console: Console) -> None:
+    def __init__(self, folder: GridFolder, cells: Collection[str], console: Screen) -> None:
         """
         Args:
             cells: ids of the cells to follow; the grid's manifest knows them.
@@ -41,7 +42,7 @@ class Progress:
 
     def note(self, line: str) -> None:
         """Print a line above the table."""
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(line)
 
     def update(self) -> None:
         for cell_id in self.board.look():
@@ -63,10 +64,10 @@ class Progress:
             failure = self.board.cells[cell_id].failure() or {}
             print_line(self.console, f"failed  {name}: {failure.get('error', '')}", "red")
         elif found.state == "done" and not self.live:
-            self.console.print(f"done    {cell_id}: {name}: {found.top1:.2f} %", highlight=False, markup=False)
+            self.console.print(f"done    {cell_id}: {name}: {found.top1:.2f} %")
 
 
-def name_failures(folder: GridFolder, cells: Collection[str], console: Console) -> None:
+def name_failures(folder: GridFolder, cells: Collection[str], console: Screen) -> None:
     """Print why these cells have failed, and what to type then."""
     known = places(folder.manifest()["cells"])
     for line in failures(Board(folder, {cell_id: known[cell_id] for cell_id in cells}), AGAIN):
@@ -97,9 +98,9 @@ class Status(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         return {"grid": self.folder.name, "counts": self.counts, "cells": self.states, "skipped": self.skipped}
 
-    def show(self, console: Console, more: Iterable[str] = ()) -> None:
+    def show(self, console: Screen, more: Iterable[str] = ()) -> None:
         """Print the table, what else there is to know, and further lines."""
-        console.print(f"{self.folder.name}: {self.board.headline()}", highlight=False, markup=False)
+        console.print(f"{self.folder.name}: {self.board.headline()}")
         console.print(self.board.view(console.width))
         for line in [*self.notes(), *more]:
             print_line(console, line)
@@ -135,7 +136,7 @@ def status(folder: GridFolder, queued: Mapping[str, str], silent: str = "") -> S
     return Status(folder, board, manifest["skipped"], waiting, silent)
 
 
-def watch(look: Callable[[], Status], console: Console, goes_on: Callable[[], bool] = lambda: False) -> Status:
+def watch(look: Callable[[], Status], console: Screen, goes_on: Callable[[], bool] = lambda: False) -> Status:
     """Show a status again and again until nothing is left to train, outside a terminal as a line a change; returns the last.
 
     Args:
@@ -149,7 +150,7 @@ def watch(look: Callable[[], Status], console: Console, goes_on: Callable[[], bo
             if live:
                 live.update(_watched(found, line, console), refresh=True)
             elif line != last:
-                console.print(line, highlight=False, markup=False)
+                console.print(line)
             if set(found.states.values()) <= {*FINAL_STATES} and not goes_on():
                 break
             last = line
@@ -157,13 +158,13 @@ def watch(look: Callable[[], Status], console: Console, goes_on: Callable[[], bo
     return found
 
 
-def _watched(found: Status, line: str, console: Console) -> RenderableType:
+def _watched(found: Status, line: str, console: Screen) -> RenderableType:
     """A status that fits on the screen: of its notes the last ones."""
     width, height = console.size
     notes = [Text(each, no_wrap=True, overflow="ellipsis") for each in found.notes()[-(height // 4) :]]
     return Group(Text(line, no_wrap=True, overflow="ellipsis"), found.board.view(width, height - 2 - len(notes)), *notes)
 
 
-def print_line(console: Console, line: str, style: str = "") -> None:
+def print_line(console: Screen, line: str, style: str = "") -> None:
     """Print a line; in a terminal cut to its width."""
     console.print(Text(line, style=style, no_wrap=True, overflow="ellipsis"), soft_wrap=not console.is_terminal)
