@@ -18,8 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from bench.engine import beforehand
 from bench.engine.code import own_code
 from bench.engine.train import commit
@@ -35,12 +33,14 @@ from bench.plan.grid import Grid
 from bench.plugins import import_plugin
 from bench.records import upkeep
 from bench.records.cell import Cell
+from bench.records.cell_folder import CellFolder
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import COST_MINUTES, Options
 from bench.records.progress import Progress, name_failures
 from bench.records.record import Record
+from bench.screen import Screen
 
-SILENT = Console(quiet=True)
+SILENT = Screen(quiet=True)
 CHECK_S = 600.0  # for all trials of a check that was asked for
 
 
@@ -105,7 +105,7 @@ def run(
     costs: bool = True,
     cost_minutes: float = COST_MINUTES,
     only: Collection[str] = (),
-    console: Console = SILENT,
+    console: Screen = SILENT,
 ) -> Outcome:
     """Train what is missing of a grid, then measure the costs of its steps.
 
@@ -135,9 +135,11 @@ def run(
             backend.assist(folder, mine, team)
             return Outcome(folder, {})
         planned, folder = plan(grid, results, overrides, options, backend)
+        chosen = planned.with_teachers(only)
         beforehand.try_tools(options)
+        _check_ready(planned, folder, options, backend, retry, force)
         begin(planned, folder)
-        outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console, planned.with_teachers(only))
+        outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console, chosen)
     if costs and outcome.done and not only:
         if backend.measures_here:
             planned = choice.settle(planned, folder)
@@ -154,7 +156,7 @@ def check(
     overrides: Iterable[str] = (),
     options: Options | None = None,
     backend: Backend | None = None,
-    console: Console = SILENT,
+    console: Screen = SILENT,
 ) -> dict[str, str]:
     """Try out each method on each pair, in a worker, on two images; train nothing.
 
@@ -190,11 +192,11 @@ def check(
         if finding.error != ""
     }
     for name, reason in failed.items():
-        console.print(f"failed  {name}: {reason}", highlight=False, markup=False)
+        console.print(f"failed  {name}: {reason}")
     counts = f"{len(found)} of {len(kinds)} tried out in {time.monotonic() - started:.1f} s, {len(failed)} failed"
     if len(left) < len(kinds):
         counts += f"; {len(kinds) - len(left)} have results, or passed before"
-    console.print(counts, highlight=False)
+    console.print(counts)
     return failed
 
 
@@ -231,6 +233,7 @@ def fit(
         reason = planned.skipped[0].reason if planned.skipped else f"this names {len(students)}"
         raise UserError(f"fit trains one student: {reason}")
     folder = ResultsFolder(results).grid(name)
+    beforehand.check_data(students, options)
     folder.check_writable()
     folder.request(planned.manifest(), commit=commit())
     _run(
@@ -243,6 +246,21 @@ def fit(
     if record is None:
         raise UserError(f"{cell.id}: {(cell.failure() or {}).get('error', 'it was not trained')}")
     return record
+
+
+def _check_ready(grid: Grid, folder: GridFolder, options: Options, backend: Backend, retry: bool, force: bool) -> None:
+    """Refuse what cannot be trained while nothing of the results has been touched.
+
+    Raises:
+        UserError: the data cannot be read, or the backend refuses.
+    """
+
+    def is_left(cell: CellFolder) -> bool:
+        return force or not cell.settled() or (retry and not cell.done())
+
+    if left := [cell for cell in grid.cells if is_left(folder.cell(cell.id))]:
+        backend.check_cells(left, folder, options)
+        beforehand.check_data(left, options)
 
 
 def begin(grid: Grid, folder: GridFolder) -> None:
@@ -311,20 +329,20 @@ def _run(
     retry: bool,
     force: bool,
     keep: bool,
-    console: Console,
+    console: Screen,
     only: Collection[str] = (),
 ) -> Outcome:
     started, trained, looks = time.monotonic(), 0, seeds.Looks(folder, commit())
     for line in grid.warnings:
-        console.print(line, highlight=False, markup=False, style="yellow")
+        console.print(line, style="yellow")
     for skip in grid.skipped:
-        console.print(f"skipped {skip.what}: {skip.reason}", highlight=False, markup=False)
+        console.print(f"skipped {skip.what}: {skip.reason}")
     code = own_code(grid.cells)
     options = replace(options, code=tuple(code.items()))
 
     def prepare(cells: Sequence[Cell], first: bool) -> None:
         for line in upkeep.prepare(cells, folder, retry, force and first, code, keep):
-            console.print(line, highlight=False, markup=False)
+            console.print(line)
         if options.check and first:
             checks.prepare(cells, folder, options)
 
@@ -332,7 +350,6 @@ def _run(
         if not (cells := [cell for cell in every if not only or cell.id in only]):
             break
         looks.show(asked, console)
-        beforehand.check_data(cells[0], options)
         beforehand.measure_teachers(cells, folder, options, backend.measures_here, console)
         if options.together:
             beforehand.name_who_trains_alone(cells, console)
@@ -350,14 +367,14 @@ def _run(
     grid = choice.settle(seeds.spend(grid, folder), folder)
     looks.show(grid, console)
     for line in choice.explained(grid, folder):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     asked_for = [cell.id for cell in grid.cells if not only or cell.id in only]
     states: dict[str, str] = {cell_id: folder.cell(cell_id).state() for cell_id in asked_for}
     ends, spent = list(states.values()), time.monotonic() - started
     counts = f"{ends.count('done')} of {len(ends)} done, {ends.count('failed')} failed"
     if "unreadable" in ends:
         counts += f", {ends.count('unreadable')} unreadable"
-    console.print(f"{trained} were left; {counts}, {spent:.0f} s", highlight=False)
+    console.print(f"{trained} were left; {counts}, {spent:.0f} s")
     if "failed" in ends:
         name_failures(folder, asked_for, console)
     return Outcome(folder, states)

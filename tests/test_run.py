@@ -206,3 +206,18 @@ def test_the_notebook_runs(repository: Path, tmp_path: Path, monkeypatch: pytest
     assert set(names["outcome"].states.values()) == {"done"}
     assert set(names["means"].columns) == {"none", "tfd"}
     assert set(names["gains"]["label"]) == {"tfd"}
+
+
+@pytest.mark.parametrize("slip", ["no Slurm", "no data", "another tool"])
+def test_nothing_is_set_aside_before_all_options_are_checked(tmp_path, monkeypatch, capsys, slip):
+    grid = write_grid(tmp_path, methods=["none"], recipe={"name": "digits", "epochs": 1})
+    run.begin(*(planned := run.plan(grid, tmp_path, options=Options(device="cpu"))))
+    cell = planned[1].cell(planned[0].cells[0].id)
+    cell.write_record(synthetic.record(planned[0].cells[0], 50.0))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no scontrol
+    options = {"no Slurm": ["--cluster", "slurm"], "no data": [], "another tool": ["--visualize", "tensorbord"]}[slip]
+    if slip == "no data":
+        monkeypatch.setattr("bench.engine.beforehand.load", lambda *_: (_ for _ in ()).throw(OSError("the data are gone")))
+    assert main(["run", grid, "--results", str(tmp_path), "--set", "precision=fp32", "--force", *options]) == 2
+    assert {"no Slurm": "no scontrol", "no data": "are gone", "another tool": "tensorbord"}[slip] in capsys.readouterr().err
+    assert cell.done()

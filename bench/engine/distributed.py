@@ -145,12 +145,10 @@ def join(processes: int, device: str) -> Iterator[Team]:
     Raises:
         UserError: another number of processes was started.
     """
+    check_started(processes)
     if _joined or processes == 1:
-        started = _joined[0].size if _joined else _started()
-        _check(processes, started)
         yield _joined[0] if _joined else ALONE
         return
-    _check(processes, _started())
     if "RANK" not in os.environ:
         from submitit.helpers import TorchDistributedEnvironment
 
@@ -181,6 +179,8 @@ def join(processes: int, device: str) -> Iterator[Team]:
 
 def _started() -> int:
     """How many processes were started together, this one included."""
+    if _joined:
+        return _joined[0].size
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     for name in ("SUBMITIT_LOCAL_NTASKS", "SLURM_NTASKS"):
@@ -189,8 +189,12 @@ def _started() -> int:
     return 1
 
 
-def _check(wanted: int, started: int) -> None:
-    if wanted != started:
+def check_started(wanted: int) -> None:
+    """
+    Raises:
+        UserError: another number of processes were started together, this one included.
+    """
+    if wanted != (started := _started()):
         raise UserError(
             f"recipe.processes is {wanted}, but {started} were started: batch norm would see other batches, and the result "
             f"would be another cell's. Start {wanted} (--cluster local and slurm do, or torchrun --nproc-per-node {wanted}), "

@@ -83,6 +83,13 @@ class Backend(BaseModel):
             UserError: says what to change.
         """
 
+    def check_cells(self, cells: Sequence[Cell], folder: GridFolder, options: Options) -> None:
+        """Refuse cells that this backend could not train now, before anything in the folder is touched.
+
+        Raises:
+            UserError: says what to change.
+        """
+
     def team(self, device: str) -> contextlib.AbstractContextManager[Team | None]:
         """The processes that were started with this one to train together; None where this one is alone."""
         return contextlib.nullcontext()

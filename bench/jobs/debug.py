@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,9 @@ from bench.errors import UserError
 from bench.jobs.base import Watch, register
 from bench.jobs.local import Launcher
 from bench.jobs.worker import Job, Worker
+from bench.records.cell import Cell
+from bench.records.folders import GridFolder
+from bench.records.options import Options
 
 if TYPE_CHECKING:
     from bench.engine.distributed import Team
@@ -33,6 +36,12 @@ class Debug(Launcher):
 
         with join(int(os.environ["WORLD_SIZE"]), device) as team:
             yield team
+
+    def check_cells(self, cells: Sequence[Cell], folder: GridFolder, options: Options) -> None:
+        from bench.engine.distributed import check_started
+
+        for processes in {cell.recipe.processes for cell in cells}:
+            check_started(processes)
 
     def launch(self, job: Job, cells: int, watch: Watch) -> str:
         import submitit

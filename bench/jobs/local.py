@@ -66,13 +66,17 @@ class Local(Launcher):
 
     per_gpu: int = Field(1, ge=1)  # jobs that share a GPU; more than that wait
 
+    def check_cells(self, cells: Sequence[Cell], folder: GridFolder, options: Options) -> None:
+        gpus, _ = visible_gpus(options.device)
+        most = max(cell.recipe.processes for cell in cells)
+        if gpus and most > len(gpus):
+            raise UserError(f"recipe.processes is {most}, and there are {len(gpus)} GPUs: use a cluster, or --device cpu")
+
     def launch(self, job: Job, cells: int, watch: Watch) -> str:
         import submitit
 
         gpus, device = visible_gpus(job.options.device)
         each = job.processes
-        if gpus and each > len(gpus):
-            raise UserError(f"recipe.processes is {each}, and there are {len(gpus)} GPUs: use a cluster, or --device cpu")
         jobs, threads = self._shares(len(gpus), each, cells)
         options = replace(job.options, device=device, threads=threads, neighbours=jobs - 1)
         with tempfile.TemporaryDirectory() as logs, environment(threads):

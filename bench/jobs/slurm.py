@@ -92,6 +92,12 @@ class Slurm(Backend):
         if options.together and self.cells_per_job == 1:
             raise UserError("--together: a job of one cell has no company; set cells_per_job in the cluster file")
 
+    def check_cells(self, cells: Sequence[Cell], folder: GridFolder, options: Options) -> None:
+        _check_shared(folder.results.root.resolve())
+        for processes in {cell.recipe.processes for cell in cells}:
+            self._parameters(processes, after=[])
+        max_array_size()  # Slurm answers
+
     def train(self, cells: Sequence[Cell], folder: GridFolder, options: Options, wait: bool, watch: Watch) -> Handed:
         count = self.submit(cells, folder, options)
         watch.note(f"{count} cells handed to Slurm, {len(cells) - count} in its hands already")
@@ -127,9 +133,8 @@ class Slurm(Backend):
         """Hand over the cells that are neither settled nor in the queue; returns how many those are.
 
         Raises:
-            UserError: Slurm does not answer or refuses; the folder does not suit jobs on other machines.
+            UserError: Slurm does not answer or refuses.
         """
-        _check_shared(folder.results.root.resolve())
         queued = self.queue(folder)
         left = [cell for cell in cells if cell.id not in queued and not folder.cell(cell.id).settled()]
         if not left:
