@@ -29,7 +29,12 @@ def brief(value: object) -> str:
 
 
 def misfit(message: str, value: object) -> str:
-    """What a value should be and what it is, with a word on the cause where it is plain."""
+    """What a value should be and what it is, with a word on the cause where it is plain.
+
+    Of what a check of ours has found the message says all, and values stand in it.
+    """
+    if (found := message.removeprefix("Value error, ")) != message:
+        return found
     comma = isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", value)
     return f"{message}, not {brief(value)}{'; decimals take a point, not a comma' if comma else ''}"
 

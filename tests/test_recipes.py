@@ -121,8 +121,8 @@ def test_the_cosine_ends_at_its_floor_and_the_warm_up_begins_at_its_start():
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"min_lr": 0.01}, "recipe: Value error, min_lr has no effect beside schedule step"),
-        ({"warmup_lr": 0.01}, "recipe: Value error, warmup_lr needs warmup_epochs above 0"),
+        ({"min_lr": 0.01}, "recipe: min_lr has no effect beside schedule step"),
+        ({"warmup_lr": 0.01}, "recipe: warmup_lr needs warmup_epochs above 0"),
         ({"schedule": "cosine", "min_lr": 2.0}, "min_lr 2 and warmup_lr 0 are at most lr, which is 0.05"),
         ({"optimizer": "adamv"}, r"recipe\.optimizer: .*adamv.*adamw"),
         ({"optimizer": {"type": "adamw", "beta": [0.9, 0.99]}}, r"recipe\.optimizer\.beta: .*betas"),

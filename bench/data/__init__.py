@@ -5,7 +5,7 @@ from bench.data.augment import send
 from bench.data.augmentations import AUGMENTATIONS, Augmentation
 from bench.data.dataset import Dataset, Normalization, Shape, Split
 from bench.data.sets import DATASETS, Look, digest, hold_out, load, look
-from bench.data.stream import Stream, evaluation_batches
+from bench.data.stream import Stream, check_recipe, evaluation_batches
 
 __all__ = [
     "AUGMENTATIONS",
@@ -17,6 +17,7 @@ __all__ = [
     "Shape",
     "Split",
     "Stream",
+    "check_recipe",
     "digest",
     "evaluation_batches",
     "hold_out",

@@ -72,6 +72,7 @@ def build_augmentation(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> 
 AUGMENTATIONS = Registry("augmentation", build_func=build_augmentation, locations=["bench.data.policies"])
 
 
+MOST = 20  # augmentations of a recipe
 SECTIONS: dict[str, tuple[str, Callable[[str], float]]] = {  # of timm's way of writing: the argument, and how it is read
     "m": ("magnitude", int),
     "n": ("operations", int),
@@ -107,9 +108,11 @@ def specs(augment: object) -> list[dict[str, Any]]:
     """The specs in a recipe's `augment`: "none", a name, timm's way of writing RandAugment, a spec, or a list of these.
 
     Raises:
-        ValueError: RandAugment is written in another way than timm's.
+        ValueError: RandAugment is written in another way than timm's, or there are too many.
     """
     entries = list(augment) if isinstance(augment, list | tuple) else [] if augment == "none" else [augment]
+    if len(entries) > MOST:
+        raise ValueError(f"{len(entries)} augmentations; allowed: at most {MOST}")
     return [dict(each) if isinstance(each, Mapping) else from_timm(str(each)) or {"type": each} for each in entries]
 
 

@@ -55,18 +55,26 @@ def _listed(known: Mapping[str, Any]) -> str:
 
 DATASETS = Registry("dataset", build_func=build_dataset, locations=["bench.data"])
 SHAPES: dict[str, Shape] = {}  # of standard sets
+TESTED: dict[str, int] = {}  # test images of standard sets
 NORMALIZATIONS: dict[str, Normalization] = {}  # of standard sets, where their images need not be read for it
 DIGESTS: dict[str, Callable[[Path], str]] = {}  # of formats for the user's own data: SHA-256 of what lies at a path
 
 Builder = Callable[..., Dataset]
 
 
-def standard_set(key: str, shape: Shape, normalization: Normalization | None = None) -> Callable[[Builder], Builder]:
-    """Register the builder of a standard set, whose data are the same everywhere; `shape` is that of all of them."""
+def standard_set(
+    key: str, shape: Shape, tested: int, normalization: Normalization | None = None
+) -> Callable[[Builder], Builder]:
+    """Register the builder of a standard set, whose data are the same everywhere.
+
+    Args:
+        shape: of all of them.
+        tested: the number of test images.
+    """
 
     def register(builder: Builder) -> Builder:
         DATASETS.register_module(key, module=builder)
-        SHAPES[key] = shape
+        SHAPES[key], TESTED[key] = shape, tested
         if normalization:
             NORMALIZATIONS[key] = normalization
         return builder
@@ -134,6 +142,7 @@ class Look(NamedTuple):
     digest: str | None = None  # SHA-256 of the user's own data; None of a standard set, which is the same everywhere
     notes: tuple[str, ...] = ()  # what is suspicious about them, a line each
     normalization: Normalization | None = None  # None where images of a standard set would have to be read for it
+    streamed: bool = False  # whether they are image files of any size
 
 
 def look(spec: Mapping[str, Any], root: str | None = None) -> Look:
@@ -144,11 +153,14 @@ def look(spec: Mapping[str, Any], root: str | None = None) -> Look:
     """
     if is_standard(spec["type"]):
         shape = SHAPES[spec["type"]]
+        for name, available in (("train_images", shape.samples), ("test_images", TESTED[spec["type"]])):
+            _check_subset(int(spec.get(name) or 0), available, name)
         shape = shape._replace(samples=spec.get("train_images") or shape.samples)
         return Look(shape, notes=tuple(checks.few(shape)), normalization=NORMALIZATIONS.get(spec["type"]))
     every = _build(spec, root)
     data = _with_subsets(every, spec)
-    return Look(data.shape, _digest(spec, root, every), tuple(checks.notes(data)), (data.mean, data.std))
+    streamed = isinstance(data.train.images, Files) and not data.size
+    return Look(data.shape, _digest(spec, root, every), tuple(checks.notes(data)), (data.mean, data.std), streamed)
 
 
 def takes(key: str, name: str) -> bool:
@@ -224,9 +236,13 @@ def stratified(targets: Tensor, count: int, seed: int = 0) -> Tensor:
 
 def _subset(split: Split, count: int, name: str) -> Split:
     available = len(split.targets)
+    _check_subset(count, available, name)
+    return _take(split, stratified(split.targets, count)) if 0 < count < available else split
+
+
+def _check_subset(count: int, available: int, name: str) -> None:
     if not 0 <= count <= available:
         raise ValueError(f"{name}: {count} is not possible; allowed: 1 to {available}, or 0 for all")
-    return _take(split, stratified(split.targets, count)) if 0 < count < available else split
 
 
 def _take(split: Split, positions: Tensor) -> Split:

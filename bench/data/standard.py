@@ -20,7 +20,7 @@ BY_HAND = ("FER2013",)  # sets that torchvision reads and does not download
 DEFAULT_ROOT = "data"  # in the current folder
 
 
-@standard_set("digits", Shape(channels=1, height=8, width=8, classes=10, samples=1000))
+@standard_set("digits", Shape(channels=1, height=8, width=8, classes=10, samples=1000), 797)
 def digits(root: str | None = None) -> Dataset:
     """Scikit-learn's handwritten digits, 8x8, part of that package: 1,000 to train on, 797 to test, stratified, fixed."""
     package = find_spec("sklearn")  # read as its `load_digits` does; importing that takes 1.3 s
@@ -33,7 +33,7 @@ def digits(root: str | None = None) -> Dataset:
     return Dataset(train, test, 10, mean, std, tuple("0123456789"))
 
 
-@standard_set("cifar10", Shape(channels=3, height=32, width=32, classes=10, samples=50_000), CIFAR10)
+@standard_set("cifar10", Shape(channels=3, height=32, width=32, classes=10, samples=50_000), 10_000, CIFAR10)
 def cifar10(root: str | None = None) -> Dataset:
     """CIFAR-10, 32x32, 50,000 + 10,000 images."""
     train, test = from_torchvision("CIFAR10", root, "cifar-10-batches-py", [{"train": True}, {"train": False}])
@@ -41,7 +41,7 @@ def cifar10(root: str | None = None) -> Dataset:
     return Dataset(splits[0], splits[1], 10, *CIFAR10, tuple(train.classes))
 
 
-@standard_set("cifar100", Shape(channels=3, height=32, width=32, classes=100, samples=50_000), CIFAR100)
+@standard_set("cifar100", Shape(channels=3, height=32, width=32, classes=100, samples=50_000), 10_000, CIFAR100)
 def cifar100(root: str | None = None) -> Dataset:
     """CIFAR-100, 32x32, 50,000 + 10,000 images."""
     train, test = from_torchvision("CIFAR100", root, "cifar-100-python", [{"train": True}, {"train": False}])
@@ -49,7 +49,7 @@ def cifar100(root: str | None = None) -> Dataset:
     return Dataset(splits[0], splits[1], 100, *CIFAR100, tuple(train.classes))
 
 
-@standard_set("fashion_mnist", Shape(channels=1, height=28, width=28, classes=10, samples=60_000), FASHION_MNIST)
+@standard_set("fashion_mnist", Shape(channels=1, height=28, width=28, classes=10, samples=60_000), 10_000, FASHION_MNIST)
 def fashion_mnist(root: str | None = None) -> Dataset:
     """Fashion-MNIST, 28x28 grayscale, 60,000 + 10,000 images."""
     train, test = from_torchvision("FashionMNIST", root, "FashionMNIST/raw", [{"train": True}, {"train": False}])
@@ -57,7 +57,7 @@ def fashion_mnist(root: str | None = None) -> Dataset:
     return Dataset(splits[0], splits[1], 10, *FASHION_MNIST, tuple(train.classes))
 
 
-@standard_set("svhn", Shape(channels=3, height=32, width=32, classes=10, samples=73_257), SVHN)
+@standard_set("svhn", Shape(channels=3, height=32, width=32, classes=10, samples=73_257), 26_032, SVHN)
 def svhn(root: str | None = None) -> Dataset:
     """Street View House Numbers, cropped, 32x32, 73,257 + 26,032 images; without the extra ones."""
     train, test = from_torchvision("SVHN", root, "train_32x32.mat and test_32x32.mat", [{"split": "train"}, {"split": "test"}])

@@ -29,7 +29,7 @@ from bench.data.augment import (
 )
 from bench.data.augmentations import augmentations, rows
 from bench.data.files import CROP_PCT, STREAMED_SIZE, Crops, Files, generator
-from bench.data.sets import Dataset, Split
+from bench.data.sets import Dataset, Shape, Split
 from bench.records.recipe import Recipe
 from methods.base import Batch, Partner
 
@@ -66,14 +66,10 @@ class Stream:
         partner: Partner | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        if len(train.targets) < 2:
-            raise ValueError(f"training images: {len(train.targets)} are too few; allowed: at least 2")
+        check_recipe(recipe, data.shape._replace(samples=len(train.targets)), isinstance(train.images, Files))
         self.recipe, self.seed, self.device, self.partner, self.classes = recipe, seed, device, partner, data.classes
         self.cpu_targets, self.targets = train.targets, train.targets.to(device)
-        drawn = len(train.targets) if recipe.repeats == 1 else _of_repeated(len(train.targets))
-        rest = drawn % recipe.batch_size
-        short = rest < 2 * recipe.shares  # batch norm cannot train on a single image: such a last batch is dropped
-        self.samples = drawn - rest * short
+        self.samples = _used(recipe, len(train.targets))
         self.batches_at_once = _batches_at_once(train.images, recipe, device)
         self.crops = _crops(train.images, recipe, device, self.batches_at_once * recipe.batch_size)
         self.shape = self.crops.shape
@@ -264,21 +260,42 @@ def _batches_at_once(images: Tensor | Files, recipe: Recipe, device: torch.devic
     return math.ceil(wanted / max(1, enlarged) / recipe.batch_size)
 
 
-def _of_repeated(samples: int) -> int:
-    """How many samples an epoch has where images are repeated: as many as there are images, in whole 256s, as DeiT has it."""
-    return samples // 256 * 256 or samples
+def _used(recipe: Recipe, samples: int) -> int:
+    """How many of so many images an epoch takes. Where images are repeated: as many in whole 256s, as DeiT has it."""
+    drawn = samples if recipe.repeats == 1 else samples // 256 * 256 or samples
+    rest = drawn % recipe.batch_size
+    short = rest < 2 * recipe.shares  # batch norm cannot train on a single image: such a last batch is dropped
+    return drawn - rest * short
+
+
+def check_recipe(recipe: Recipe, shape: Shape, streamed: bool) -> None:
+    """Refuse a recipe that does not suit these images.
+
+    Args:
+        shape: as stored; of image files, the size at which they stream.
+        streamed: whether they are image files of any size.
+
+    Raises:
+        ValueError: see above.
+    """
+    if not _used(recipe, shape.samples):
+        raise ValueError(f"training images: {shape.samples} are too few; allowed: at least {2 * recipe.shares}")
+    if streamed and recipe.crop != "resized":
+        raise ValueError(f"crop: '{recipe.crop}' does not suit image files of any size; set crop: resized, or data.size")
+    padding = recipe.crop_padding if recipe.crop == "pad" else 0
+    pixels = f"images of {shape.height}x{shape.width} pixels"
+    if recipe.padding == "reflect" and padding >= min(shape.height, shape.width):
+        raise ValueError(f"crop_padding: {padding} is too much to reflect {pixels}")
+    if padding > min(shape.height, shape.width):
+        raise ValueError(f"crop_padding: {padding} is too much for {pixels}: crops would be empty")
 
 
 def _crops(images: Tensor | Files, recipe: Recipe, device: torch.device, count: int) -> _Crops:
     if isinstance(images, Files):
-        if recipe.crop != "resized":
-            raise ValueError(f"crop: '{recipe.crop}' does not suit image files of any size; set crop: resized, or data.size")
         return _StreamedCrops(images, recipe.image_size or STREAMED_SIZE, recipe, device)
     if recipe.crop == "resized":
         return _ResizedCrops(images, recipe.image_size or images.shape[3], device, count)
     padding = recipe.crop_padding if recipe.crop == "pad" else 0
-    if recipe.padding == "reflect" and padding >= min(images.shape[2:]):
-        raise ValueError(f"crop_padding: {padding} is too much to reflect images of {images.shape[2]}x{images.shape[3]} pixels")
     return _PaddedCrops(images, padding, recipe.padding, device, count)
 
 

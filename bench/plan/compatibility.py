@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-from bench.data import Shape
-from bench.errors import defined_at, place_of
+from bench.data import Look, Shape, check_recipe
+from bench.errors import UserError, defined_at, place_of
 from bench.models import MODELS, Network, stored
 from bench.models.base import check_output
 from bench.records.cell import Spec
 from bench.records.naming import model_name
+from bench.records.recipe import Recipe
 from methods.base import Context, Method, Networks, Output
 
 IMAGENET_CLASSES = 1000  # of torchvision's published classifiers
@@ -74,6 +75,44 @@ class ShapesOnly(TorchFunctionMode):
 
 class UnbuildableError(Exception):
     """A model whose constructor refuses its arguments; the message says why."""
+
+
+def check_buildable(model: Spec, shape: Shape, where: str) -> None:
+    """
+    Raises:
+        UserError: the network's constructor refuses its arguments.
+    """
+    try:
+        forward_shapes(model, shape)
+    except UnbuildableError as error:
+        raise UserError(f"{where}: {error}") from None
+    except ValueError:
+        pass  # it cannot take the images: a reason to skip what needs it
+
+
+def check_trainable(recipe: Recipe, model: Spec, shape: Shape, look: Look, where: str) -> None:
+    """Refuse a recipe that suits neither the images nor the network.
+
+    Args:
+        shape: of the images that the network sees.
+        look: what was found of the data.
+
+    Raises:
+        UserError: see above.
+    """
+    held_out = round(recipe.validation * shape.samples)
+    if recipe.validation and not 0 < held_out < shape.samples:
+        amount = "all of them" if held_out else "none"
+        raise UserError(f"{where}.validation: {recipe.validation:g} of {shape.samples} training images is {amount}")
+    try:
+        check_recipe(recipe, look.shape._replace(samples=shape.samples - held_out), look.streamed)
+    except ValueError as error:
+        raise UserError(f"{where}, {error}") from None
+    if recipe.drop_path:
+        try:
+            copy.deepcopy(forward_shapes(model, shape)[0]).drop_paths(recipe.drop_path)
+        except ValueError as error:
+            raise UserError(f"{where}.drop_path: {model_name(model)} cannot have it: {error}") from None
 
 
 @cache

@@ -16,17 +16,6 @@ from bench.records.cell import digest as hashed
 SUBSETS = ("train_images", "test_images")  # sizes of fixed, stratified subsets; 0, their default: all images
 
 
-def check_held_out(share: float, samples: int, where: str) -> None:
-    """Refuse a validation part without an image, and one that leaves none to train on.
-
-    Raises:
-        UserError: see above.
-    """
-    count = round(share * samples)
-    if share and not 0 < count < samples:
-        raise UserError(f"{where}: {share:g} of {samples} training images is {'none' if not count else 'all of them'}")
-
-
 class Data:
     """The data sets of a grid and its variations; each is looked at once.
 

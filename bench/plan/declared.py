@@ -78,18 +78,6 @@ class Declarations:
             raise UserError(f"{where}: {name} is not among this grid's `methods`; its full training has to stand beside it")
         self.notes[f"equal_cost: {name} is left out, as --set took it away"] = None
 
-    def check_label(self, cell_id: str, cell: Cell, others: Mapping[str, Cell], own: bool, where: str) -> None:
-        """Note whether the cell's label is the user's own, and refuse one that another method of its pair has.
-
-        Raises:
-            UserError: two methods would be called the same.
-        """
-        if own:
-            self.labeled.add(cell_id)
-        for other_id, other in others.items():
-            if other.label == cell.label and other.method != cell.method and (own or other_id in self.labeled):
-                raise UserError(f"{where}: two methods would be called {cell.label}; give one of them another `label`")
-
     def declared(self, students: Mapping[str, Any], overridden: Collection[str] = ()) -> Declared:
         """All of it, given the students by their ids.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+from pydantic import ValidationError
 
 from bench.data import DATASETS, Normalization, Shape
 from bench.engine.device import resolve_device, resolve_precision
@@ -17,21 +17,22 @@ from bench.models import MODELS
 from bench.models.checkpoints import fit
 from bench.plan import images
 from bench.plan.choice import Choice, Value
-from bench.plan.compatibility import UnbuildableError, forward_shapes, pretrained, refusal
-from bench.plan.data import Data, check_held_out
+from bench.plan.compatibility import check_buildable, check_trainable, forward_shapes, pretrained, refusal
+from bench.plan.data import Data
 from bench.plan.declared import Declarations
 from bench.plan.grid import Grid, Skip
 from bench.plan.grid_file import Choose, GridFile, SequentialSeeds, Shortened, long_form, variations
 from bench.plan.networks import WeightFiles, network_spec
 from bench.plan.recipe_parts import full_recipe
-from bench.plan.specs import Entry, added_later, complete, expand_methods, pair_presets, signatures, unordered
+from bench.plan.specs import Entry, added_later, amount, complete, expand_methods, pair_presets, signatures, unordered
 from bench.records.cell import Cell, Spec, Teacher
 from bench.records.naming import describe, method_family, method_label, model_name, pair_name
 from bench.records.recipe import Recipe
-from bench.texts import brief
+from bench.texts import brief, misfit
 from methods import METHODS
 from methods.base import Method
 
+MOST_CELLS = 100_000  # of a grid
 TWIN = 1000  # the seed of a teacher of the student's own spec, less the student's
 
 
@@ -142,6 +143,9 @@ class _Expansion:
         data = self.data.spec(file.data, f"{where}, data")
         shape = self.data.look(data).shape
         entries = expand_methods(file.methods, f"{where}, methods")
+        count = len(self.students) + len(entries) * len(file.every_seed) * len(file.pairs)
+        if count > MOST_CELLS:
+            raise UserError(f"{where}, seeds: {count:,} cells; allowed: at most {MOST_CELLS:,}; divide the grid into several")
         for index, pair in enumerate(file.pairs):
             at = f"{where}, pairs[{index}]"
             spec = long_form("student", pair.student)
@@ -151,37 +155,40 @@ class _Expansion:
             student = _Side(data, shape.resized(recipe.image_size), model, recipe, precision)
             has_weights = start is not None or bool(model.get("pretrained"))
             student = self._seeing(student, asked, has_weights, f"{at}.student")
-            _check_buildable(student, f"{at}.student")
+            check_buildable(student.model, student.shape, f"{at}.student")
             started = self.weights.start(student.model, student.shape, start, part, f"{at}.student")
             student = replace(student, model={**student.model, **started})
-            _check_recipe(student, f"{where}, recipe")
+            self._check_trainable(student, f"{where}, recipe")
             teachers = [self._teacher(file, given, student, where, f"{at}.{place}") for place, given in pair.every_teacher]
             sides = _Sides(student, teachers)
             cells = self._add_methods(file, sides, entries)
             self.declarations.add(file, sides.key, cells, where)
             if file.choose:
-                self._add_trials(file, file.choose, sides, entries, cells)
+                self._add_trials(file, file.choose, sides, entries, cells, where)
             for place, short in enumerate(file.equal_cost):
                 self._add_shortened(file, short, sides, cells, f"{where}, equal_cost[{place}]")
 
     def _teacher(self, file: GridFile, given: str | Spec, student: _Side, where: str, at: str) -> _Supplier:
         spec = long_form("teacher", given)
         weights_file, part, asked = spec.pop("weights", None), spec.pop("part", None), images.asked(spec)
-        cost = {name: _number(spec.pop(name, None), f"{at}.{name}") for name in ("train_s", "train_flops")}
+        cost = {name: amount(spec.pop(name, None), f"{at}.{name}") for name in ("train_s", "train_flops")}
         model = network_spec(spec, at)
         source = file.recipe if file.teacher_recipe is None else file.teacher_recipe
         recipe = full_recipe(long_form("recipe", source), model_name(model), f"{where}, teacher_recipe")
         teacher = _Side(student.data, student.shape, model, recipe, student.precision)
         has_weights = weights_file is not None or bool(model.get("pretrained"))
         teacher = self._seeing(teacher, asked, has_weights, at)
-        _check_buildable(teacher, at)
+        check_buildable(teacher.model, teacher.shape, at)
         ready = self._ready(teacher, weights_file, part, at)
         if ready:
             return _Supplier(teacher, ready.model_copy(update=cost))
-        _check_recipe(teacher, f"{where}, teacher_recipe")
+        self._check_trainable(teacher, f"{where}, teacher_recipe")
         if any(value is not None for value in cost.values()):
             raise UserError(f"{at}: train_s and train_flops belong to a teacher with weights; others are measured here")
         return _Supplier(teacher, None)
+
+    def _check_trainable(self, side: _Side, where: str) -> None:
+        check_trainable(side.recipe, side.model, side.shape, self.data.look(side.data), where)
 
     def _seeing(self, side: _Side, asked: Spec, has_weights: bool, where: str) -> _Side:
         """The network with its own normalization and image size in its spec, where they are not the data's."""
@@ -212,12 +219,17 @@ class _Expansion:
         """Add and return the cells of all methods on one pair."""
         seen: dict[str, Cell] = {}
         seen_alike = set[str]()
+        labels: dict[str, tuple[Spec, bool]] = {}  # the method of a label, and whether that is the user's own
         for short, at, own_label in entries:
             spec, name, method = _method(short, sides, at)
             name = own_label or name
             if reason := _misfit(method, sides):
                 self.skipped[Skip(f"{name} on {sides}", reason)] = None
                 continue
+            own = own_label is not None
+            other, others_own = labels.setdefault(name, (spec, own))
+            if other != spec and (own or others_own):
+                raise UserError(f"{at}: two methods would be called {name}; give one of them another `label`")
             later = added_later(METHODS, spec) | sides.student.added_later
             seeds = file.every_seed
             counts = {"first": 1, "each": len(seeds)}
@@ -241,13 +253,16 @@ class _Expansion:
                 cell_id, alike = cell.id, unordered(cell)
                 if alike in seen_alike:
                     raise UserError(f"{at}: {name} stands twice in the grid for {sides}; remove one")
-                self.declarations.check_label(cell_id, cell, seen, own_label is not None, at)
                 seen[cell_id] = cell
                 seen_alike.add(alike)
                 self.students.setdefault(cell_id, cell)
+                if own:
+                    self.declarations.labeled.add(cell_id)
         return list(seen.values())
 
-    def _add_trials(self, file: GridFile, choose: Choose, sides: _Sides, entries: list[Entry], cells: list[Cell]) -> None:
+    def _add_trials(
+        self, file: GridFile, choose: Choose, sides: _Sides, entries: list[Entry], cells: list[Cell], where: str
+    ) -> None:
         """Add the trials of every method that has several values on one pair; teachers do not see the held-out images either.
 
         Args:
@@ -255,6 +270,7 @@ class _Expansion:
         """
         teachers = [each._replace(side=each.side.holding_out(choose.share)) for each in sides.teachers]
         held = replace(sides, student=sides.student.holding_out(choose.share), teachers=teachers)
+        self._check_trainable(held.student, f"{where}, choose, recipe")
         trials = file.model_copy(update={"seeds": choose.seeds})
         for _, group in itertools.groupby(entries, key=lambda entry: (entry.where, method_family(entry.spec))):
             if len(values := list(group)) == 1:
@@ -321,27 +337,13 @@ class _Expansion:
 
 
 def _stopped(teacher: _Side, method: Method) -> _Side:
-    """With the share of its schedule that the method asks for."""
+    """With the share of its schedule that the method asks for.
+
+    Raises:
+        ValueError: the recipe does not allow so few epochs.
+    """
     epochs = max(1, round(teacher.recipe.epochs * method.teacher_epochs_fraction))
-    return replace(teacher, recipe=teacher.recipe.model_copy(update={"epochs": epochs}))
-
-
-def _check_buildable(network: _Side, where: str) -> None:
-    try:
-        forward_shapes(network.model, network.shape)
-    except UnbuildableError as error:
-        raise UserError(f"{where}: {error}") from None
-    except ValueError:
-        pass  # it cannot take the images: a reason to skip what needs it
-
-
-def _check_recipe(network: _Side, where: str) -> None:
-    check_held_out(network.recipe.validation, network.shape.samples, f"{where}.validation")
-    if network.recipe.drop_path:
-        try:
-            copy.deepcopy(forward_shapes(network.model, network.shape)[0]).drop_paths(network.recipe.drop_path)
-        except ValueError as error:
-            raise UserError(f"{where}.drop_path: {model_name(network.model)} cannot have it: {error}") from None
+    return replace(teacher, recipe=Recipe.model_validate({**teacher.recipe.model_dump(), "epochs": epochs}))
 
 
 def _method(short: Spec, sides: _Sides, where: str) -> tuple[Spec, str, Method]:
@@ -370,6 +372,11 @@ def _misfit(method: Method, sides: _Sides) -> str | None:
         return f"takes one teacher, and this pair has {len(teachers)}: put each_teacher around it"
     if method.needs == "teacher" and method.teacher_epochs_fraction < 1 and any(teacher.ready for teacher in teachers):
         return "needs a teacher whose training was stopped early, and this pair's is not trained here"
+    if method.needs == "teacher" and method.teacher_epochs_fraction < 1:
+        try:
+            _stopped(teachers[0].side, method)
+        except ValidationError as error:
+            return f"needs a teacher whose training was stopped early: {misfit(error.errors()[0]['msg'], None)}"
     if method.memory_by_sample and student.recipe.repeats > 1:
         return "keeps a memory by sample, and this recipe shows a part of the samples in an epoch, several times each"
     if method.memory_by_sample and student.recipe.processes > 1:
@@ -380,20 +387,3 @@ def _misfit(method: Method, sides: _Sides) -> str | None:
         return "needs hard labels, and this recipe mixes or smooths them"
     others = [student] if method.needs == "self" else [teacher.side for teacher in teachers]
     return refusal(method, student.model, [other.model for other in others], student.shape)
-
-
-def _number(value: object, where: str) -> float | None:
-    """A number of 0 or more, or None where none is given.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if value is None:
-        return None
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise UserError(f"{where}: a number of 0 or more, not {brief(value)}")
-    return number

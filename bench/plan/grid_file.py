@@ -99,7 +99,7 @@ class GridFile(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
-    about: str = ""
+    about: str = Field("", max_length=10_000)
     data: str | dict[str, Any]
     recipe: str | dict[str, Any] = "crd"
     teacher_recipe: str | dict[str, Any] | None = None  # None: the students' recipe, with the teacher's own learning rate
@@ -218,7 +218,7 @@ def _checked(where: str, raw: Mapping[str, Any]) -> GridFile:
             inner: dict[object, type[BaseModel]] = {"pairs": Pair, "seeds": SequentialSeeds, "equal_cost": Shortened}
             inner["choose"] = Choose
             raise unknown("key", loc[-1], inner.get(loc[0], GridFile).model_fields, f"{where}, {key}") from None
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"]
         if loc[-1] == "str":  # of a key that is a word or a mapping
             key, message = ".".join(map(str, loc[:-1])), "a name or a mapping"
         raise UserError(f"{where}, {key}: {misfit(message, first['input'])}") from None

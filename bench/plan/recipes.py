@@ -24,7 +24,7 @@ class RecipeFile(BaseModel):
     """What a recipe file has beside the fields of a recipe."""
 
     model_config = ConfigDict(extra="allow")
-    about: str = ""
+    about: str = Field("", max_length=10_000)
     lr_for: dict[str, Annotated[float, Field(gt=0)]] = {}
 
     @property

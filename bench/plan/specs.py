@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import math
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,8 @@ from methods.base import Method
 
 PARTS = (Method, Network, Dataset)  # base classes of users' own classes, and what users' own functions are annotated to return
 Builder = Callable[..., Any]  # a class or a function
+LONGEST_TEXT = 4096  # characters of an argument: as long as a path may be
+MOST = 10**9  # that an argument may be, above or below 0: beyond it arithmetic overflows
 
 
 def arguments_of(builder: Builder, elsewhere: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
@@ -111,13 +114,47 @@ def value_of(value: Any, annotation: Any, where: str) -> Any:
         raise UserError(f"{where}: a number, not {value} (YAML reads yes, no, on and off as true and false)")
     adapter = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
     try:
-        return json.loads(adapter.dump_json(adapter.validate_python(value)))
+        found = json.loads(adapter.dump_json(adapter.validate_python(value)))
     except ValidationError as error:
         raise UserError(f"{where}: {misfit(error.errors()[0]['msg'], value)}") from None
+    _check_bounds(found, where)
+    return found
+
+
+def _check_bounds(value: object, where: str) -> None:
+    """Refuse texts and numbers beyond any use, within lists and mappings, too.
+
+    Raises:
+        UserError: see above.
+    """
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise UserError(f"{where}: at most {LONGEST_TEXT:,} characters, not {brief(value)}")
+    if isinstance(value, int | float) and abs(value) > MOST:
+        raise UserError(f"{where}: at most {MOST:,}, not {brief(value)}")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_bounds(inner, where)
+
+
+def amount(value: object, where: str) -> float | None:
+    """A number of 0 or more, or None where none is given.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if value is None:
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise UserError(f"{where}: a number of 0 or more, not {brief(value)}")
+    return number
 
 
 # Methods: short forms, presets, axes
 
+MOST_VALUES = 10_000  # that one entry of a list of methods may stand for
 LONGEST_LABEL = 40
 EVERY = "every"  # an entry of a grid's list of methods that stands for all of them
 
@@ -208,6 +245,7 @@ def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[Spec]
         if "none" in parts:
             raise UserError(f"{where}: none adds nothing to {key}; leave it out of the sum")
         each = [_combinations(part, arguments.get(part) or {}, where) for part in parts]
+        _check_count(math.prod(map(len, each)), where)
         return [{"type": "sum", "parts": list(combination)} for combination in itertools.product(*each)]
     builder = METHODS.get(key) if key in METHODS.module_dict or "." in key else None
     if builder is None:
@@ -220,7 +258,13 @@ def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[Spec]
         if is_axis and not value:
             raise UserError(f"{where}.{name}: the list is empty, so there is nothing to run")
         axes.append([(name, item) for item in value] if is_axis else [(name, value)])
+    _check_count(math.prod(map(len, axes)), where)
     return [{"type": key, **dict(combination)} for combination in itertools.product(*axes)]
+
+
+def _check_count(combinations: int, where: str) -> None:
+    if combinations > MOST_VALUES:
+        raise UserError(f"{where}: {combinations:,} combinations of values; allowed: at most {MOST_VALUES:,}")
 
 
 def unordered(cell: Cell) -> str:

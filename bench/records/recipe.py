@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from bench.records.frozen import Fraction, Frozen, marked
 
 LATER: dict[str, Any] = {"added_later": True}
+MOST = 10**6  # that a number of a recipe may be: beyond it nothing is trained, and arithmetic overflows
+PIXELS = 4096  # of an image's side
 Augment = str | dict[str, Any] | tuple[str | dict[str, Any], ...]
 
 
@@ -22,34 +24,35 @@ class Recipe(Frozen):
         ValueError: a field is out of its range, or has no effect beside the others.
     """
 
-    epochs: int = Field(240, ge=1, le=10**6)
-    batch_size: int = Field(64, ge=2, le=10**6)
-    lr: float = Field(0.05, gt=0)
+    epochs: int = Field(240, ge=1, le=MOST)
+    batch_size: int = Field(64, ge=2, le=MOST)
+    lr: float = Field(0.05, gt=0, le=MOST)
     momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=MOST)
     schedule: Literal["step", "cosine", "one_cycle", "timm_cosine"] = "step"  # see `bench.engine.schedule`
-    milestones: tuple[Fraction, ...] = (0.625, 0.75, 0.875)  # shares of `epochs` after which `step` multiplies lr by gamma
-    gamma: float = Field(0.1, gt=0)
+    milestones: Annotated[tuple[Fraction, ...], Field(max_length=100)] = (0.625, 0.75, 0.875)
+    # shares of `epochs` after which `step` multiplies lr by gamma
+    gamma: float = Field(0.1, gt=0, le=MOST)
     warmup_epochs: int = Field(0, ge=0)  # lr rises linearly over them; not beside `one_cycle`
-    clip_grad_norm: float = Field(0.0, ge=0)  # 0: no clipping
+    clip_grad_norm: float = Field(0.0, ge=0, le=MOST)  # 0: no clipping
     ema: Fraction = 0.0  # decay per step of an averaged copy, which is then what is evaluated; 0: none
     label_smoothing: Fraction = 0.0  # through soft targets, hence refused beside methods that need hard labels
     dropout: Fraction = 0.0  # on the embedding, before the classifier
     crop: Literal["none", "pad", "resized"] = "pad"  # padding and random crop; ImageNet's random resized crop
-    crop_padding: int = Field(4, ge=0)  # pixels on each side, for `pad`
-    image_size: int = Field(0, ge=0)  # height and width that networks see, for `resized`; 0: as stored
+    crop_padding: int = Field(4, ge=0, le=PIXELS)  # pixels on each side, for `pad`
+    image_size: int = Field(0, ge=0, le=PIXELS)  # height and width that networks see, for `resized`; 0: as stored
     flip: bool = True  # horizontal, with probability 1/2
     augment: Augment = "none"  # of `list augmentations`, in order; also as timm writes RandAugment: rand-m9-mstd0.5-inc1
-    cutout: int = Field(0, ge=0)  # side of the erased square in pixels; 0: none
-    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: none
-    cutmix: float = Field(0.0, ge=0)  # likewise; with both, each batch draws one of them
+    cutout: int = Field(0, ge=0, le=PIXELS)  # side of the erased square in pixels; 0: none
+    mixup: float = Field(0.0, ge=0, le=MOST)  # alpha of the Beta distribution; 0: none
+    cutmix: float = Field(0.0, ge=0, le=MOST)  # likewise; with both, each batch draws one of them
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0  # stratified share of the training set that is held out
     padding: Literal["zero", "reflect"] = Field("zero", json_schema_extra=LATER)  # what `pad` pads with
     processes: int = Field(1, ge=1, json_schema_extra=LATER)  # that share each batch; batch norm sees a share
     color_jitter: Fraction = Field(0.0, json_schema_extra=LATER)  # largest change of brightness, contrast and saturation
     random_erasing: Fraction = Field(0.0, json_schema_extra=LATER)  # probability that a rectangle becomes noise
-    repeats: int = Field(1, ge=1, json_schema_extra=LATER)  # copies of an image in an epoch, each augmented: DeiT's are 3
+    repeats: int = Field(1, ge=1, le=100, json_schema_extra=LATER)  # copies of an image in an epoch; DeiT's are 3
     crop_pct: Annotated[float, Field(gt=0, le=1)] = Field(0.875, json_schema_extra=LATER)  # of test images, for `image_size`
     drop_path: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, json_schema_extra=LATER)  # of the last residual branch
     accumulate: int = Field(1, ge=1, json_schema_extra=LATER)  # parts of a batch, one after the other; batch norm sees a part
