@@ -49,6 +49,18 @@ def test_speed_reports_every_case(precision, tmp_path, monkeypatch, capsys, quic
     assert "| folded teacher | – | – |" in page
 
 
+def test_several_teachers_are_compared_too(tmp_path, monkeypatch, capsys, quick_turns):
+    monkeypatch.chdir(tmp_path)
+    pair = "pairs=[{student: resnet8, teachers: [resnet14, resnet8x4]}]"
+    methods = "methods=[{each_teacher: {method: {type: kd}}}]"
+    changes = ["data={type: digits, train_images: 100}", "recipe.batch_size=16", "precision=fp32", pair, methods]
+    given = [word for change in changes for word in ("--set", change)]
+    assert run_bench.main(["speed", *given, "--device", "cpu", "--ablate", "--threads", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["student"], row["teacher"]) for row in found["rows"]] == [("resnet8", "resnet14 + resnet8x4")]
+    assert "folded teacher" in next(iter(found["ablations"].values()))
+
+
 def test_limits_are_measured():
     limits = speed.measure_limits(torch.device("cpu"))
     assert set(limits.matrix_gflops_per_s) == {"fp32", "bf16"}

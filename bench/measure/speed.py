@@ -26,7 +26,6 @@ from bench.engine.flops import count_flops
 from bench.engine.lockstep import may_join
 from bench.engine.step import Step
 from bench.engine.trainee import Teacher, Trainee
-from bench.errors import UserError
 from bench.measure.probe import Probe
 from bench.measure.usual_loop import UsualLoop, training_loader
 from bench.models import Network, Stage
@@ -103,8 +102,9 @@ def measure(grid: Grid, folder: GridFolder, options: Options, ablate: bool, log:
     if options.threads:
         torch.set_num_threads(options.threads)
     cells: dict[str, Cell] = {}
+    waited_for = {name for cell in grid.cells for name in cell.waits_for}
     for cell in grid.cells:
-        if cell.method["type"] != "none" or not any(each.teacher and each.teacher.cell == cell.id for each in grid.cells):
+        if cell.method["type"] != "none" or cell.id not in waited_for:
             cells.setdefault(cell.cost_key, cell)
     limits = measure_limits(device)
     log(f"matrix peak {limits.matrix_gflops_per_s}, memory {limits.memory_gb_per_s:.1f} GB/s")
@@ -138,7 +138,7 @@ def compare(cell: Cell, assembly: Assembly, limits: Limits) -> Row:
     rate = flops / cell.recipe.batch_size * statistics.median(speeds["ours"]) / 1e9
     return Row(
         student=describe(cell.student),
-        teacher=describe(cell.teacher.model) if cell.teacher else "",
+        teacher=" + ".join(describe(teacher.model) for teacher in cell.teachers),
         method=cell.label,
         images_per_s=spread(speeds["ours"]),
         usual_images_per_s=spread(speeds["usual"]),
@@ -149,23 +149,20 @@ def compare(cell: Cell, assembly: Assembly, limits: Limits) -> Row:
 
 
 def usual_loop(cell: Cell, assembly: Assembly) -> UsualLoop:
-    """The same student, teacher and method in single precision and contiguous layout.
+    """The same student, teachers and method in single precision and contiguous layout.
 
     Its learning rate is 0, as the probe's is: weights that stay where they are cannot diverge.
     """
     gc.collect()  # loaders of before end here, lest the new one's processes inherit them
     trainee = assembly.trainees[cell.id].duplicate()
     student = build_network(cell.student, assembly.dataset).to(assembly.device)
-    teacher = trainee.teacher
-    if len(trainee.teachers) > 1:
-        raise UserError("the usual loop has one teacher: compare with a pair that has `teacher`")
-    plain = None
-    if teacher and cell.teacher:
-        plain = build_network(cell.teacher.model, assembly.dataset).to(assembly.device).eval().requires_grad_(False)
+    built = [build_network(source.model, assembly.dataset).to(assembly.device) for source in cell.teachers]
+    teachers = tuple(teacher.eval().requires_grad_(False) for teacher in built)
     workers = torch.get_num_threads() if assembly.device.type == "cpu" else 8
     method = trainee.method.to(memory_format=torch.contiguous_format)
     loader = training_loader(assembly.train, assembly.dataset, cell.recipe, assembly.device, workers)
-    return UsualLoop(student, plain, method, loader, cell.recipe.model_copy(update={"lr": 0.0}), assembly.device)
+    recipe = cell.recipe.model_copy(update={"lr": 0.0})
+    return UsualLoop(student, teachers[0] if teachers else None, method, loader, recipe, assembly.device, teachers[1:])
 
 
 def in_turn(loops: dict[str, Callable[[], None]], device: torch.device) -> dict[str, list[float]]:
@@ -221,13 +218,14 @@ def switch_off(cell: Cell, assembly: Assembly) -> dict[str, Spread]:
 
 
 def _variant(cell: Cell, assembly: Assembly, precision: str | None = None, fold: bool = True) -> Probe:
-    """A probe that may be altered. Unless `fold`, its teacher is not folded."""
+    """A probe that may be altered. Unless `fold`, its teachers are not folded."""
     trainee = assembly.trainees[cell.id]
     altered = cell.model_copy(update={"precision": precision or cell.precision})
-    teacher = trainee.teacher
-    if teacher and (not fold or altered.precision != cell.precision):
-        teacher = Teacher(teacher.network, assembly.sample() if fold else None, altered.precision)
-    variant = Trainee(trainee.student, trainee.method, teacher, cell.recipe)
+    teachers = trainee.teachers
+    if not fold or altered.precision != cell.precision:
+        sample = assembly.sample() if fold else None
+        teachers = tuple(Teacher(teacher.network, sample, altered.precision) for teacher in teachers)
+    variant = Trainee(trainee.student, trainee.method, teachers[0] if teachers else None, cell.recipe, teachers[1:])
     return Probe(altered, replace(assembly, trainees={altered.id: variant}))
 
 

@@ -79,7 +79,7 @@ class UsualLoop:
     """One student under the usual loop: `train` trains it, `step` takes single steps to be timed.
 
     Args:
-        student, teacher: on the device, as they compute; the teacher is frozen and in eval mode.
+        student, teacher, others: on the device, as they compute; teachers are frozen and in eval mode.
         method: after its `setup`, without a preparation and without partner images.
         loader: batches of (images, labels, positions in the training set).
         recipe: its optimizer and its `step` schedule; moving average, clipping and mixed labels are not in this loop.
@@ -100,14 +100,15 @@ class UsualLoop:
         loader: DataLoader,
         recipe: Recipe,
         device: torch.device,
+        others: tuple[Network, ...] = (),
     ) -> None:
         if lacking := [name for name in LACKS if getattr(recipe, name) != Recipe.model_fields[name].default]:
             raise UserError(
                 f"the usual loop knows no recipe.{', recipe.'.join(lacking)}: leave it at its default to compare with"
             )
-        self.student, self.teacher, self.method = student.train(), teacher, method
+        self.student, self.method = student.train(), method
         self.loader, self.recipe, self.device = loader, recipe, device
-        self.networks = Networks(student, teacher)
+        self.networks = Networks(student, teacher, others)
         student.register_forward_hook(self._keep_logits)
         parameters = [*student.parameters(), *(p for p in method.parameters() if p.requires_grad)]
         self.optimizer = torch.optim.SGD(
