@@ -210,7 +210,7 @@ def test_processes_average_gradients_once_a_step(tiny, tmp_path):
     try:
 
         def wrap(module):
-            wrapped = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+            wrapped = DistributedDataParallel(module, find_unused_parameters=True)
             wrapped.register_comm_hook(None, average)
             return wrapped
 

@@ -8,6 +8,7 @@ kept, and it alone writes.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 from collections.abc import Iterator
@@ -95,8 +96,8 @@ class Team:
         return DistributedDataParallel(
             module,
             device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
             find_unused_parameters=True,  # a preparation phase trains a part; some methods leave a part out of a step
+            **_leave_buffers(module),
         )
 
     def apart(self, module: nn.Module) -> AbstractContextManager[None]:
@@ -132,6 +133,17 @@ class Team:
         raw = torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(raw, 0, group=self.control)
         return json.loads(bytes(raw.tolist()))
+
+
+def _leave_buffers(module: nn.Module) -> dict[str, Any]:
+    """Arguments with which torch's wrapper leaves buffers alone. From torch 2.13 on it copies the leader's once, at the start,
+    but for those that are named: a method may keep some on the CPU, where NCCL reaches none.
+    """
+    if "forward_sync_buffers" not in inspect.signature(DistributedDataParallel).parameters:
+        return {"broadcast_buffers": False}
+    names = [name for name, _ in module.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
+    return {"forward_sync_buffers": False}
 
 
 ALONE = Team()
