@@ -223,7 +223,7 @@ def test_the_reference_records_are_those_of_the_shipped_grid(name):
 
 def test_no_scratch_and_no_weights_but_one_teachers_are_among_the_reference_records():
     kept = re.compile(
-        r"README\.md|cifar100_30\.yaml|manifest\.json|speed_\w*cpu\.json|gpu_h200\.json|record\.json|curves\.csv|correct\.bin|report\.md|.*\.png"
+        r"README\.md|\w+\.yaml|manifest\.json|speed_\w*cpu\.json|gpu_h200\.json|record\.json|curves\.csv|correct\.bin|report\.md|.*\.png"
         r"|[0-9a-f-]+.*\.json"
     )
     others = [path for path in tracked() if REFERENCE in path.parents and not kept.fullmatch(path.name)]
