@@ -132,12 +132,16 @@ def _caveats_of_families(summary: pd.DataFrame, design: Design) -> list[str]:
         sizes |= dict(zip(some["primary" + suffix].astype(bool), some["comparisons" + suffix], strict=True))
     if not sizes:
         return []
-    if True in sizes:
-        rest = f", the {sizes[False]:.0f} others another, exploratory one" if False in sizes else ""
-        family = f"The {sizes[True]:.0f} primary comparisons are one family of 5 %{rest}"
+    primary, others = sizes.get(True, 0), sizes.get(False, 0)
+    if primary:
+        shared = f"The {primary:.0f} primary comparisons share" if primary > 1 else "The primary comparison has"
+        shared += " an error of 5 %"
+        shared += f", the {others:.0f} exploratory ones share another" if others > 1 else ""
+        shared += ", the exploratory one has its own" if others == 1 else ""
     else:
-        family = f"All {sizes[False]:.0f} comparisons of the grid are one family of 5 %"
-    found = [f"{family}; p and intervals are corrected for it, so that an interval leaves out 0 where a difference is shown."]
+        shared = f"All {others:.0f} comparisons of the grid share" if others > 1 else "The only comparison of the grid has"
+        shared += " an error of 5 %"
+    found = [f"{shared}. p and intervals are corrected for it: an interval leaves out 0 where a difference is shown."]
     found.append("Suggested is not controlled: among 15 methods without any difference, 42 % of reports suggest one.")
     found.append(f"Two accuracies count as the same within {design.margin:g} points: equivalent means shown to lie within.")
     if design.rule:
