@@ -32,6 +32,9 @@ CURVE_COLUMNS = {
     "test_top1, test_top5, val_top1, val_top5": "% after the epoch; val: of the validation split, where there is one",
     "train_s, evaluate_s": "wall seconds so far; never compare them between cells",
     "loss_<term>": "mean of a loss term over the epoch",
+    "gradient, gradient_<term>": "norms when the epoch begins: of the loss's gradient, and of each term's; with `run --hook "
+    "GradientShares` alone",
+    "cosine_<term>": "of the angle between a term's gradient and the cross-entropy's; likewise",
 }
 """What each column of `load_curves` means."""
 GAIN_COLUMNS = {

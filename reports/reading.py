@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +58,7 @@ class Curve(NamedTuple):
 
     top1: np.ndarray  # %, on the test set
     validation: np.ndarray  # %, on the validation split; NaN without one
+    gradients: Mapping[str, np.ndarray] = MappingProxyType({})  # columns of `bench.engine.gradients`, where it measured
 
     @classmethod
     def parse(cls, text: str) -> Curve:
@@ -75,7 +78,8 @@ class Curve(NamedTuple):
             at = names.index(name) if name in names else None
             return np.array([float(row[at] or "nan") if at is not None else math.nan for row in rows])
 
-        return cls(column("test_top1"), column("val_top1"))
+        gradients = {name: column(name) for name in names if re.fullmatch("gradient(_.+)?|cosine_.+", name)}
+        return cls(column("test_top1"), column("val_top1"), gradients)
 
 
 class ByImage(NamedTuple):

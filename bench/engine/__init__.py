@@ -11,4 +11,5 @@ Visualizer with its backends (`--visualize`). It does not use mmengine's Runner,
 * of what it does to models, devices, logs and configurations, nearly all had to be switched off here.
 
 A hook gets the loop as `runner`, with `epoch`, `max_epochs`, `iter`, `max_iters`, `model`, `history`, `terms` and `seconds`.
+What it adds to a row of `history` becomes a column of the curves: `gradients.py` is an example.
 """

@@ -58,7 +58,7 @@ def count(value: Any) -> str:
     if _missing(value):
         return NOTHING
     for power, unit in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
-        if abs(value) >= 10**power:
+        if abs(value) >= 10**6 and float(f"{abs(value):.3g}") >= 10**power:  # 999.9 G is 1 T
             return f"{value / 10**power:.3g} {unit}"
     return f"{value:,.0f}"
 
