@@ -14,7 +14,7 @@ from reports.figures.gradient_shares import gradient_shares as drawn
 from reports.reading import Curve
 from reports.report import Report
 from reports.tables.gradient_shares import gradient_shares, percent
-from reports.tables.table import count
+from reports.tables.table import count, number
 
 HOSTILE = "x<script>alert(1)</script>|_&$\\frac"
 
@@ -53,7 +53,7 @@ def test_shares_are_means_over_seeds_of_ratios(tmp_path):
     assert gradient_shares(pair).rows() == [["tfd", "tfd", "2", "20 %", "0.75 %", "6.2 %", "0.50 %", "0.30", "−0.50"]]
     figure = drawn(pair)
     assert figure is not None
-    assert figure.alt.endswith("along the training: tfd of tfd from 6.2 % to 0.50 %.")  # a share of 0 has no logarithm
+    assert figure.alt.endswith("along the training: tfd from 6.2 % to 0.50 %.")  # a share of 0 has no logarithm
 
 
 def test_without_gradients_there_is_neither_table_nor_figure(tmp_path):
@@ -90,3 +90,7 @@ def test_shares_have_two_digits_that_count(share, shown):
 )
 def test_a_count_never_has_a_thousand_of_a_unit(value, shown):
     assert count(value) == shown
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    assert [number(2)(value) for value in (-0.001, 0.0, -0.006, -1234.5)] == ["0.00", "0.00", "−0.01", "−1,234.50"]

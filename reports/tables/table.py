@@ -24,7 +24,15 @@ ABOUT = ("label", "rival", "method", "family")  # columns that name methods
 
 
 def number(digits: int) -> Callable[[Any], str]:
-    return lambda value: NOTHING if _missing(value) else f"{value:,.{digits}f}".replace("-", "−")
+    """With so many digits; what they round to 0 has no sign."""
+
+    def write(value: Any) -> str:
+        if _missing(value):
+            return NOTHING
+        shown = f"{value:,.{digits}f}"
+        return shown.replace("-", "−") if shown.strip("-0.") else shown.lstrip("-")
+
+    return write
 
 
 def points(value: Any) -> str:
