@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -51,7 +52,9 @@ def _linked(paper: str) -> str:
 
 def _escaped(text: str) -> str:
     """With code in backticks left as it is."""
-    return "`".join(part if index % 2 else markdown_text(part) for index, part in enumerate(text.split("`")))
+    words, code = text.split("`")[::2], text.split("`")[1::2]
+    shown = [re.sub(r"\S.*\S|\S", lambda found: markdown_text(found[0]), part, flags=re.DOTALL) for part in words]
+    return "`".join(part for both in zip_longest(shown, code) for part in both if part is not None)
 
 
 def method_pages() -> dict[str, str]:
