@@ -96,7 +96,7 @@ def answer(folder: GridFolder, published: pd.DataFrame) -> str:
         Column("published_gain", "its gain", points),
     )
     lines = [
-        *_image(folder, accuracy_cost(pair)),
+        *image(folder, accuracy_cost(pair)),
         f"**{_label(pair)}: {markdown_text(verdicts.in_short(main))}**",
         "",
         *Table("", "", columns, _with_published(pair.methods, published.set_index("method"))).markdown_lines(),
@@ -145,7 +145,7 @@ def along(folder: GridFolder) -> str:
     lines = []
     for pair in Report.of_grid(folder).pairs:
         for found in sweeps.find(pair.runs):
-            lines += _image(folder, sweep(found, pair))
+            lines += image(folder, sweep(found, pair))
         table = Table("", "", (Column("label", "method"), *RESULT), pair.methods)
         lines += [f"{_label(pair)}:", "", *table.markdown_lines(), ""]
     return "\n".join([*lines, LEGEND]) + "\n"
@@ -168,7 +168,7 @@ def repeating(results: ResultsFolder, grids: Sequence[str], files: Mapping[str, 
     """Markdown: for each grid its command, what it took on which hardware, and the checksum of its data.
 
     Args:
-        files: of grids that do not ship: the grid file, which names the data as they were.
+        files: of grids that do not ship: the grid file, which names the data as they were, and options.
     """
     found = []
     for grid in grids:
@@ -217,7 +217,7 @@ def busy_s(records: Sequence[Record]) -> float:
     return total
 
 
-def _image(folder: GridFolder, figure: Figure | None) -> list[str]:
+def image(folder: GridFolder, figure: Figure | None) -> list[str]:
     """Markdown of a figure that the grid's report has written, for a page in the results folder."""
     if figure is None:
         return []

@@ -136,8 +136,8 @@ def _caveats_of_families(summary: pd.DataFrame, design: Design) -> list[str]:
     if primary:
         shared = f"The {primary:.0f} primary comparisons share" if primary > 1 else "The primary comparison has"
         shared += " an error of 5 %"
-        shared += f", the {others:.0f} exploratory ones share another" if others > 1 else ""
-        shared += ", the exploratory one has its own" if others == 1 else ""
+        shared += f"; the {others:.0f} exploratory ones share another" if others > 1 else ""
+        shared += "; the exploratory one has its own" if others == 1 else ""
     else:
         shared = f"All {others:.0f} comparisons of the grid share" if others > 1 else "The only comparison of the grid has"
         shared += " an error of 5 %"

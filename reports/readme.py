@@ -28,7 +28,11 @@ PAGES = tuple(  # in a reader's order: a page may use files that former pages sh
 )
 METHODS = ROOT / "docs" / "methods"  # a page for each
 REFERENCE = ROOT / "results" / "reference"
-GRIDS = ("cifar100_30", "cifar100_short", "tfd_sensitivity", "precision_check")  # whose records lie there
+GRIDS = ("cifar100_30", "cifar100_short", "tfd_sensitivity", "tfd_gradient", "precision_check")  # whose records lie there
+RUN_BY = {  # what trains those that do not ship
+    "cifar100_30": "results/reference/cifar100_30.yaml",
+    "tfd_gradient": "results/reference/tfd_gradient.yaml --hook GradientShares",
+}
 BLOCK = re.compile(r"(<!-- (\w+): .*? -->\n)(.*?)(<!-- /\2 -->)", re.DOTALL)
 
 
@@ -141,6 +145,11 @@ def sensitivity() -> str:
     return headline.along(ResultsFolder(REFERENCE).grid("tfd_sensitivity"))
 
 
+def gradient() -> str:
+    """From the records of `tfd_gradient`."""
+    return tfd.gradient(ResultsFolder(REFERENCE).grid("tfd_gradient"))
+
+
 def precision() -> str:
     """From the records of `precision_check`."""
     return headline.precisions(ResultsFolder(REFERENCE).grid("precision_check"))
@@ -148,7 +157,7 @@ def precision() -> str:
 
 def repeating() -> str:
     """From the records of all reference grids."""
-    return headline.repeating(ResultsFolder(REFERENCE), GRIDS, {"cifar100_30": "results/reference/cifar100_30.yaml"})
+    return headline.repeating(ResultsFolder(REFERENCE), GRIDS, RUN_BY)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -161,6 +170,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "answer": main_answer,
     "results": results,
     "sensitivity": sensitivity,
+    "gradient": gradient,
     "precision": precision,
     "repeating": repeating,
 }

@@ -1,4 +1,4 @@
-"""TFD's answer from the records of one grid: what was claimed, what was trained, and how large its term is along a training."""
+"""TFD's answer from records: what was claimed, what was trained, how large its term and its gradient are along a training."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import pandas as pd
 from bench.records.comparisons import Baseline
 from bench.records.folders import GridFolder
 from bench.records.record import Record
-from reports.headline import busy_s, how, one_pair
+from reports.figures.gradient_shares import gradient_shares
+from reports.gradients import shares
+from reports.headline import busy_s, how, image, one_pair
 from reports.report import Report
+from reports.tables.gradient_shares import percent
 from reports.tables.published import same_rule
-from reports.tables.table import Column, Table, number, points, seconds, text
+from reports.tables.table import Column, Table, markdown_text, number, points, seconds, text
 
 
 def claimed(published: pd.DataFrame) -> str:
@@ -75,3 +78,28 @@ def _term(folder: GridFolder, records: tuple[Record, ...]) -> list[str]:
         f"- the term of tfd is {begin:.2f} % of the cross-entropy in the first epoch and {end:.2f} % in the last (mean of "
         f"{len(shares)} seeds; values of the loss, not gradients)"
     ]
+
+
+def gradient(folder: GridFolder) -> str:
+    """Markdown: the share of TFD's gradient along a training, from a grid of one pair that was trained with `GradientShares`.
+
+    Raises:
+        ValueError: it has another number of pairs, or no gradients of tfd.
+    """
+    [pair] = Report.of_grid(folder).pairs
+    along = shares(pair)
+    along = along[along["label"].eq("tfd") & along["term"].eq("tfd")]
+    if along.empty:
+        raise ValueError(f"{folder.name}: no gradients of tfd")
+    start, largest, end = along.iloc[0], along.loc[along["of_ce"].idxmax()], along.iloc[-1]
+    seeds = f"{start['n']:.0f} seed{'s' * int(start['n'] > 1)}"
+    least, most = (number(2)(value) for value in (along["cosine"].min(), along["cosine"].max()))
+    lines = [
+        *image(folder, gradient_shares(pair)),
+        f"- {markdown_text(pair.full_title)}, {seeds}; each value is a mean over eight batches",
+        f"- the gradient of tfd's term has {percent(start['of_ce'])} of the norm of the cross-entropy's at the start, "
+        f"{percent(largest['of_ce'])} at most (when epoch {largest['epoch']:.0f} begins), and {percent(end['of_ce'])} when the "
+        "last epoch begins",
+        f"- the cosine of the angle between the two lies between {least} and {most}",
+    ]
+    return "\n".join(lines) + "\n"
