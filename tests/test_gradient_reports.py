@@ -9,7 +9,7 @@ import pytest
 import synthetic
 
 from bench.records.folders import GridFolder
-from reports import page
+from reports import page, tfd
 from reports.figures.gradient_shares import gradient_shares as drawn
 from reports.reading import Curve
 from reports.report import Report
@@ -54,6 +54,13 @@ def test_shares_are_means_over_seeds_of_ratios(tmp_path):
     figure = drawn(pair)
     assert figure is not None
     assert figure.alt.endswith("along the training: tfd from 6.2 % to 0.50 %.")  # a share of 0 has no logarithm
+
+
+def test_the_page_states_the_start_the_peak_and_the_end(tmp_path):
+    made = tfd.gradient(folder(tmp_path))
+    assert "](demo/report/figures/01-resnet20-gradients.png)" in made
+    assert "20 % of the norm of the cross-entropy's at the start, 20 % at most (when epoch 1 begins), and 0.75 % when" in made
+    assert "lies between −0.50 and 0.30" in made
 
 
 def test_without_gradients_there_is_neither_table_nor_figure(tmp_path):
