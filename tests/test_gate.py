@@ -204,3 +204,18 @@ def test_several_files_are_replaced_all_or_none(folder: Folder, outside: Path, m
     assert outside.read_text() == "secret"
     assert folder.read("page") == b"3"
     assert files.read_json(place(folder, batch.LISTING)) == {"files": ["page"]}
+
+
+def test_a_former_file_that_cannot_be_removed_goes_the_next_time(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch.replace(folder, {"old": "1", "page": "1"}, last="page")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "os", Failing("unlink", errno.EIO, 1))
+        batch.replace(folder, {"page": "2"}, last="page")
+    assert folder.has("old")
+    with monkeypatch.context() as patch:
+        patch.setattr(handles, "os", Failing("read", errno.EIO, 3))
+        with pytest.raises(OSError, match=r"files\.json"):  # else it would be forgotten
+            batch.replace(folder, {"page": "3"}, last="page")
+    assert folder.read("page") == b"2"
+    batch.replace(folder, {"page": "4"}, last="page")
+    assert not folder.has("old")

@@ -16,7 +16,8 @@ LISTING = ".files.json"  # what was written, so that the next time removes that 
 def replace(folder: Folder, files: Mapping[str, bytes | str], last: str) -> None:
     """Write files of a folder, and of ones below it, or none where that fails.
 
-    What the former call wrote and this one does not is removed, and nothing else is. Calls wait for each other.
+    What the former call wrote and this one does not is removed, and nothing else is; what cannot be removed now is the next
+    time. Calls wait for each other.
 
     Args:
         files: contents by name, such as "tables/summary.md".
@@ -43,8 +44,7 @@ def replace(folder: Folder, files: Mapping[str, bytes | str], last: str) -> None
         except BaseException:
             _remove(folder, scratch.values())
             raise
-        _remove(folder, former - files.keys())
-        _list(folder, files)
+        _list(folder, files.keys() | _remove(folder, former - files.keys()))
 
 
 def _split(folder: Folder, name: str) -> tuple[Folder, str]:
@@ -62,13 +62,29 @@ def _list(folder: Folder, names: Iterable[str]) -> None:
 
 
 def _listed(folder: Folder) -> set[str]:
-    found = (folder.read_hint(LISTING) or {}).get("files")
+    """What the former call has listed; nothing where that list is absent or damaged.
+
+    Raises:
+        OSError: it cannot be read now; to go on would forget what it names.
+    """
+    try:
+        found = folder.read_json(LISTING).get("files")
+    except (FileNotFoundError, ValueError):
+        return set()
     return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
 
 
-def _remove(folder: Folder, names: Iterable[str]) -> None:
-    """A stranger's list leads nowhere but below this folder: no name of a step may be '..' or hold a slash."""
+def _remove(folder: Folder, names: Iterable[str]) -> set[str]:
+    """Remove files; returns those that cannot be removed now.
+
+    A stranger's list leads nowhere but below this folder: no name of a step may be '..' or hold a slash.
+    """
+    kept = set()
     for name in names:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(ValueError):
             above, own = _split(folder, name)
-            above.remove(own)
+            try:
+                above.remove(own)
+            except OSError:
+                kept.add(name)
+    return kept
