@@ -13,6 +13,7 @@ from bench import sources
 from bench.errors import UserError
 
 _OWN: set[str] = set()  # names of modules that are users' files, imported by path
+IMPORTED: set[str] = set()  # names of all modules that the user has had imported
 
 
 def import_plugin(name: str) -> None:
@@ -27,6 +28,7 @@ def import_plugin(name: str) -> None:
             module_name = _module_name(path)
             if getattr(sys.modules.get(module_name), "__file__", None) == str(path.resolve()):
                 _check_unedited(name, path)
+                IMPORTED.add(module_name)
                 return
             sources.loaded(path)  # before it runs, so that an edit in between is not taken for what runs
             spec = importlib.util.spec_from_file_location(module_name, path.resolve())
@@ -36,11 +38,13 @@ def import_plugin(name: str) -> None:
             sys.modules[module_name] = module
             _OWN.add(module_name)
             spec.loader.exec_module(module)
+            IMPORTED.add(module_name)
         else:
             known = name in sys.modules
             file = getattr(importlib.import_module(name), "__file__", None)
             if known and file:
                 _check_unedited(name, Path(file))
+            IMPORTED.add(name)
     except UserError:
         raise
     except Exception as error:

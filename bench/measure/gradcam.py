@@ -9,9 +9,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.data import Dataset, Split, evaluation_batches, load
+from bench.data import DATASETS, Dataset, Split, evaluation_batches, load
 from bench.errors import UserError
 from bench.models import MODELS, Network, stored
+from bench.plan.specs import check_recorded
 from bench.records.cell import Cell
 from bench.records.cell_folder import CellFolder
 from bench.records.naming import describe
@@ -66,6 +67,8 @@ def look(cells: list[CellFolder], positions: list[int], data_root: str | None = 
     for record in records:
         if record.cell.identity["data"] != first.identity["data"]:
             raise UserError(f"{first.id} and {record.id} were trained on different data")
+        check_recorded(DATASETS, "data set", record.cell.data, record.id)
+        check_recorded(MODELS, "model", record.cell.student, record.id)
     dataset, images, targets = _images(first, positions, data_root)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
     networks = []

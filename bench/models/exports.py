@@ -13,6 +13,7 @@ from bench.models.base import MODELS, stored
 from bench.models.field_names import published
 from bench.records import files
 from bench.records.cell_folder import CellFolder
+from bench.texts import brief
 
 
 def write_repdistiller(cell: CellFolder, target: Path) -> Path:
@@ -24,6 +25,8 @@ def write_repdistiller(cell: CellFolder, target: Path) -> Path:
     """
     record, raw = cell.finished_weights()
     weights, model = safetensors.torch.load(raw), stored(record.cell.student)
+    if model["type"] not in MODELS.module_dict:  # a record is data: nothing that it names is imported
+        raise UserError(f"{cell.id}: the network {brief(model['type'])} has no counterpart there")
     try:
         first = next(tensor for tensor in weights.values() if tensor.ndim == 4)
         shape = {"classes": len(weights["classifier.weight"]), "channels": first.shape[1]}

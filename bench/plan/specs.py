@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from bench.data import Dataset
 from bench.errors import UserError, unknown
 from bench.models import MODELS, Network
 from bench.plan.ranges import range_of
+from bench.plugins import IMPORTED
 from bench.records.cell import Cell, Spec, digest
 from bench.records.naming import Signature, is_shipped, nested
 from bench.texts import brief, misfit
@@ -88,6 +90,20 @@ def complete(
         else:
             raise UserError(f"{where}: '{key}' needs {name}")
     return filled
+
+
+def check_recorded(registry: Registry, kind: str, spec: Mapping[str, Any], where: str) -> None:
+    """Refuse to build what only a record names: it is data, and a dotted name in it is perhaps a stranger's.
+
+    Raises:
+        UserError: the type is not registered, and no module that the user has imported defines it.
+    """
+    key = str(spec.get("type"))
+    module, _, name = key.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None) if module in IMPORTED else None
+    if key not in registry.module_dict and not (found and _is_part(found, registry)):
+        hint = f"; --import {module} if you trust it" if module.isidentifier() or "." in module else ""
+        raise UserError(f"{where}: the {kind} {brief(key)} is not imported, since a record is data{hint}")
 
 
 def _is_part(builder: Builder, registry: Registry) -> bool:
