@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import reprlib
 import sys
+from typing import Any
 
 OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # not tab, new line
 LONGEST = 4_000  # characters of an error
@@ -37,6 +39,11 @@ def misfit(message: str, value: object) -> str:
         return found
     comma = isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", value)
     return f"{message}, not {brief(value)}{'; decimals take a point, not a comma' if comma else ''}"
+
+
+def encodable(value: Any) -> Any:
+    """The JSON value with '?' for each half of a letter (a lone surrogate), which can be neither printed nor written."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
 
 
 def visible(text: str) -> str:

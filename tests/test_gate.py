@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import batch, files, handles
+from bench.records import batch, files, handles, record
 from bench.records.files import Folder
 from bench.records.problems import BarredError, RefusedError
 
@@ -219,3 +220,10 @@ def test_a_former_file_that_cannot_be_removed_goes_the_next_time(folder: Folder,
     assert folder.read("page") == b"2"
     batch.replace(folder, {"page": "4"}, last="page")
     assert not folder.has("old")
+
+
+@pytest.mark.parametrize("raw", [b'"\\ud800"', b'"\xed\xa0\x80"'])
+def test_half_a_letter_can_be_printed(raw: bytes, folder: Folder) -> None:
+    body = {"name": "\ud800", "\udfffkey": ["x\ud800"]}
+    folder.write("file", json.dumps(record.seal(body)).encode().replace(b'"\\ud800"', raw))
+    assert folder.read_json("file") == {"name": "?", "?key": ["x?"]}

@@ -26,6 +26,7 @@ from bench.records import handles
 from bench.records.problems import DamagedError, RefusedError, UnreadableError
 from bench.records.record import SCHEMA, Cost, Record, seal, unseal
 from bench.records.teacher import TeacherAccuracy
+from bench.texts import encodable
 
 Model = TypeVar("Model", Record, Cost, TeacherAccuracy)
 Result = TypeVar("Result")
@@ -152,7 +153,7 @@ class Folder:
     def holder(self, name: str) -> handles.Holder | None:
         """Who held a lock last, as its file has it."""
         try:
-            found = json.loads(self.read(name, KIB))
+            found = encodable(json.loads(self.read(name, KIB)))
             return handles.Holder(int(found["process"]), str(found["host"])[:80], str(found["since"])[:40])
         except (ValueError, OSError, LookupError, TypeError):
             return None
@@ -363,7 +364,8 @@ def unsealed(raw: bytes) -> dict[str, Any]:
     if not isinstance(sealed, dict):
         raise DamagedError("it is not a JSON object")
     try:
-        return unseal(sealed)
+        body = unseal(sealed)
+        return encodable(body) if b"\\ud" in raw.lower() or b"\xed" in raw else body
     except (ValueError, RecursionError) as error:
         raise DamagedError(str(error)) from None
 
