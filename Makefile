@@ -2,7 +2,8 @@
 # make test     set up with the developers' tools, run every test
 # make check    lint, types, security
 # make audit    known weaknesses of the packages that are installed; needs the network
-# make faults   faults at every operation on files, hostile folders, and 200 at random: hours; PARTS="merge hostile" chooses
+# make faults   faults at operations on files, hostile folders, and some at random: 40 minutes of a core
+#               PARTS="merge hostile" chooses, MINUTES=5 is of each part, ALL=1 has every kind at every operation: hours
 # make gpu      what only a GPU can show, in nine minutes at most; IMAGES=cifar100.npz also trains on real images
 # make gpu-data pack the images of an .npz file so that they travel in two halves
 
@@ -31,7 +32,7 @@ audit: $(VENV)/.installed-dev
 	$(BIN)/python -m pip_audit --skip-editable
 
 faults: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fault_figures.py $(if $(PARTS),--parts $(PARTS))
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fault_figures.py $(if $(PARTS),--parts $(PARTS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ALL),--all)
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python tests/gpu_driver.py --out gpu_out $(if $(IMAGES),--images $(IMAGES))

@@ -277,11 +277,16 @@ class Campaign:
                 subprocess.run(["umount", "--lazy", str(self.results)], check=True)
             shutil.rmtree(self.results)
 
-    def run(self, faults: int, a_round: int = 20) -> Figures:
-        if self.finish(self.start(self.folder / "undisturbed", calm=True)) != 0:
+    def go_on(self, faults: int) -> None:
+        """A round; before the first one the undisturbed run, with which all are compared."""
+        undisturbed = self.folder / "undisturbed"
+        if not undisturbed.exists() and self.finish(self.start(undisturbed, calm=True)) != 0:
             raise RuntimeError(f"the undisturbed run failed: see {self.log.name}")
+        self.round(faults)
+
+    def run(self, faults: int, a_round: int = 20) -> Figures:
         while (left := faults - sum(self.figures.injected.values())) > 0:
-            self.round(min(a_round, left))
+            self.go_on(min(a_round, left))
             print(self.figures, flush=True)
         return self.figures
 
