@@ -211,7 +211,10 @@ def status(given: Given) -> int:
     from bench.records import progress
 
     folder, screen = finished(given), console()
-    look = lambda: progress.status(folder, *base.try_queue(folder))  # noqa: E731
+
+    def look(former: progress.Status | None = None) -> progress.Status:
+        return progress.status(folder, *base.try_queue(folder), former)
+
     found = progress.watch(look, screen, lambda: seeds.go_on(folder)) if given.watch else look()
     print(json.dumps(found.as_json(), indent=1)) if given.json else found.show(screen, seeds.lines(folder))
     return 1 if "unreadable" in found.counts else 0

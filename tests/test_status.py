@@ -15,7 +15,7 @@ from tiny_grid import expanded
 
 from bench.errors import UserError
 from bench.records import progress
-from bench.records.board import Board, Glance, places
+from bench.records.board import FINAL_STATES, Board, Glance, places
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.screen import Screen as Console
 from reports.report import Report
@@ -123,7 +123,7 @@ def test_a_watched_status_ends_with_the_run(folder: GridFolder, monkeypatch: pyt
     states = iter(["running", "running", "done"])
     monkeypatch.setattr(progress.time, "sleep", lambda _: None)
 
-    def look() -> progress.Status:
+    def look(former: progress.Status | None) -> progress.Status:
         found = progress.status(folder, {})
         state = next(states)
         found.board.glances = {cell_id: Glance(state, 60.0, 0.5) for cell_id in found.board.glances}
@@ -180,3 +180,35 @@ def test_values_of_a_sum_stand_in_its_label() -> None:
 def test_labels_that_cannot_be_are_refused(methods: list[Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         expanded(methods=methods)
+
+
+def test_what_has_ended_is_not_looked_at_again(folder: GridFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = progress.status(folder, {})
+    looked: list[str] = []
+    monkeypatch.setattr("bench.records.board.glance", lambda cell: looked.append(cell.id) or Glance("missing"))
+    second = progress.status(folder, {}, former=first)
+    open_cells = [cell for cell, state in first.states.items() if state not in FINAL_STATES]
+    assert looked == open_cells
+    assert len(open_cells) < len(first.states) == len(second.states)
+
+
+@pytest.mark.parametrize(("cells", "looks"), [(40, 120), (20_000, 2)])
+def test_looks_at_many_cells_take_a_hundredth_of_the_time(
+    folder: GridFolder, monkeypatch: pytest.MonkeyPatch, cells: int, looks: int
+) -> None:
+    """A minute of a run, which asks for a look twice a second, and in which a look at a cell takes 20 microseconds."""
+    now, counted = [1000.0], []
+    monkeypatch.setattr("bench.records.pacing.time.monotonic", lambda: now[0])
+    following = progress.Progress(folder, {}, Console(file=io.StringIO()))
+
+    def look() -> list[str]:
+        counted.append(now[0])
+        now[0] += 20e-6 * cells
+        return []
+
+    monkeypatch.setattr(following.board, "look", look)
+    while now[0] < 1060:
+        following.update()
+        now[0] += 0.5
+    assert looks - 2 <= len(counted) <= looks
+    assert len(counted) * 20e-6 * cells <= 0.01 * 60 + 20e-6 * cells  # the first look is free

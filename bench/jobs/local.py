@@ -22,6 +22,7 @@ from bench.jobs.worker import POLL_S, Job, Worker, environment
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
+from bench.records.pacing import Pacing
 
 
 class Launcher(Backend):
@@ -33,12 +34,18 @@ class Launcher(Backend):
         raise NotImplementedError
 
     def train(self, cells: Sequence[Cell], folder: GridFolder, options: Options, wait: bool, watch: Watch) -> Handed:
-        idle_rounds, last_lines, waits = 0, "", Waits(watch)
-        while (left := [cell for cell in cells if not folder.cell(cell.id).settled()]) and idle_rounds < ROUNDS:
-            if all(_locked(cell, folder) for cell in left):  # by another `run`: wait, and train what it loses
+        idle_rounds, last_lines, waits, pacing = 0, "", Waits(watch), Pacing(POLL_S)
+        left = list(cells)
+        while idle_rounds < ROUNDS:
+            with pacing.look():
+                left = [cell for cell in left if not folder.cell(cell.id).settled()]
+                all_locked = all(_locked(cell, folder) for cell in left)
+            if not left:
+                break
+            if all_locked:  # by another `run`: wait, and train what it loses
                 watch.update()
                 waits.look(_with_teachers(left), folder)
-                time.sleep(POLL_S)
+                time.sleep(pacing.pause_s)
                 continue
             last_lines = self._round(left, folder, options, watch)
             idle_rounds = 0 if any(folder.cell(cell.id).settled() for cell in left) else idle_rounds + 1

@@ -30,6 +30,7 @@ from bench.jobs.worker import Job, Worker, environment
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder
 from bench.records.options import Options
+from bench.records.pacing import Pacing
 
 ANSWER_S = 60  # to a client command; one without a controller needs about 10
 ARRAY_SIZE = 1001  # where the cluster does not name it: Slurm's own default
@@ -227,9 +228,14 @@ class Slurm(Backend):
         """
         rounds, before, waits = 0, len(cells), Waits(watch)
         unseen_since = time.monotonic()
-        while left := [cell for cell in cells if not folder.cell(cell.id).settled()]:
+        left, pacing = list(cells), Pacing(WAIT_S)
+        while True:
+            with pacing.look():
+                left = [cell for cell in left if not folder.cell(cell.id).settled()]
+            if not left:
+                break
             watch.update()
-            time.sleep(WAIT_S)
+            time.sleep(pacing.pause_s)
             try:
                 if queued := self.queue(folder):
                     unseen_since = time.monotonic()

@@ -12,6 +12,7 @@ from typing import Protocol
 import psutil
 
 from bench.records.folders import GridFolder
+from bench.records.pacing import Pacing
 
 PATIENCE_S = 10.0  # a reason that stands shorter is not worth a line
 LOOK_S = 5.0  # between two looks at who holds the locks
@@ -29,7 +30,7 @@ class Waits:
         self.notes = notes
         self._since: dict[str, float] = {}  # by reason
         self._named: set[str] = set()
-        self._next = 0.0
+        self._pacing = Pacing(LOOK_S)
 
     def see(self, reasons: Mapping[str, Sequence[str]]) -> None:
         """Take what waits now.
@@ -47,12 +48,10 @@ class Waits:
                 self.notes.note(f"waiting since {datetime.fromtimestamp(self._since[reason]):%H:%M:%S} for {what}: {reason}")
 
     def look(self, cells: Iterable[str], folder: GridFolder) -> None:
-        """See which of these cells processes train that this one has not started; at most 1 % of the time."""
-        started = time.monotonic()
-        if started >= self._next:
-            self.see(held_by_others(cells, folder))
-            took = time.monotonic() - started
-            self._next = started + max(LOOK_S, 100 * took)
+        """See which of these cells processes train that this one has not started."""
+        if not self._pacing.pause_s:
+            with self._pacing.look():
+                self.see(held_by_others(cells, folder))
 
 
 def held_by_others(cells: Iterable[str], folder: GridFolder) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from bench.jobs.check import check, name_failed, not_its_fault, wants_memory
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
+from bench.records.pacing import Pacing
 from bench.records.problems import BarredError, RefusedError
 
 if TYPE_CHECKING:
@@ -170,22 +171,36 @@ def assist(folder: GridFolder, options: Options, team: Team) -> None:
 
 def _lead(left: list[Cell], folder: GridFolder, options: Options, team: Team, exclusive: bool) -> None:
     while left:
-        outcomes = {cell.id: _take(cell, left, folder, options, team) for cell in left}
+        outcomes = {cell.id: _take(cell, left[place:], folder, options, team) for place, cell in enumerate(left)}
         waiting = [cell for cell in left if outcomes[cell.id] == "waiting" or (exclusive and outcomes[cell.id] == "locked")]
         if "tried" not in outcomes.values():
             # A cell or teacher that another trains is worth waiting for; a teacher that nobody trains will not come.
             wanted = {name for cell in waiting for name in cell.waits_for}
             wanted |= {cell_id for cell_id, outcome in outcomes.items() if outcome == "locked" and exclusive}
-            if not any(folder.cell(cell_id).locked() or folder.cell(cell_id).done() for cell_id in wanted):
+            done = {name for name in wanted if folder.cell(name).done()}
+            ready = any(outcomes[cell.id] == "waiting" and done.issuperset(cell.waits_for) for cell in waiting)
+            if not ready and not _wait(wanted - done, folder):
                 break
-            time.sleep(POLL_S)
         left = waiting
+
+
+def _wait(wanted: Collection[str], folder: GridFolder) -> bool:
+    """Wait until one of these cells that others train now is left by them; returns whether there were any."""
+    pacing = Pacing(POLL_S)
+    held = {name for name in wanted if folder.cell(name).locked()}
+    while held:
+        time.sleep(pacing.pause_s)
+        with pacing.look():
+            if not all(folder.cell(name).locked() for name in held):
+                return True
+    return False
 
 
 def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options, team: Team) -> Outcome:
     """Train a cell if it is free now.
 
-    With `options.together`, and on a GPU, it takes along what may train in lock-step with it out of `left`.
+    With `options.together`, and on a GPU, it takes along what may train in lock-step with it out of `left`: it and those after
+    it, so that what is done is not looked at again.
 
     Returns:
         'tried'; 'waiting' for its teacher; 'locked' by another; or 'passed': settled, or its folder cannot be used.

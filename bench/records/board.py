@@ -158,10 +158,15 @@ def _number(value: object) -> float:
 class Board:
     """The cells of a grid by group, method and seed, with what the last look has found of each."""
 
-    def __init__(self, folder: GridFolder, found: Mapping[str, Place]) -> None:
+    def __init__(self, folder: GridFolder, found: Mapping[str, Place], former: Mapping[str, Glance] | None = None) -> None:
+        """
+        Args:
+            former: what an earlier look has found, by id; cells that had ended by then are not looked at again.
+        """
         self.places = dict(found)
         self.cells = {cell_id: folder.cell(cell_id) for cell_id in self.places}
-        self.glances = {cell_id: glance(cell) for cell_id, cell in self.cells.items()}
+        known = {cell_id: each for cell_id, each in (former or {}).items() if each.state in FINAL_STATES}
+        self.glances = {cell_id: known.get(cell_id) or glance(cell) for cell_id, cell in self.cells.items()}
 
     def look(self) -> list[str]:
         """Look again at what has not ended; returns the ids of the cells that have ended since the last look."""

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bench.records.board import FINAL_STATES, Board, Glance, bar, failures, places
 from bench.records.folders import GridFolder
+from bench.records.pacing import Pacing
 from bench.screen import Screen
 
 LOOK_S = 2.0  # between two looks of `watch`
@@ -29,6 +30,7 @@ class Progress:
         known = places(folder.manifest()["cells"]) if cells else {}
         self.board = Board(folder, {cell_id: known[cell_id] for cell_id in cells})
         self.console = console
+        self._pacing = Pacing()
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Progress:
@@ -37,6 +39,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._look()
         if self.live:
             self.live.stop()
 
@@ -45,10 +48,16 @@ class Progress:
         self.console.print(line)
 
     def update(self) -> None:
-        for cell_id in self.board.look():
-            self._print_end(cell_id)
-        if self.live:
-            self.live.update(self.screen())
+        """Look again where a look is due."""
+        if not self._pacing.pause_s:
+            self._look()
+
+    def _look(self) -> None:
+        with self._pacing.look():
+            for cell_id in self.board.look():
+                self._print_end(cell_id)
+            if self.live:
+                self.live.update(self.screen())
 
     def screen(self) -> Group:
         """What the live table shows, in the console's width and height."""
@@ -117,35 +126,38 @@ class Status(NamedTuple):
         return lines
 
 
-def status(folder: GridFolder, queued: Mapping[str, str], silent: str = "") -> Status:
+def status(folder: GridFolder, queued: Mapping[str, str], silent: str = "", former: Status | None = None) -> Status:
     """The state of every cell of the manifest. What is unfinished of earlier requests is not missing, and left out.
 
     Args:
         queued: by cell that a backend holds, where it stands in its queue.
         silent: why a queue does not answer.
+        former: what an earlier look has found; cells that had ended by then are not looked at again.
 
     Raises:
         UserError: there is no manifest, or it is damaged.
     """
     manifest = folder.manifest()
     earlier = {cell["id"] for cell in manifest["cells"] if cell.get("earlier")}  # not asked for by the last request
-    board = Board(folder, places(manifest["cells"]))
+    board = Board(folder, places(manifest["cells"]), former.board.glances if former else {})
     board.leave_out(cell_id for cell_id in board.of_state("missing") if cell_id in earlier)
     waiting = {cell_id: where for cell_id, where in queued.items() if cell_id in board.of_state("missing")}
     board.glances |= dict.fromkeys(waiting, Glance("queued"))
     return Status(folder, board, manifest["skipped"], waiting, silent)
 
 
-def watch(look: Callable[[], Status], console: Screen, goes_on: Callable[[], bool] = lambda: False) -> Status:
+def watch(look: Callable[[Status | None], Status], console: Screen, goes_on: Callable[[], bool] = lambda: False) -> Status:
     """Show a status again and again until nothing is left to train, outside a terminal as a line a change; returns the last.
 
     Args:
+        look: takes what the last look has found.
         goes_on: whether more will be asked for, where all that is asked for has ended.
     """
-    last = ""
+    last, found, pacing = "", None, Pacing(LOOK_S)
     with Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else nullcontext() as live:
         while True:
-            found = look()
+            with pacing.look():
+                found = look(found)
             line = f"{found.folder.name}: {found.board.headline()}"
             if live:
                 live.update(_watched(found, line, console), refresh=True)
@@ -154,7 +166,7 @@ def watch(look: Callable[[], Status], console: Screen, goes_on: Callable[[], boo
             if set(found.states.values()) <= {*FINAL_STATES} and not goes_on():
                 break
             last = line
-            time.sleep(LOOK_S)
+            time.sleep(pacing.pause_s)
     return found
 
 
