@@ -1,6 +1,7 @@
 # make bench    set up, train the default grid, write the report
 # make test     set up with the developers' tools, run every test
 # make check    lint, types, security
+# make floors   the lowest versions that pyproject.toml allows, installed into .floors, and a part of the tests with them
 # make audit    known weaknesses of the packages that are installed; needs the network
 # make faults   faults at operations on files, hostile folders, and some at random: 40 minutes of a core
 #               PARTS="merge hostile" chooses, MINUTES=5 is of each part, ALL=1 has every kind at every operation: hours
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
 PYTEST ?=
 
-.PHONY: bench test check audit faults format readme gpu gpu-data
+.PHONY: bench test check floors audit faults format readme gpu gpu-data
 bench: $(VENV)/.installed
 	$(BIN)/python run_bench.py run $(GRID)
 
@@ -56,3 +57,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) -e '.[dev,timm,huggingface,tensorboard,gradcam,completion]'
 	@touch $@
+
+# With Python 3.11, the lowest that pyproject.toml allows: former versions of packages have no wheels for a newer one
+FLOORS := .floors
+FLOOR_EXTRAS := timm,huggingface,tensorboard,gradcam,completion
+TESTED := gate upkeep cell grid recipes models step run image_files users_data status stats frame tables reports figures texts
+
+floors:
+	$(PYTHON) -m venv $(FLOORS)
+	$(PYTHON) .ci/floors.py > $(FLOORS)/constraints.txt
+	$(FLOORS)/bin/python -m pip install --quiet -c $(FLOORS)/constraints.txt -e '.[$(FLOOR_EXTRAS)]' pytest hypothesis pytest-xdist
+	OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(TESTED:%=tests/test_%.py) $(PYTEST)

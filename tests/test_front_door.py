@@ -116,6 +116,25 @@ def test_the_hosted_workflow_runs_what_ci_runs(repository: Path) -> None:
     assert hosted == [f"make {target}" for target in ours]
 
 
+def test_the_hosted_workflow_tests_the_floors_on_the_lowest_python(repository: Path) -> None:
+    job = yaml.safe_load((repository / ".github/workflows/check.yml").read_text())["jobs"]["floors"]
+    setup, run = job["steps"][-2:]
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    assert (f">={setup['with']['python-version']}", run["run"]) == (project["requires-python"], "make floors")
+    makefile = (repository / "Makefile").read_text()
+    tested = re.search(r"^TESTED := (.*)$", makefile, re.MULTILINE)
+    assert tested
+    assert all((repository / f"tests/test_{name}.py").is_file() for name in tested[1].split())
+
+
+def test_every_requirement_has_a_floor(repository: Path) -> None:
+    command = [sys.executable, str(repository / ".ci/floors.py")]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    stated = sum(project["optional-dependencies"].values(), project["dependencies"])
+    assert [line.replace("==", ">=") for line in printed] == stated
+
+
 def test_standing_files_agree_with_the_project(repository: Path) -> None:
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((repository / "CITATION.cff").read_text())

@@ -25,8 +25,16 @@ def write(folder: Path, image, extension: str = "png", classes: str = "abc") -> 
         for label, name in enumerate(classes):
             (folder / part / name).mkdir(parents=True, exist_ok=True)
             for position in range(count):
-                Image.fromarray(image(label, position)).save(folder / part / name / f"{position}.{extension}")
+                save(image(label, position), folder / part / name / f"{position}.{extension}")
     return folder
+
+
+def save(pixels: np.ndarray, path: Path) -> None:
+    if path.suffix == ".pgm":  # Pillow 10 reads 16 bits, and does not write them
+        height, width = pixels.shape
+        path.write_bytes(f"P5 {width} {height} 65535\n".encode() + pixels.astype(">u2").tobytes())
+    else:
+        Image.fromarray(pixels).save(path)
 
 
 def colored(label: int, position: int) -> np.ndarray:
