@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import re
@@ -30,13 +31,24 @@ from methods.base import Output
 EPOCHS = (0, 4, 9)  # of ten; ramps end in between. Each has two full batches and one of half the size, which stays eager
 
 
+class TorchsOwn:
+    """In the place of `bench.engine.layers.Layers`: each layer counts and casts by itself."""
+
+    def at_once(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
 class Twins:
-    """Two equal groups: one takes every step eagerly, the other records a step of each kind, and replays it from then on."""
+    """Two equal groups: one takes every step eagerly, as torch's layers do by themselves, the other records a step of each
+    kind, and replays it from then on.
+    """
 
     def __init__(self, case: Case, tiny: Any, folder: Any) -> None:
         self.case = case
         assemblies = [assembled(case, tiny, folder) for _ in range(2)]
         self.eager, self.replayed = (assembly.step() for assembly in assemblies)
+        for member in self.eager.members.values():
+            member.layers = TorchsOwn()
         self.runner = StepRunner(self.replayed, FakeGraphs())
         first = next(iter(assemblies[0].trainees.values()))
         self.stream = assemblies[0].stream(first)

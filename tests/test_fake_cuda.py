@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.engine.assemble import Assembly
+from bench.engine.layers import Layers
 from bench.engine.trainee import Trainee
 from methods import Batch, Method
 from methods.base import Output
@@ -75,7 +76,8 @@ def terms_on_cuda(trainee: Trainee, batch: Batch, preparing: bool, precision: st
             tensors = {name: on_cuda(value) for name, value in batch._asdict().items() if isinstance(value, Tensor)}
             tensors["epoch"] = torch.empty((), dtype=torch.int64, device="cuda")
             tensors["progress"] = torch.empty((), dtype=torch.float64, device="cuda")
-            with Copies() as copies:
+            layers = Layers(trainee.core.modules(), precision == "bf16")
+            with Copies() as copies, layers.at_once():
                 terms = trainee(batch._replace(**tensors), preparing)
             assert not copies.found, f"copies from the host: {copies.found}"
             return terms

@@ -20,6 +20,7 @@ from bench.engine.branches import Streams
 from bench.engine.clock import SILENT, Clock, SilentClock
 from bench.engine.device import autocast
 from bench.engine.distributed import ALONE, Team, rows_of
+from bench.engine.layers import Layers
 from bench.engine.optimizer import Optimizer
 from bench.engine.trainee import Teacher, Trainee
 from methods.base import Batch
@@ -45,6 +46,7 @@ class Member:
     trainee: Trainee
     module: nn.Module  # the trainee itself, or what averages its gradients over processes
     optimizer: Optimizer
+    layers: Layers
     stream: int = 0  # which of a step's batches it sees
     sums: dict[bool, dict[str, Tensor]] = field(default_factory=lambda: {False: {}, True: {}})  # of terms; key: preparing
 
@@ -79,10 +81,7 @@ class Step:
         sees: Mapping[str, int] | None = None,
     ) -> None:
         self.device, self.precision, self.team = device, precision, team
-        self.members = {
-            cell_id: Member(trainee, team.wrap(trainee, device), Optimizer(trainee, device), (sees or {}).get(cell_id, 0))
-            for cell_id, trainee in trainees.items()
-        }
+        self.members = {cell_id: self._member(trainee, (sees or {}).get(cell_id, 0)) for cell_id, trainee in trainees.items()}
         self._parts = next(iter(trainees.values())).recipe.accumulate  # all have one recipe
         self.clock: Clock | SilentClock = SILENT
         self._teachers: list[Teacher] = []
@@ -95,6 +94,12 @@ class Step:
         self.epoch = torch.zeros((), dtype=torch.int64, device=device)
         self.progress = torch.zeros((), dtype=torch.float64, device=device)
         self._filled: object = 0  # the epoch that `epoch` holds, so that it is written only when it changes
+
+    def _member(self, trainee: Trainee, stream: int) -> Member:
+        modules = [] if trainee.recipe.compile else trainee.core.modules()  # a compiler puts such work together itself
+        casts = self.precision == "bf16" and self.team.size == 1  # else gradients are exchanged as they come, one by one
+        layers = Layers(modules, casts)
+        return Member(trainee, self.team.wrap(trainee, self.device), Optimizer(trainee, self.device), layers, stream)
 
     def __call__(self, *batches: Batch, preparing: bool = False) -> None:
         """Take the step.
@@ -145,7 +150,7 @@ class Step:
 
     def _backward(self, member: Member, batch: Batch, weight: float, preparing: bool) -> None:
         measure = self.clock.measure
-        with measure("forward"), autocast(self.device, self.precision):
+        with measure("forward"), autocast(self.device, self.precision), member.layers.at_once():
             terms = member.module(batch, preparing)
         if weight != 1:
             terms = {name: weight * term for name, term in terms.items()}
