@@ -185,7 +185,7 @@ def test_images_are_the_same_however_many_are_augmented_together(options, monkey
     data = toy(samples=100)
 
     def epoch(together):
-        monkeypatch.setattr("bench.data.stream._batches_at_once", lambda *_: together)
+        monkeypatch.setattr("bench.data.stream.batches_at_once", lambda *_: together)
         return list(streamed(data, **options).epoch(1))
 
     assert same(epoch(1), epoch(5))

@@ -7,6 +7,7 @@ import math
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
 import safetensors.torch
@@ -15,6 +16,7 @@ from small import write_grid
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import run_bench
+from bench.data import Stream
 from bench.engine.assemble import assemble
 from bench.engine.schedule import learning_rate
 from bench.engine.step import DivergedError
@@ -81,17 +83,21 @@ def train_all(grid, root, options=CPU):
 
 
 @pytest.mark.parametrize("key", sorted(METHODS.module_dict))
-def test_interrupted_and_resumed_equals_undisturbed(key, tiny, tmp_path):
+def test_interrupted_and_resumed_equals_undisturbed(key, tiny, tmp_path, monkeypatch):
     grid = tiny(methods=[spec(key)], recipe={"name": "digits", "epochs": 3, "batch_size": 16, "validation": 0.2})
     *_, expected = train_all(grid, tmp_path / "a")
 
     folder = folder_of(grid, tmp_path / "b")
     for cell in grid.cells[:-1]:
         train([cell], folder, CPU)
+    monkeypatch.setattr("bench.engine.loop.DRAW_AHEAD_ON", ("cpu",))  # as beside a GPU
+    drawn, draw = [], Stream._draw
+    monkeypatch.setattr(Stream, "_draw", lambda self, epoch: (drawn.append(threading.current_thread()), draw(self, epoch))[1])
     with dying_after(checkpoints=2), pytest.raises(InterruptedTrainingError):
         train(grid.cells[-1:], folder, CPU)
     torch.rand(7)  # whatever happens in between must not matter
     [found] = train(grid.cells[-1:], folder, CPU)
+    assert drawn.count(threading.main_thread()) == 4  # in each part, to count FLOPs and for its first epoch
 
     assert found.weights_sha256 == expected.weights_sha256
     assert found.accuracies == expected.accuracies

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ from bench.records.recipe import Recipe
 def test_an_epoch_depends_on_seed_and_number_alone(options):
     data = toy()
     consumed, fresh = streamed(data, **options), streamed(data, **options)
-    earlier = [list(consumed.epoch(epoch)) for epoch in range(3)]
+    earlier = [list(consumed.epoch(epoch, epoch + 1)) for epoch in range(3)]  # a thread draws the fourth
     torch.manual_seed(5)
     state = torch.get_rng_state()
     batches = list(fresh.epoch(3))
@@ -40,6 +42,32 @@ def test_an_epoch_depends_on_seed_and_number_alone(options):
     assert same(list(consumed.epoch(3)), batches)
     assert not torch.equal(earlier[0][0].index, batches[0].index)
     assert not torch.equal(earlier[0][0].index, next(streamed(data, seed=1, **options).epoch(0)).index)
+
+
+def test_a_thread_draws_the_next_epoch_and_ends(monkeypatch):
+    drawn, draw = [], Stream._draw
+    monkeypatch.setattr(
+        Stream, "_draw", lambda self, epoch: (drawn.append((epoch, threading.current_thread().name)), draw(self, epoch))[1]
+    )
+    run = streamed(toy())
+    next(run.epoch(0, 1))  # left unfinished, as after an error
+    for epoch, following in ((1, 2), (2, 0), (5, None)):
+        list(run.epoch(epoch, following))
+    assert [(epoch, name.partition("_")[0]) for epoch, name in drawn] == [
+        *((0, "MainThread"), (1, "draws"), (2, "draws"), (0, "draws"), (5, "MainThread"))
+    ]
+    for thread in [each for each in threading.enumerate() if each.name.startswith("draws")]:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_when_its_epoch_begins(monkeypatch):
+    draw = Stream._draw
+    monkeypatch.setattr(Stream, "_draw", lambda self, epoch: draw(self, epoch) if epoch == 0 else {}[f"draws of {epoch}"])
+    run = streamed(toy())
+    assert len(list(run.epoch(0, 1))) == len(run)
+    with pytest.raises(KeyError, match="draws of 1"):
+        next(run.epoch(1))
 
 
 def test_batches_cover_the_set_and_say_where_training_stands():

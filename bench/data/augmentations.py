@@ -43,7 +43,9 @@ class Augmentation(ABC):
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        """Draw for so many images, on the CPU, from this generator alone."""
+        """Draw for so many images, on the CPU, from this generator alone. On a GPU a thread draws while `apply` works on the
+        epoch before: keep nothing in `self`.
+        """
 
     @abstractmethod
     def apply(self, images: Tensor, draws: Draws) -> Tensor:

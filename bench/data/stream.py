@@ -1,14 +1,15 @@
 """The batches of a training run: shuffled, augmented, on the device.
 
 Every draw depends on the data set, the seed and the epoch alone. It is made on the CPU, once an epoch for all samples. Hence
-all methods of one seed get the same images, on every device, and a resumed run gets those of an undisturbed one.
+all methods of one seed get the same images, on every device, and a resumed run gets those of an undisturbed one. While a GPU
+trains, a thread makes the draws of the next epoch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,23 +18,43 @@ from torch import Tensor
 
 from bench.data.augment import (
     Mix,
+    Operations,
     apply,
     cutout,
-    draw_boxes,
     draw_mix,
     draw_squares,
     draw_strong,
     gray_squares,
-    resize_boxes,
     send,
 )
-from bench.data.augmentations import augmentations, rows
+from bench.data.augmentations import Draws, augmentations, rows
+from bench.data.crops import StreamedCrops, batches_at_once, cropper
 from bench.data.files import CROP_PCT, STREAMED_SIZE, Crops, Files, generator
 from bench.data.sets import Dataset, Shape, Split
 from bench.records.recipe import Recipe
 from methods.base import Batch, Partner
 
 MIXED_ALPHA = 0.4  # of the Beta distribution of mixed partners: MixSKD's on CIFAR
+
+
+class _View(NamedTuple):
+    """What is drawn for one image of each sample, in the epoch's order; on the CPU."""
+
+    order: Tensor  # (N,) int64, positions in the training set
+    crops: Any  # what `Cropper.draw` returns
+    flips: Tensor  # (N,) of bool
+    augmentations: list[Draws]
+    rounds: list[Operations]  # of strong augmentation, and below its squares; none of a plain image
+    squares: Tensor | None
+    centers: Tensor  # (N, 2) int64, of Cutout
+
+
+class _Epoch(NamedTuple):
+    """What is drawn before an epoch's first batch; on the CPU."""
+
+    images: _View
+    partners: _View | None
+    mixed: tuple[Tensor, Tensor] | None  # of mixed partners: (N,) rows of a batch, (steps,) shares that an image keeps
 
 
 class Stream:
@@ -70,28 +91,37 @@ class Stream:
         self.recipe, self.seed, self.device, self.partner, self.classes = recipe, seed, device, partner, data.classes
         self.cpu_targets, self.targets = train.targets, train.targets.to(device)
         self.samples = _used(recipe, len(train.targets))
-        self.batches_at_once = _batches_at_once(train.images, recipe, device)
-        self.crops = _crops(train.images, recipe, device, self.batches_at_once * recipe.batch_size)
+        self.batches_at_once = batches_at_once(train.images, recipe, device)
+        self.crops = cropper(train.images, recipe, device, self.batches_at_once * recipe.batch_size)
         self.shape = self.crops.shape
         self.augmentations = augmentations(recipe)
         for _, augmentation in self.augmentations:
             augmentation.setup(data, self.shape)
         self.normalize = Normalize(data, self.shape[2], device, dtype, memory_format)
+        self._ahead: tuple[int, Future[_Epoch]] | None = None  # the epoch whose draws a thread makes, or has made
 
     def __len__(self) -> int:
         """Steps an epoch; the last batch may be smaller."""
         return -(-self.samples // self.recipe.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, 0-based."""
+    def epoch(self, epoch: int, following: int | None = None) -> Iterator[Batch]:
+        """The batches of one epoch, 0-based.
+
+        Args:
+            following: the epoch that comes next, where a thread is to make its draws meanwhile. The thread ends with them; what
+                goes wrong in it is raised when that epoch begins.
+        """
         recipe, steps = self.recipe, len(self)
-        order = torch.randperm(len(self.targets), generator=generator("order", self.seed, epoch))
-        order = order.repeat_interleave(recipe.repeats)[: self.samples]
-        index = send(order, self.device)
+        drawn = self._drawn(epoch)
+        if following is not None and not isinstance(self.crops, StreamedCrops):  # whose processes begin as copies of this one
+            pool = ThreadPoolExecutor(1, "draws")
+            self._ahead = following, pool.submit(self._draw, following)
+            pool.shutdown(wait=False)
+        index = send(drawn.images.order, self.device)
         target = self.targets[index]
-        images = self._images(order, "image", epoch)
-        partners = self._partners(order, epoch)
-        mixed = self._mixed(epoch) if self.partner == "mixed" else None
+        images = self._images(drawn.images)
+        partners = self._images(drawn.partners) if drawn.partners else None
+        mixed = self._mixed(drawn.mixed) if drawn.mixed else None
         mixes = np.random.default_rng(generator("mix", self.seed, epoch).initial_seed())
         for step, (index_, target_) in enumerate(
             zip(index.split(recipe.batch_size), target.split(recipe.batch_size), strict=True)
@@ -118,44 +148,64 @@ class Stream:
                 soft=self._soft(target_, mix) if recipe.soft_targets else None,
             )
 
-    def _partners(self, order: Tensor, epoch: int) -> Iterator[Tensor] | None:
-        """Batches of partner images, but where they are mixes of the images themselves."""
-        if self.partner in (None, "mixed"):
-            return None
+    def _drawn(self, epoch: int) -> _Epoch:
+        """An epoch's draws: the thread's, where it was asked for them."""
+        ahead, self._ahead = self._ahead, None
+        return ahead[1].result() if ahead and ahead[0] == epoch else self._draw(epoch)
+
+    def _draw(self, epoch: int) -> _Epoch:
+        """Draw for an epoch. Runs in a thread beside the epoch before: it changes nothing of the stream's."""
+        order = torch.randperm(len(self.targets), generator=generator("order", self.seed, epoch))
+        order = order.repeat_interleave(self.recipe.repeats)[: self.samples]
+        images = self._draw_view(order, "image", epoch)
+        if self.partner == "mixed":
+            return _Epoch(images, None, self._draw_mixed(epoch))
+        if self.partner is None:
+            return _Epoch(images, None, None)
         if self.partner == "same_class":
             order = draw_partners(self.cpu_targets, order, generator("partner of", self.seed, epoch))
-        return self._images(order, "partner", epoch, strong=self.partner == "strong_view")
+        return _Epoch(images, self._draw_view(order, "partner", epoch, strong=self.partner == "strong_view"), None)
 
-    def _mixed(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each batch a permutation of its rows and the share that an image keeps, 0-dim, on the device."""
+    def _draw_mixed(self, epoch: int) -> tuple[Tensor, Tensor]:
         size, draws = self.recipe.batch_size, generator("mixed", self.seed, epoch)
         shares = np.random.default_rng(draws.initial_seed()).beta(MIXED_ALPHA, MIXED_ALPHA, len(self))
         permutations = torch.cat([row.argsort() for row in torch.rand(self.samples, generator=draws).split(size)])
-        kept = send(torch.from_numpy(shares).float(), self.device)
-        yield from zip(send(permutations, self.device).split(size), kept, strict=True)
+        return permutations, torch.from_numpy(shares).float()
 
-    def _images(self, order: Tensor, view: str, epoch: int, strong: bool = False) -> Iterator[Tensor]:
-        """Batches of augmented, normalized images; `view` names the draws."""
-        recipe, count, key = self.recipe, len(order), (view, self.seed, epoch)
-        flips = send(torch.rand(count, generator=generator("flip", *key)) < 0.5, self.device)
-        drawn = [(each, each.draw(count, generator(name, *key))) for name, each in self.augmentations]
+    def _mixed(self, drawn: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each batch a permutation of its rows and the share that an image keeps, 0-dim, on the device."""
+        permutations, kept = (send(each, self.device) for each in drawn)
+        yield from zip(permutations.split(self.recipe.batch_size), kept, strict=True)
+
+    def _draw_view(self, order: Tensor, view: str, epoch: int, strong: bool = False) -> _View:
+        """Draw for one image of each sample; `view` names the draws."""
+        count, (height, width), key = len(order), self.shape[1:], (view, self.seed, epoch)
+        return _View(
+            order=order,
+            crops=self.crops.draw(order, ("crop", *key)),
+            flips=torch.rand(count, generator=generator("flip", *key)) < 0.5,
+            augmentations=[each.draw(count, generator(name, *key)) for name, each in self.augmentations],
+            rounds=draw_strong(count, height, width, generator("strong", *key)) if strong else [],
+            squares=draw_squares(count, height, width, generator("square", *key)) if strong else None,
+            centers=(torch.rand(count, 2, generator=generator("cutout", *key)) * torch.tensor([height, width])).long(),
+        )
+
+    def _images(self, view: _View) -> Iterator[Tensor]:
+        """Batches of augmented, normalized images."""
+        recipe = self.recipe
+        flips, centers = send(view.flips, self.device), send(view.centers, self.device)
+        squares = None if view.squares is None else send(view.squares, self.device)
+        drawn = [(each, draws) for (_, each), draws in zip(self.augmentations, view.augmentations, strict=True)]
         on_pixels, on_normalized = ([pair for pair in drawn if pair[0].normalized is wanted] for wanted in (False, True))
-        rounds, squares = [], None
-        if strong:
-            height, width = self.shape[1:]
-            rounds = draw_strong(count, height, width, generator("strong", *key))
-            squares = send(draw_squares(count, height, width, generator("square", *key)), self.device)
-        centers = torch.rand(count, 2, generator=generator("cutout", *key)) * torch.tensor(self.shape[1:])
-        centers = send(centers.long(), self.device)
         done = 0
-        for images in self.crops.batches(order, ("crop", *key)):
+        for images in self.crops.batches(view.order, view.crops):
             part = slice(done, done + len(images))
             done += len(images)
             if recipe.flip:
                 images = torch.where(flips[part].view(-1, 1, 1, 1), images.flip(3), images)
             for augmentation, draws in on_pixels:
                 images = augmentation.apply(images, rows(draws, part))
-            for operations in rounds:
+            for operations in view.rounds:
                 images = apply(images, rows(operations, part))
             if squares is not None:
                 images = gray_squares(images, squares[part])
@@ -242,24 +292,6 @@ class Normalize:
         return rows.unflatten(2, (images.shape[3], -1)).permute(0, 3, 1, 2).contiguous(memory_format=self.memory_format)
 
 
-class _Crops(Protocol):
-    """Cropped images, several batches at a time."""
-
-    shape: tuple[int, int, int]  # (C, H, W)
-
-    def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
-        """(B, C, H, W) uint8 on the device, channels last in memory; `key` names the draws."""
-
-
-def _batches_at_once(images: Tensor | Files, recipe: Recipe, device: torch.device) -> int:
-    """How many are augmented together: several on a GPU and under a policy, to launch fewer kernels; fewer of large images."""
-    if isinstance(images, Files):
-        return 1
-    wanted = 2048 if device.type != "cpu" else 512 if recipe.augment != "none" or recipe.color_jitter else 1  # images of 32x32
-    enlarged = max(recipe.image_size, *images.shape[2:]) ** 2 / 32**2
-    return math.ceil(wanted / max(1, enlarged) / recipe.batch_size)
-
-
 def _used(recipe: Recipe, samples: int) -> int:
     """How many of so many images an epoch takes. Where images are repeated: as many in whole 256s, as DeiT has it."""
     drawn = samples if recipe.repeats == 1 else samples // 256 * 256 or samples
@@ -288,68 +320,3 @@ def check_recipe(recipe: Recipe, shape: Shape, streamed: bool) -> None:
         raise ValueError(f"crop_padding: {padding} is too much to reflect {pixels}")
     if padding > min(shape.height, shape.width):
         raise ValueError(f"crop_padding: {padding} is too much for {pixels}: crops would be empty")
-
-
-def _crops(images: Tensor | Files, recipe: Recipe, device: torch.device, count: int) -> _Crops:
-    if isinstance(images, Files):
-        return _StreamedCrops(images, recipe.image_size or STREAMED_SIZE, recipe, device)
-    if recipe.crop == "resized":
-        return _ResizedCrops(images, recipe.image_size or images.shape[3], device, count)
-    padding = recipe.crop_padding if recipe.crop == "pad" else 0
-    return _PaddedCrops(images, padding, recipe.padding, device, count)
-
-
-class _PaddedCrops:
-    """Crops of the stored size out of padded images.
-
-    Every possible crop is a view of the padded set, (N, 2 padding + 1, 2 padding + 1, H, W, C): indexing it copies the crops,
-    whole rows at a time, since channels are last.
-    """
-
-    def __init__(self, images: Tensor, padding: int, mode: str, device: torch.device, count: int) -> None:
-        self.shape = (images.shape[1], images.shape[2], images.shape[3])
-        padded = images.permute(0, 2, 3, 1).to(device)
-        if mode == "reflect":
-            rows, columns = (_reflected(side, padding, device) for side in images.shape[2:])
-            padded = padded[:, rows][:, :, columns].contiguous()
-        else:
-            padded = F.pad(padded, (0, 0, padding, padding, padding, padding)).contiguous()
-        windows = padded.unfold(1, self.shape[1], 1).unfold(2, self.shape[2], 1)
-        self.windows, self.device, self.count = windows.permute(0, 1, 2, 4, 5, 3), device, count
-
-    def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
-        corners = torch.randint(self.windows.shape[1], (2, len(order)), generator=generator(*key))
-        drawn = send(torch.cat([order.unsqueeze(0), corners]), self.device)
-        for part in drawn.split(self.count, 1):
-            yield self.windows[tuple(part)].permute(0, 3, 1, 2)
-
-
-def _reflected(side: int, padding: int, device: torch.device) -> Tensor:
-    """Positions (side + 2 padding,) of a side that is reflected at its first and last pixel, which are not repeated."""
-    return side - 1 - (side - 1 - torch.arange(-padding, side + padding, device=device).abs()).abs()
-
-
-class _ResizedCrops:
-    """ImageNet's random resized crops out of images in memory."""
-
-    def __init__(self, images: Tensor, size: int, device: torch.device, count: int) -> None:
-        self.shape = (images.shape[1], size, size)
-        self.images, self.size, self.device, self.count = images.to(device), size, device, count
-
-    def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
-        height, width = self.images.shape[2:]
-        boxes = send(draw_boxes(len(order), height, width, generator(*key)), self.device)
-        for index, box in zip(send(order, self.device).split(self.count), boxes.split(self.count), strict=True):
-            yield resize_boxes(self.images[index], box, self.size)
-
-
-class _StreamedCrops:
-    """ImageNet's random resized crops out of image files, decoded in processes."""
-
-    def __init__(self, files: Files, size: int, recipe: Recipe, device: torch.device) -> None:
-        self.shape = (3, size, size)
-        self.files, self.size, self.recipe, self.device = files, size, recipe, device
-
-    def batches(self, order: Tensor, key: tuple[object, ...]) -> Iterator[Tensor]:
-        copies = torch.arange(len(order)) % self.recipe.repeats
-        return Crops(self.files, self.size, key).batches(order, self.recipe.batch_size, self.device, copies)

@@ -3,8 +3,8 @@
 * A batch norm counts the batches that it trained on. Weights files hold the counts; training reads none of them.
 * Under autocast a convolution or linear layer casts its weights to bf16, and their gradient back.
 
-Values are torch's, bit for bit. Only where a method itself computes in bf16 with the weight of a layer that runs too, the gradients of
-both uses are added in fp32, not in bf16.
+Values are torch's, bit for bit. One case is apart: where a method itself computes in bf16 with the weight of a layer that runs,
+too, the gradients of both uses are added in fp32, not in bf16.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from bench.records.cell import seed_from
 from bench.records.recipe import Recipe
 from bench.records.record import Clocks
 
+DRAW_AHEAD_ON = ("cuda",)  # devices beside which a thread draws for the next epoch: on a CPU it would take cores from the steps
 Row = dict[str, float]  # one line of the curves: what is known after an epoch
 
 
@@ -92,15 +93,17 @@ class Loop:
         self.call("after_run")
 
     def _run_epoch(self) -> None:
-        preparing = self.epoch < self.prepare_epochs
-        epoch = self.epoch if preparing else self.epoch - self.prepare_epochs  # of the phase
+        preparing, epoch = self._phase(self.epoch)
+        draws_ahead = self.step.device.type in DRAW_AHEAD_ON and self.epoch + 1 < self.max_epochs
+        following = self._phase(self.epoch + 1)[1] if draws_ahead else None
         step, team, steps = self.step, self.step.team, self.steps
         before, after = self._with_stage("before_train_iter"), self._with_stage("after_train_iter")
         torch.manual_seed(seed_from(self.seed, self.epoch, *([] if team.leads else [team.rank])))
         step.train()
         self.call("before_train_epoch")
         with self.clock.measure("prepare_s" if preparing else "train_s"):
-            for index, batches in enumerate(zip(*(stream.epoch(epoch) for stream in self.streams), strict=True)):
+            streams = [stream.epoch(epoch, following) for stream in self.streams]
+            for index, batches in enumerate(zip(*streams, strict=True)):
                 step.set_lr(self.prepare_lr if preparing else learning_rate(self.recipe, epoch * steps + index, steps))
                 for hook in before:
                     hook.before_train_iter(self, index, batches[0])
@@ -113,6 +116,11 @@ class Loop:
                 team.follow_leader(member.trainee)
         self.epoch += 1
         self.call("after_train_epoch")
+
+    def _phase(self, epoch: int) -> tuple[bool, int]:
+        """Whether an epoch belongs to the preparation, and which of its phase it is."""
+        preparing = epoch < self.prepare_epochs
+        return preparing, epoch if preparing else epoch - self.prepare_epochs
 
     def call(self, stage: str) -> None:
         """Have every hook do what it does at a stage, such as "after_train_epoch"."""
