@@ -60,7 +60,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 # With Python 3.11, the lowest that pyproject.toml allows: former versions of packages have no wheels for a newer one
 FLOORS := .floors
-FLOOR_EXTRAS := timm,huggingface,tensorboard,gradcam,completion
+FLOOR_EXTRAS := timm,tensorboard,gradcam,completion
 TESTED := gate upkeep cell grid recipes models step run image_files users_data status stats frame tables reports figures texts
 
 floors:

@@ -39,19 +39,36 @@ def above_zero(text: str) -> float:
     return value
 
 
-RESULTS = argument(
-    "--results", type=os.path.expanduser, default="results", metavar="DIR", help="the results folder (default: results)"
-)
+def zero_or_more(text: str) -> float:
+    """A number of 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ArgumentTypeError(f"a number of 0 or more, not '{text}'")
+    return value
+
+
+def place(text: str) -> str:
+    """A path, which may begin with `~` or `~user`; an empty one, of a variable that is not set, is none."""
+    path = os.path.expanduser(text)  # noqa: PTH111 (pathlib drops the ./ before a ~ that is no home)
+    if not path or "\0" in path:
+        raise ArgumentTypeError(f"a path, not {text!r}")
+    if path.startswith("~"):
+        raise ArgumentTypeError(f"there is no user {path.partition('/')[0]}; write ./{path} for a file of that name")
+    return path
+
+
+RESULTS = argument("--results", type=place, default="results", metavar="DIR", help="the results folder (default: results)")
 PLUGINS = several(
     "--import",
     "a file or module of yours: a method, model, data set, ...",
     "FILE.py|MODULE",
     dest="imports",
-    type=os.path.expanduser,
+    type=place,
 )
-DATA_ROOT = argument(
-    "--data-root", type=os.path.expanduser, metavar="DIR", help="where data sets lie or are downloaded to (default: data)"
-)
+DATA_ROOT = argument("--data-root", type=place, metavar="DIR", help="where data sets lie or are downloaded to (default: data)")
 GRID = together(
     argument(
         "grid",
@@ -75,7 +92,7 @@ PLANNING = together(
     flag("--commands", "print a command for each training instead, teachers first: for other schedulers"),
     argument(
         "--dry-run",
-        type=os.path.expanduser,
+        type=place,
         nargs="?",
         const="sbatch",
         metavar="DIR",
@@ -95,7 +112,7 @@ THREADS = number("--threads", "CPU threads (default: all cores)", default=0)
 JSON = flag("--json", "print JSON, for programs")
 KINDS = "local (processes of this machine), debug (this process), slurm, or a cluster file"
 CLUSTER = together(
-    argument("--cluster", type=os.path.expanduser, default="local", metavar="KIND|FILE", help=KINDS),
+    argument("--cluster", type=place, default="local", metavar="KIND|FILE", help=KINDS),
     number("--gpus", "slurm: GPUs of a process, 0 or 1 (default: 1)"),
 )
 JOBS = group(
@@ -106,12 +123,12 @@ JOBS = group(
     argument("--partition", help="slurm, as all below"),
     argument("--account"),
     number("--minutes", "time limit of a job (default: 240)"),
-    argument("--memory-gib", type=float, metavar="N", help="memory of a process (default: the cluster's)"),
+    argument("--memory-gib", type=above_zero, metavar="N", help="memory of a process (default: the cluster's)"),
 )
 KIND = argument("what", nargs="?", choices=LISTS, help="one kind only")
 COST_TIME = argument(
     "--cost-minutes",
-    type=float,
+    type=zero_or_more,
     default=COST_MINUTES,
     metavar="N",
     help=f"for measuring costs, about (default: {COST_MINUTES:g}; 0: no limit)",
@@ -138,7 +155,7 @@ TRAINING = together(
     flag("--no-cost", "measure no costs"),
     flag("--no-report", "write no report"),
     COST_TIME,
-    argument("--checkpoint-s", type=float, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
+    argument("--checkpoint-s", type=zero_or_more, default=30.0, metavar="S", help="seconds between checkpoints (default: 30)"),
     TOOLS,
 )
 MEASURING = together(THREADS, COST_TIME, flag("--force", "measure again what was measured on this hardware"))
@@ -154,14 +171,14 @@ REPORT = together(
     ),
     argument(
         "--site",
-        type=os.path.expanduser,
+        type=place,
         metavar="DIR",
         help="write there, with a start page over the grids, as a web server shows them",
     ),
-    argument("--compare", type=os.path.expanduser, metavar="DIR", help="another folder of results, to set beside it"),
+    argument("--compare", type=place, metavar="DIR", help="another folder of results, to set beside it"),
     argument(
         "--style",
-        type=os.path.expanduser,
+        type=place,
         metavar="FILE",
         help="names, choice, order and colors of methods, size and font [reports/style.yaml]",
     ),
@@ -170,11 +187,11 @@ MAPS = together(
     argument("cells", nargs="+", metavar="CELL", help="ids of finished cells, or enough of them"),
     argument("--images", nargs="+", type=int, default=[0, 1, 2, 3], metavar="N", help="positions in the test set"),
 )
-TO = argument("--to", type=os.path.expanduser, metavar="FILE", help="default: <cell>.safetensors in this folder, or <cell>.pth")
+TO = argument("--to", type=place, metavar="FILE", help="default: <cell>.safetensors in this folder, or <cell>.pth")
 AS = argument(
     "--as", dest="layout", choices=["repdistiller"], help="a torch file with RepDistiller's names, as mdistiller reads it"
 )
 WATCH = flag("--watch", "look again every two seconds until nothing is left to train")
 WEIGHTS = flag("--weights", "also the weights of cells that teach nobody")
 ALL = flag("--all", "every grid of the results folder")
-SOURCE = argument("source", type=os.path.expanduser, help="a results folder, such as another machine's")
+SOURCE = argument("source", type=place, help="a results folder, such as another machine's")

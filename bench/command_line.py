@@ -51,8 +51,15 @@ def argument(*names: str, complete: Callable[..., list[str]] | None = None, **se
     return add
 
 
+def count(text: str) -> int:
+    """A number from 0 on."""
+    if not text.isdecimal() or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"a number from 0 to 999,999, not '{text[:80]}'")
+    return int(text)
+
+
 def number(name: str, about: str, default: int | None = None) -> Argument:
-    return argument(name, type=int, default=default, metavar="N", help=about)
+    return argument(name, type=count, default=default, metavar="N", help=about)
 
 
 def flag(name: str, about: str) -> Argument:

@@ -37,6 +37,7 @@ def misfit(message: str, value: object) -> str:
     """
     if (found := message.removeprefix("Value error, ")) != message:
         return found
+    message = re.sub(r"^Input should be a valid dictionary( or instance of \w+)?", "a mapping", message)
     comma = isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", value)
     return f"{message}, not {brief(value)}{'; decimals take a point, not a comma' if comma else ''}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,24 @@ WORDS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # kinds of keys
 VALUES = 100_000  # where an alias counts as what it stands for
 
 
+AMBIGUOUS = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # YAML reads them to the bases 8 and 60
+
+NOWHERE = re.compile("[\0\ud800-\udfff]")
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuses what stands twice in a mapping, and what would grow without bound."""
+    """Refuses what stands twice in a mapping, what would grow without bound, and numbers that are not what they look like.
+
+    Dates are texts: nothing of ours is a date. There is no negative zero, which would be another value than 0 in an id.
+    """
+
+    yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
+        for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        return super().construct_yaml_float(node) + 0.0
 
     def get_single_node(self) -> yaml.Node | None:
         root: yaml.Node | None = super().get_single_node()
@@ -39,18 +56,26 @@ class _Loader(yaml.SafeLoader):
                 left += [(inner, depth + 1) for pair in node.value for inner in pair]
             elif isinstance(node, yaml.SequenceNode):
                 left += [(inner, depth + 1) for inner in node.value]
+            elif NOWHERE.search(node.value):
+                problem = f"{brief(node.value)} has a character that no text or file name has"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            elif node.tag.endswith((":int", ":float")) and AMBIGUOUS.fullmatch(node.value):
+                problem = f"{brief(node.value)} is no decimal number in YAML; leave out zeros before it, and colons"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
     def _check_keys(self, mapping: yaml.MappingNode) -> None:
         seen = set()
         for key, _ in mapping.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag not in WORDS:
-                problem = (
-                    f"the key {brief(key.value)} is no word; put it in quotes, and write decimals with a point, as in 0.05"
-                )
+                shown = brief(key.value) if isinstance(key, yaml.ScalarNode) else f"in column {key.start_mark.column + 1}"
+                problem = f"the key {shown} is no word; put it in quotes, and write decimals with a point, as in 0.05"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {brief(key.value)} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 
 def parse(text: str | bytes, where: str | Path) -> Any:
@@ -67,8 +92,22 @@ def parse(text: str | bytes, where: str | Path) -> Any:
         raise UserError(f"{where}{at}: not YAML: {error.problem or error.context}") from None
     except RecursionError:
         raise UserError(f"{where}: not YAML: at most {DEEPEST} levels") from None
+    except (LookupError, AttributeError, TypeError):  # of PyYAML, where a value contradicts its tag
+        raise UserError(f"{where}: not YAML: a value does not have the kind that its tag, such as !!bool, names") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home of `~` or `~user` in its place.
+
+    Raises:
+        FileNotFoundError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(f"there is no user {Path(path).parts[0]}, whose home {path} would lie in") from None
 
 
 def mapping(path: str | Path, allowed: str) -> dict[str, Any]:

@@ -144,3 +144,24 @@ def test_standing_files_agree_with_the_project(repository: Path) -> None:
     made = re.search(r"^RUN make (\S+)$", (repository / "Dockerfile").read_text(), re.MULTILINE)
     assert made
     assert made[1].replace(".venv", "$(VENV)") + ":" in (repository / "Makefile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--results", ""], "--results: a path, not ''"),
+        (["merge", ""], "source: a path, not ''"),
+        (["plan", "--results", "~nobody-of-that-name/x"], "there is no user ~nobody-of-that-name; write ./~nobody"),
+        (["run", "--threads", "-1"], "--threads: a number from 0 to 999,999, not '-1'"),
+        (["run", "--jobs", "9" * 30], "--jobs: a number from 0 to 999,999"),
+        (["run", "--checkpoint-s", "nan"], "--checkpoint-s: a number of 0 or more, not 'nan'"),
+        (["run", "--cost-minutes", "-1"], "--cost-minutes: a number of 0 or more, not '-1'"),
+        (["run", "--memory-gib", "inf"], "--memory-gib: a number above 0, not 'inf'"),
+    ],
+)
+def test_arguments_beyond_their_ranges_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err

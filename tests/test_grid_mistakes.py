@@ -157,3 +157,49 @@ def test_an_unknown_grid_names_the_nearest():
 def test_an_override_that_cannot_be_is_refused(override, message):
     with pytest.raises(UserError, match=message):
         grid_file.read("quick", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seeds=[010]", "1:2: not YAML: '010' is no decimal number in YAML; leave out zeros before it, and colons"),
+        ("recipe.epochs=1:30", "'1:30' is no decimal number in YAML"),
+        ("about=!!bool x", "a value does not have the kind that its tag, such as !!bool, names"),
+        ("about=!!timestamp x", "a value does not have the kind"),
+        ('about="\\ud800"', r"'\\ud800' has a character that no text or file name has"),
+        ('data={type: npz, path: "a\\0"}', "has a character that no text or file name has"),
+        ("about={? [a] : 1}", "the key in column 4 is no word"),
+        ("a" * 9000 + "=[", "--set aaa.{197}\\.\\.\\.:1:2: not YAML"),
+    ],
+)
+def test_what_yaml_would_read_as_something_else_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        grid_file.read("quick", [override])
+
+
+def test_dates_are_texts_and_zero_has_no_sign():
+    _, raw = grid_file.read("quick", ["about=2026-01-01", "margin=-0.0", "seeds=[0, 10]"])
+    assert raw["about"] == "2026-01-01"
+    assert str(raw["margin"]) == "0.0"
+    assert raw["seeds"] == [0, 10]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"margin": float("inf")}, "margin: Input should be a finite number, not inf"),
+        ({"teacher_seeds": False}, "teacher_seeds: first, each or a number, not False"),
+        ({"pairs": [None]}, r"pairs\.0: a mapping, not None"),
+        ({"methods": [".kd"]}, r"unknown method '\.kd'; did you mean 'kd'"),
+        ({"recipe": {"milestones": [False]}}, r"milestones: a number, not \[False\]"),
+        ({"recipe": {"augment": False}}, "augment: a name, a mapping with `type`, or a list of these, not False"),
+        ({"data": {"type": "npz", "path": "~nobody-of-that-name/x.npz"}}, "there is no user ~nobody-of-that-name"),
+        (
+            {"data": {"type": "npz", "path": "x.npz", "name": "a\nb"}},
+            r"data\.name: a line of at most 200 characters, not 'a\\nb'",
+        ),
+    ],
+)
+def test_messages_name_kinds_in_the_words_of_a_grid_file(tiny, changes, message):
+    with pytest.raises(UserError, match=message):
+        tiny(**changes)

@@ -99,13 +99,13 @@ class Draw:
             found["optimizer"] = {"type": key, **self.arguments(OPTIMIZERS.get(key), ("groups", "recipe"))}
         if self.rarely():
             found["augment"] = self.random.sample(sorted(AUGMENTATIONS.module_dict), self.one([1, 2]))
-        return found | {"epochs": self.one([1, 2, 3]), "processes": 1}
+        return found | {"epochs": self.one([1, 2, 3]), "processes": 1, "compile": False}  # compiling takes minutes
 
     def data(self) -> dict[str, Any]:
         kind = self.one(["digits", "digits", "gray", "colors", "folder", "small folder"])
         if kind == "digits":
             return {"type": "digits", "train_images": self.one([1, 2, 3, 20, 40]), "test_images": self.one([1, 20])}
-        named = {"name": self.word(120)} if self.rarely() else {}
+        named = {"name": self.label()} if self.rarely() else {}
         if "folder" in kind:
             return {"type": "imagefolder", "path": "folder", "size": 16 if kind == "small folder" else 0} | named
         return {"type": "npz", "path": f"{kind}.npz"} | named

@@ -24,6 +24,7 @@ from bench.data.sets import (
     with_test,
 )
 from bench.data.standard import DEFAULT_ROOT
+from bench.user_files import expanded
 
 TEST_PARTS = ("test", "validation", "valid", "val")
 
@@ -134,7 +135,7 @@ def _load(what: str, on_disk: bool, config: str, root: str | None) -> dict[str, 
         elif on_disk:
             found = library.load_dataset(what, config or None)
         else:
-            cache = Path(root or DEFAULT_ROOT).expanduser() / "huggingface"
+            cache = expanded(root or DEFAULT_ROOT) / "huggingface"
             found = library.load_dataset(what, config or None, cache_dir=str(cache))
     except Exception as error:  # whatever its readers and the network raise
         raise FileNotFoundError(f"{what} cannot be read as a set of Hugging Face ({str(error).strip()})") from error

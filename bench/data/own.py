@@ -23,6 +23,7 @@ from bench.data.sets import (
     with_test,
 )
 
+LONGEST_NAME = 1000  # characters of a class's
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -81,7 +82,12 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{file}: {error}") from None
     names = arrays.setdefault("class_names", np.array([str(label) for label in range(classes)]))
     if names.dtype.kind == "S":
-        names = arrays["class_names"] = np.char.decode(names, "utf-8")
+        try:
+            names = arrays["class_names"] = np.char.decode(names, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: 'class_names' are no UTF-8 ({error})") from None
+    if names.dtype.kind == "U" and names.dtype.itemsize > 4 * LONGEST_NAME:
+        raise refuse("class_names", f"texts of at most {LONGEST_NAME} characters")
     if names.dtype.kind != "U" or names.ndim != 1 or len(names) < classes:
         raise refuse("class_names", f"at least {classes} texts, since the largest label is {classes - 1}")
     return arrays

@@ -125,7 +125,7 @@ class TimmRandAugment(Augmentation):
 
     Args:
         magnitude: of every operation, 0 to `largest`.
-        operations: how many an image passes, drawn with replacement.
+        operations: how many an image passes, drawn with replacement; in [1, 20].
         probability: of each that it happens.
         spread: standard deviation of the magnitude; above 100 it is uniform up to `magnitude`.
         largest: magnitude at which draws end.

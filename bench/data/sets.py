@@ -20,6 +20,7 @@ from torch import Tensor
 from bench.data import checks, digests
 from bench.data.dataset import Dataset, Normalization, Shape, Split
 from bench.data.files import Files, decode
+from bench.user_files import expanded
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of image files
 COMMON_KEYS = ("train_images", "test_images", "digest", "name")  # of a cell's `data`; the rest are the builder's arguments
@@ -203,7 +204,7 @@ def location(root: str | None, path: str | None) -> Path:
     """
     if root is None and path is None:
         raise ValueError("for data of your own, give 'path' or the data root")
-    return Path(root or ".").expanduser() / Path(path or ".").expanduser()
+    return expanded(root or ".") / expanded(path or ".")
 
 
 # Subsets

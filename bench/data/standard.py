@@ -11,6 +11,7 @@ import numpy as np
 from filelock import FileLock
 
 from bench.data.sets import Dataset, Shape, hold_out, split_of, standard_set, statistics
+from bench.user_files import expanded
 
 CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # the constants of the field; off by up to 0.00015
@@ -79,7 +80,7 @@ def from_torchvision(name: str, root: str | None, place: str, parts: list[dict[s
     """
     from torchvision import datasets
 
-    folder = Path(root or DEFAULT_ROOT).expanduser().resolve()
+    folder = expanded(root or DEFAULT_ROOT).resolve()
     builder = getattr(datasets, name)
     paths = {"loader": str} if "loader" in inspect.signature(builder.__init__).parameters else {}  # images stay on disk
 

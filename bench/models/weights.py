@@ -7,12 +7,13 @@ import io
 import re
 import warnings
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from bench.user_files import expanded
 
 MOST_BYTES = 16 * 2**30  # of a file, which is read into memory in one piece
 MOST_LEVELS = 8  # of containers within containers
@@ -83,7 +84,7 @@ def read(file: str) -> tuple[dict[str, Tensor], str]:
         OSError: there is no such file.
         ValueError: it is neither safetensors nor a torch file of weights, or larger than 16 GiB.
     """
-    path = Path(file).expanduser()
+    path = expanded(file)
     if path.exists() and not path.is_file():  # a device has no end
         raise ValueError(f"{file} is not a file")
     if path.stat().st_size > MOST_BYTES:

@@ -7,11 +7,12 @@ from typing import Any
 
 from bench.data import DATASETS, Look, Normalization, load, look
 from bench.data.sets import takes
-from bench.errors import UserError
+from bench.errors import LONGEST_NAME, UserError
 from bench.plan.grid_file import long_form
 from bench.plan.specs import complete, value_of
 from bench.records.cell import Spec
 from bench.records.cell import digest as hashed
+from bench.texts import brief
 
 SUBSETS = ("train_images", "test_images")  # sizes of fixed, stratified subsets; 0, their default: all images
 
@@ -44,7 +45,9 @@ class Data:
             if common[key] < 0:
                 raise UserError(f"{where}.{key}: a number of images, 0 for all, not {common[key]}")
         if "name" in spec and not takes(str(spec["type"]), "name"):
-            common["name"] = value_of(spec.pop("name"), str, f"{where}.name")
+            name = common["name"] = value_of(spec.pop("name"), str, f"{where}.name")
+            if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+                raise UserError(f"{where}.name: a line of at most {LONGEST_NAME} characters, not {brief(name)}")
         spec.pop("digest", None)
         filled = {**complete(DATASETS, "data set", spec, where, elsewhere=("root",)), **common}
         key = hashed(filled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from bench.errors import UserError, unknown
+from bench.errors import LONGEST_NAME, UserError, unknown
 from bench.records.cell import safe
 from bench.stats import MARGIN
 from bench.texts import brief, misfit
@@ -31,7 +32,7 @@ class Pair(BaseModel):
     A network with weights, from a file or published, may have `normalize` and `image_size` of the images it was trained on.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     student: str | dict[str, Any]
     teacher: str | dict[str, Any] | None = None
     teachers: list[str | dict[str, Any]] | None = Field(None, min_length=2)
@@ -53,10 +54,10 @@ class Pair(BaseModel):
 class SequentialSeeds(BaseModel):
     """Seeds 0, 1, 2, ... that are spent on open comparisons alone: see `bench.plan.seeds` and `bench.stats.sequential`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     first: int = Field(3, strict=True, ge=2)  # before the first look
     most: int = Field(strict=True, ge=2, le=SEEDS_MOST)  # of each method
-    until: float | None = Field(None, gt=0)  # points; equivalent within it is decided too; None: the grid's `margin`
+    until: float | None = Field(None, gt=0, le=100)  # points; equivalent within it is decided too; None: the grid's `margin`
 
     @model_validator(mode="after")
     def _first_within_most(self) -> SequentialSeeds:
@@ -78,7 +79,7 @@ Seeds = Annotated[
 class Choose(BaseModel):
     """How values of hyper-parameters are chosen: see `bench.plan.choice`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     share: float = Field(0.1, gt=0, lt=1)  # of the training set that is held out
     seeds: list[Seed] = Field([2000, 2001], min_length=1)  # of the trials alone
 
@@ -86,7 +87,7 @@ class Choose(BaseModel):
 class Shortened(BaseModel):
     """Methods that are trained once more for another number of epochs, so that they cost what the plain student does."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     methods: list[str | dict[str, Any]] = Field(min_length=1)  # as written in the grid's `methods`
     epochs: int = Field(strict=True, ge=1)
 
@@ -98,7 +99,7 @@ class GridFile(BaseModel):
     this grid's mapping key by key; anything else replaces this grid's value.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     about: str = Field("", max_length=10_000)
     data: str | dict[str, Any]
     recipe: str | dict[str, Any] = "crd"
@@ -110,7 +111,9 @@ class GridFile(BaseModel):
     pairs: list[Pair] = Field(min_length=1)
     methods: list[str | dict[str, Any]] = Field(min_length=1)
     primary: list[str | dict[str, Any]] = []  # the methods in question, as written in `methods`; the others are exploratory
-    margin: float | None = Field(None, gt=0)  # points within which two accuracies count as the same; None: the reports' default
+    margin: float | None = Field(
+        None, gt=0, le=100
+    )  # points within which two accuracies count as the same; None: the reports' default
     search: list[str | dict[str, Any]] = []  # methods whose values were tried to choose one; its price includes all of an entry
     choose: Choose | None = None  # among a method's values; `validation` stands for the defaults
     equal_cost: list[Shortened] = []  # their teachers keep the full schedule
@@ -155,7 +158,7 @@ def read(name: str, overrides: Iterable[str] = ()) -> tuple[str, dict[str, Any]]
     """
     path = path_of(name)
     if not path.is_file():
-        raise unknown("grid", name, shipped(), "no such file")
+        raise unknown("grid", name, shipped(), "no regular file" if os.path.lexists(path) else "no such file")
     raw = mapping(path, f"a grid is a mapping with keys {', '.join(GridFile.model_fields)}")
     for override in overrides:
         _override(raw, override)
@@ -173,8 +176,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     """Set the value of `key.key=value` in the contents of a grid file, in place."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise UserError(f"--set {override}: write key=value, as in --set recipe.epochs=10")
-    value = parse(text, f"--set {override}")
+        raise UserError(f"--set {_cut(override)}: write key=value, as in --set recipe.epochs=10")
+    value = parse(text, f"--set {_cut(override)}")
     *path, last = key.split(".")
     place = raw
     for part in path:
@@ -182,9 +185,15 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if isinstance(inner, str):
             inner = long_form(part, inner)
         if inner is not None and not isinstance(inner, dict):
-            raise UserError(f"--set {override}: '{part}' is a {type(inner).__name__}; set all of it, as in --set {part}=...")
+            raise UserError(
+                f"--set {_cut(override)}: '{part}' is a {type(inner).__name__}; set all of it, as in --set {part}=..."
+            )
         place[part] = place = inner if inner is not None else {}
     place[last] = value
+
+
+def _cut(override: str) -> str:
+    return override if len(override) <= LONGEST_NAME else f"{override[:LONGEST_NAME]}..."
 
 
 def variations(name: str, raw: Mapping[str, Any]) -> list[tuple[str, GridFile]]:
@@ -219,6 +228,8 @@ def _checked(where: str, raw: Mapping[str, Any]) -> GridFile:
             inner["choose"] = Choose
             raise unknown("key", loc[-1], inner.get(loc[0], GridFile).model_fields, f"{where}, {key}") from None
         message = first["msg"]
+        if loc[0] == "teacher_seeds":
+            key, message = "teacher_seeds", "first, each or a number"
         if loc[-1] == "str":  # of a key that is a word or a mapping
             key, message = ".".join(map(str, loc[:-1])), "a name or a mapping"
         raise UserError(f"{where}, {key}: {misfit(message, first['input'])}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +20,7 @@ from bench.plan.specs import complete, value_of
 from bench.records.cell import Spec
 from bench.records.naming import describe
 from bench.texts import brief
+from bench.user_files import expanded
 
 FROM_HARNESS = tuple(name for names in SIZES for name in names)
 
@@ -86,5 +86,5 @@ class WeightFiles:
             fit_start(tensors, forward_shapes(model, shape)[0], model, part)
         except ValueError as error:
             raise UserError(f"{where}.weights: {file} does not fit {describe(model)} on these data: {error}") from None
-        path = str(Path(str(file)).expanduser())
+        path = str(expanded(str(file)))
         return {"weights": path, "weights_sha256": sha256} | ({"part": part} if part else {})

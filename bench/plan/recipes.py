@@ -84,10 +84,14 @@ def _check_names(fields: Mapping[str, Any], where: str) -> None:
     for name, value in fields.items():
         if name not in Recipe.model_fields:
             raise unknown("key", name, Recipe.model_fields, f"{where}.{name}")
-        if isinstance(value, bool) and Recipe.model_fields[name].annotation in (int, float):
+        numbers = Recipe.model_fields[name].annotation in (int, float) or name == "milestones"
+        if numbers and any(isinstance(each, bool) for each in (value if isinstance(value, list) else [value])):
             raise UserError(f"{where}.{name}: a number, not {value} (YAML reads yes, no, on and off as true and false)")
 
 
 def _misfit(error: ValidationError, where: str) -> UserError:
     first = error.errors()[0]
-    return UserError(f"{'.'.join([where, *map(str, first['loc'])])}: {misfit(first['msg'], first['input'])}")
+    place, message = [str(part) for part in first["loc"]], first["msg"]
+    if place[:1] == ["augment"]:  # of the kinds that it may have pydantic names one
+        place, message = place[:1], "a name, a mapping with `type`, or a list of these"
+    return UserError(f"{'.'.join([where, *place])}: {misfit(message, first['input'])}")

@@ -63,7 +63,7 @@ def complete(
     builder = None
     if isinstance(key, str):
         try:
-            builder = registry.get(key)
+            builder = looked_up(registry, key)
         except Exception as error:  # mmengine raises what the import of a dotted path raises
             raise UserError(f"{where}: {kind} '{key}' cannot be imported: {error}") from None
     if builder is None or not _is_part(builder, registry):
@@ -104,6 +104,13 @@ def check_recorded(registry: Registry, kind: str, spec: Mapping[str, Any], where
     if key not in registry.module_dict and not (found and _is_part(found, registry)):
         hint = f"; --import {module} if you trust it" if module.isidentifier() or "." in module else ""
         raise UserError(f"{where}: the {kind} {brief(key)} is not imported, since a record is data{hint}")
+
+
+def looked_up(registry: Registry, key: str) -> Builder | None:
+    """What is registered by this key, or what lies at this dotted path; None where nothing does."""
+    if key in registry.module_dict:
+        return registry.get(key)
+    return registry.get(key) if re.fullmatch(r"\w+(\.\w+)+", key) else None
 
 
 def _is_part(builder: Builder, registry: Registry) -> bool:
@@ -263,7 +270,7 @@ def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[Spec]
         each = [_combinations(part, arguments.get(part) or {}, where) for part in parts]
         _check_count(math.prod(map(len, each)), where)
         return [{"type": "sum", "parts": list(combination)} for combination in itertools.product(*each)]
-    builder = METHODS.get(key) if key in METHODS.module_dict or "." in key else None
+    builder = looked_up(METHODS, key)
     if builder is None:
         raise unknown("method", key, METHODS.module_dict, where)
     parameters = arguments_of(builder)
