@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from bench.data import DATASETS, Dataset, Split, evaluation_batches, load
-from bench.errors import UserError
+from bench.errors import UserError, place_of
 from bench.models import MODELS, Network, stored
+from bench.models.weights import unpacked
 from bench.plan.specs import check_recorded
 from bench.records.cell import Cell
 from bench.records.cell_folder import CellFolder
@@ -62,7 +62,8 @@ def look(cells: list[CellFolder], positions: list[int], data_root: str | None = 
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError:
         raise UserError("maps need the package grad-cam: pip install 'distillation-bench[gradcam]'") from None
-    records = [cell.finished_record() for cell in cells]
+    found = [cell.finished_weights() for cell in cells]
+    records = [record for record, _ in found]
     first = records[0].cell
     for record in records:
         if record.cell.identity["data"] != first.identity["data"]:
@@ -72,8 +73,8 @@ def look(cells: list[CellFolder], positions: list[int], data_root: str | None = 
     dataset, images, targets = _images(first, positions, data_root)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (dataset.mean, dataset.std))
     networks = []
-    for cell, record in zip(cells, records, strict=True):
-        network = _network(record.cell, dataset, cell.weights(record))
+    for record, weights in found:
+        network = _network(record.cell, dataset, weights)
         wanted = [ClassifierOutputTarget(int(target)) for target in targets]
         last = network.last_activation  # a network calls its stages' parts, so that a hook on a stage never runs
         with GradCAMPlusPlus(model=Logits(network), target_layers=[last]) as cam:
@@ -90,7 +91,7 @@ def _images(cell: Cell, positions: list[int], data_root: str | None) -> tuple[Da
     """The data set, and the test images at these positions, normalized, with their labels."""
     try:
         dataset = load(cell.data, data_root)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UserError(str(error)) from None
     count = len(dataset.test.targets)
     for position in positions:
@@ -106,11 +107,16 @@ def _images(cell: Cell, positions: list[int], data_root: str | None) -> tuple[Da
 def _network(cell: Cell, dataset: Dataset, weights: bytes) -> Network:
     spec: dict[str, Any] = {**stored(cell.student), "classes": dataset.classes, "channels": dataset.channels}
     spec["images"] = (dataset.mean, dataset.std)
-    network = MODELS.build({**spec, "pretrained": False} if "pretrained" in spec else spec).eval()
+    try:
+        network = MODELS.build({**spec, "pretrained": False} if "pretrained" in spec else spec).eval()
+    except Exception as error:  # whatever a spec makes a network do that this version has not planned
+        at = place_of(error, ours=False)
+        why = f"{type(error).__name__}: {error}" + (f" ({at})" if at else "")
+        raise UserError(f"{cell.id}: {describe(cell.student)} cannot be built: {why}") from None
     if not len(network.blocks):
         raise UserError(f"{cell.id}: {describe(cell.student)} has no stages to look into")
     try:
-        network.load_state_dict(safetensors.torch.load(weights))
+        network.load_state_dict(unpacked(weights, cell.id))
     except RuntimeError:
         raise UserError(f"{cell.id}: what {cell.label} deploys is not the plain student") from None
     return network

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 from bench.errors import UserError
 from bench.models.base import MODELS, stored
 from bench.models.field_names import published
+from bench.models.weights import unpacked
 from bench.records import files
 from bench.records.cell_folder import CellFolder
 from bench.texts import brief
@@ -24,7 +24,7 @@ def write_repdistiller(cell: CellFolder, target: Path) -> Path:
         OSError: the file cannot be written.
     """
     record, raw = cell.finished_weights()
-    weights, model = safetensors.torch.load(raw), stored(record.cell.student)
+    weights, model = unpacked(raw, cell.id), stored(record.cell.student)
     if model["type"] not in MODELS.module_dict:  # a record is data: nothing that it names is imported
         raise UserError(f"{cell.id}: the network {brief(model['type'])} has no counterpart there")
     try:
@@ -36,7 +36,7 @@ def write_repdistiller(cell: CellFolder, target: Path) -> Path:
         state = {names[name]: tensor for name, tensor in network.own_names(weights).items()}
     except (KeyError, StopIteration):
         raise UserError(f"{cell.id}: what its method deploys is not the plain network") from None
-    except ValueError as error:
+    except (ValueError, TypeError, ImportError, RuntimeError, MemoryError) as error:
         raise UserError(f"{cell.id}: {error}") from None
     content = {"epoch": record.epochs, "model": state, "best_acc": record.accuracies.best_test.top1}
     buffer = io.BytesIO()

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
 from bench.user_files import expanded
 
 MOST_BYTES = 16 * 2**30  # of a file, which is read into memory in one piece
@@ -127,3 +128,15 @@ def _tensors(content: object) -> dict[str, Tensor]:
 
     collect(content, ())
     return found
+
+
+def unpacked(raw: bytes, whose: str) -> dict[str, Tensor]:
+    """Tensors by name, out of a finished cell's weights.
+
+    Raises:
+        UserError: they are no safetensors; that their digest is right does not make them so.
+    """
+    try:
+        return safetensors.torch.load(raw)
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{whose}: its weights are no safetensors: {error}") from None
