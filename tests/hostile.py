@@ -117,14 +117,15 @@ def cases(sound: Path, seed: int | None = None) -> list[Case]:
 
     Args:
         sound: see `Hostile`.
-        seed: chooses one verb for each value in each field; None: every verb.
+        seed: chooses one verb for each value in each field, of texts one that shows them; None: every verb.
     """
     found = [Case(verb, kind, name) for verb in VERBS for name in NAMES for kind in KINDS]
     found += [Case(verb, kind, name) for verb in VERBS for name in fields.PLACES for kind in fields.NAMES]
     chance = random.Random(seed)
     for place, body in fields.files_of(sound).items():
         for way, kind in itertools.product(fields.leaves(body), fields.VALUES):
-            verbs = VERBS if seed is None else [chance.choice(list(VERBS))]
+            some = fields.SHOWING if kind in fields.TEXTS else tuple(VERBS)
+            verbs = VERBS if seed is None else [chance.choice(some)]
             found += [Case(verb, kind, place, way) for verb in verbs]
     return found
 

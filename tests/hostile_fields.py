@@ -41,6 +41,7 @@ VALUES: dict[str, Any] = {
     "a zero": "a\0b",
     "gone": GONE,
 }
+TEXTS = ("a text", "a long text", "an escape", "several lines", "markup", "a formula", "a script", "half a letter", "a zero")
 HINTS: dict[str, dict[str, Any]] = {
     "CELL/progress.json": {"epoch": 1, "epochs": 2, "share": 0.5, "top1": 5.0, "images_per_s": 9.0, "clocks": {"train_s": 1.0}},
     "CELL/failure.json": {"error": "x", "trace": "y", "when": "2026-01-01T00:00:00+00:00", "again": False},
@@ -62,6 +63,8 @@ NAMES = {
 }
 PLACES = ("", "NAME/manifest.json", "small/", "small/NAME/record.json", "small/cost/NAME.json", "small/launches/NAME.json")
 PLACES += ("small/report/maps/NAME.png", "small/CELL/NAME")  # a name stands for NAME, or is added where a slash ends the place
+SHOWING = ("status", "status as JSON", "verify", "logs", "show", "report", "report beside", "site", "merge into")
+csv.field_size_limit(2**27)
 READ_ONLY = ("status", "status as JSON", "verify", "verify all", "logs", "show", "export", "merge from", "plan", "cancel")
 
 
