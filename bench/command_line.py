@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.errors import UserError
+from bench.errors import ExitError, UserError, no_exit
 from bench.texts import bounded, visible, write_what_can_be_written
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def run(given: Given) -> int:
     """Run the verb that was given; what a user can mend is one line and exit code 2."""
     write_what_can_be_written()
     try:
-        return VERBS[given.verb].action(given) or 0
-    except UserError as error:
+        with no_exit():
+            return VERBS[given.verb].action(given) or 0
+    except (UserError, ExitError) as error:
         print(bounded(f"error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:

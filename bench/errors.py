@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bench.texts import brief
 
 OURS = tuple(str(Path(__file__).resolve().parents[1] / name) for name in ("bench/", "methods/", "reports/", "run_bench.py"))
 LONGEST_NAME = 200  # characters
+LONGEST_TEXT = 1000  # of an error's text
 INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -29,6 +31,28 @@ def unknown(what: str, name: object, known: Iterable[str], where: str = "") -> U
     return UserError(f"{where + ': ' if where else ''}unknown {what} '{shown}'{hint} Known: {', '.join(known) or 'none'}")
 
 
+class Stopped(SystemExit):
+    """This process was asked to end, by SIGTERM."""
+
+
+class ExitError(RuntimeError):
+    """A user's code has called sys.exit, which would end everything without a word."""
+
+
+@contextlib.contextmanager
+def no_exit() -> Iterator[None]:
+    """
+    Raises:
+        ExitError: what runs within ends the process of its own accord.
+    """
+    try:
+        yield
+    except Stopped:
+        raise
+    except SystemExit as error:
+        raise ExitError(f"it calls sys.exit({'' if error.code is None else repr(error.code)[:80]})") from error
+
+
 class SplitError(ValueError):
     """Cells cannot go on in lock-step; `parts` are the ids of those that still can, group by group."""
 
@@ -39,6 +63,17 @@ class SplitError(ValueError):
 
 class OtherCodeError(UserError):
     """A user's file differs from the one that the run was planned with."""
+
+
+def described(error: BaseException) -> str:
+    """'KeyError: 'x' (mine.py:23)': an error of somebody else's code on one line, with its place in a user's own file."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # of a class whose own text fails
+        text = ""
+    cut = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}..."
+    place = place_of(error, ours=False)
+    return type(error).__name__ + (f": {cut}" if cut else "") + (f" ({place})" if place else "")
 
 
 def place_of(error: BaseException, ours: bool = True) -> str:

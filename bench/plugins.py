@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from bench import sources
-from bench.errors import UserError
+from bench.errors import Stopped, UserError, described, no_exit
 
+LARGEST = 2**24  # bytes of a user's file
 _OWN: set[str] = set()  # names of modules that are users' files, imported by path
 IMPORTED: set[str] = set()  # names of all modules that the user has had imported
 
@@ -25,6 +26,7 @@ def import_plugin(name: str) -> None:
     path = Path(name)
     try:
         if path.suffix == ".py":
+            _check_file(path)
             module_name = _module_name(path)
             if getattr(sys.modules.get(module_name), "__file__", None) == str(path.resolve()):
                 _check_unedited(name, path)
@@ -37,20 +39,33 @@ def import_plugin(name: str) -> None:
             module = importlib.util.module_from_spec(spec)
             sys.modules[module_name] = module
             _OWN.add(module_name)
-            spec.loader.exec_module(module)
+            with no_exit():
+                spec.loader.exec_module(module)
             IMPORTED.add(module_name)
         else:
             known = name in sys.modules
-            file = getattr(importlib.import_module(name), "__file__", None)
+            with no_exit():
+                file = getattr(importlib.import_module(name), "__file__", None)
             if known and file:
                 _check_unedited(name, Path(file))
             IMPORTED.add(name)
-    except UserError:
+    except (UserError, KeyboardInterrupt, Stopped):
         raise
-    except Exception as error:
+    except BaseException as error:
         sources.forget(path)
         sys.modules.pop(_module_name(path), None)
-        raise UserError(f"--import {name}: {type(error).__name__}: {error}") from error
+        raise UserError(f"--import {name}: {described(error)}") from error
+
+
+def _check_file(path: Path) -> None:
+    """
+    Raises:
+        UserError: it is no regular file, or too large.
+    """
+    if not path.is_file():
+        raise UserError(f"--import {path}: {'not a regular file' if path.exists() else 'no such file'}")
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"--import {path}: larger than {LARGEST // 2**20} MiB")
 
 
 def _check_unedited(name: str, path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from small import results, write_grid
 
 from bench import run
-from bench.errors import UserError
+from bench.errors import ExitError, Stopped, UserError, no_exit
 from bench.jobs import check
 from bench.jobs.debug import Debug
 from bench.records.folders import ResultsFolder
@@ -105,7 +107,7 @@ def test_check_names_what_fails_with_file_and_line(tmp_path: Path, plugin: str, 
     found = printed(capsys)
     assert "failed typo on resnet8: step: AttributeError: 'Output' object has no attribute 'logit'" in found
     assert f"({at(plugin, 'student.logit.mean')})" in found
-    assert "vector on resnet8: step: a method returns a dict of its terms by name, each a tensor of shape ()" in found
+    assert "vector on resnet8: step: a method returns a dict of its terms by name, each a real tensor of shape ()" in found
     assert "none on tied: weights: blocks.0.body.0.weight and blocks.1.body.0.weight are one tensor (tied weights)" in found
     assert f"({at(plugin, '@MODELS')})" in found
     assert "four on resnet8:" not in found  # tried again on a batch of the recipe's size
@@ -213,3 +215,32 @@ def test_a_worker_that_cannot_start_is_named(tmp_path: Path, capsys: pytest.Capt
     assert main(["check", *arguments, "--import", str(tmp_path / "at_home.py")]) == 2
     assert "no worker could be started: " in (error := capsys.readouterr().err)
     assert "works at home alone" in error
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys; sys.exit(0)", "ExitError: it calls sys.exit(0)"),
+        ("raise ValueError('a\\nb')", "ValueError: a b ("),
+        ("class E(Exception):\n    def __str__(self): 1 / 0\nraise E", "plug.py: E ("),
+    ],
+)
+def test_a_plug_in_that_ends_everything_is_named_in_a_line(tmp_path, capsys, code, message):
+    (tmp_path / "plug.py").write_text(code)
+    assert main(["list", "methods", "--import", str(tmp_path / "plug.py")]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_plug_in_is_a_regular_file(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.py")
+    assert main(["list", "methods", "--import", str(tmp_path / "pipe.py")]) == 2
+    assert "pipe.py: not a regular file" in capsys.readouterr().err
+
+
+def test_a_method_that_exits_is_a_finding():
+    with pytest.raises(ExitError, match=r"it calls sys\.exit\(3\)"), no_exit():
+        sys.exit(3)
+    with pytest.raises(Stopped), no_exit():
+        raise Stopped(143)

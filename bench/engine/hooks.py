@@ -15,7 +15,7 @@ from bench.engine.assemble import Assembly
 from bench.engine.evaluation import Evaluation, evaluate
 from bench.engine.loop import End, Loop, Row
 from bench.engine.schedule import learning_rate
-from bench.errors import UserError
+from bench.errors import UserError, described
 from bench.records.cell_folder import CellFolder
 from bench.records.folders import GridFolder
 
@@ -152,4 +152,4 @@ def user_hook(name: str) -> Hook:
     try:
         return kind()
     except Exception as error:
-        raise UserError(f"--hook {name}: {type(error).__name__}: {error}") from error
+        raise UserError(f"--hook {name}: {described(error)}") from error

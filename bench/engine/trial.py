@@ -155,10 +155,10 @@ def _steps(step: Step, trainee: Trainee, batch: Batch) -> float:
             started = time.perf_counter()
             try:
                 step(batch, preparing=preparing)
+                step.mean_terms(1, preparing)  # waits for the device
             except (TypeError, AttributeError, RuntimeError):
                 _check_terms(step, trainee, batch, preparing)
                 raise
-            step.mean_terms(1, preparing)  # waits for the device
             seconds = time.perf_counter() - started
     return seconds
 
@@ -167,12 +167,16 @@ def _check_terms(step: Step, trainee: Trainee, batch: Batch, preparing: bool) ->
     """Raise an error where what a method returns is the cause of another error."""
     with autocast(step.device, step.precision):
         terms: object = trainee(step.static(batch), preparing)
-    allowed = "a method returns a dict of its terms by name, each a tensor of shape ()"
+    allowed = "a method returns a dict of its terms by name, each a real tensor of shape ()"
     if not isinstance(terms, dict) or not terms:
         raise TrialError(f"{allowed}, not {'an empty dict' if terms == {} else f'a {type(terms).__name__}'}")
     for name, term in terms.items():
-        if not isinstance(term, Tensor) or term.shape:
-            found = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"a {type(term).__name__}"
+        if not isinstance(term, Tensor) or term.shape or term.is_complex():
+            found = (
+                f"a tensor of {term.dtype}, shape {tuple(term.shape)}"
+                if isinstance(term, Tensor)
+                else f"a {type(term).__name__}"
+            )
             raise TrialError(f"{allowed}, but '{name}' is {found}")
 
 

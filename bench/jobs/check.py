@@ -12,7 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from bench.errors import OtherCodeError
+from bench.errors import OtherCodeError, no_exit
 from bench.records.cell import Cell, digest
 from bench.records.folders import Finding, GridFolder
 from bench.records.naming import describe, method_family
@@ -153,7 +153,8 @@ def _try_out(new: dict[str, Cell], known: dict[str, Finding], folder: GridFolder
 
 def _finding(trial: Callable[[], object]) -> Finding:
     try:
-        trial()
+        with no_exit():
+            trial()
     except Exception as error:
         return Finding(str(error), traceback.format_exc(), not_its_fault(error))
     return Finding("")

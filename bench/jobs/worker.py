@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from bench.errors import SplitError, place_of
+from bench.errors import SplitError, Stopped, described, no_exit
 from bench.jobs.check import check, name_failed, not_its_fault, wants_memory
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
@@ -88,7 +88,7 @@ def stop_on_sigterm() -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(128 + number)
+        raise Stopped(128 + number)
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
@@ -301,7 +301,8 @@ def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) 
         try:
             for cell in group:
                 team.send(cell.model_dump(mode="json"))
-            train(group, folder, options, team)
+            with no_exit():
+                train(group, folder, options, team)
             log.info("finished")
             return []
         except Exception as error:  # whatever a cell does wrong, its siblings go on
@@ -345,8 +346,7 @@ def _record_failure(cell: Cell, folder: GridFolder, error: Exception, team: Team
     place = folder.cell(cell.id)
     if team.size > 1 and place.failure():
         return  # of several processes the first has met the cause, the others its absence
-    line = place_of(error, ours=False)
-    message = f"{type(error).__name__}: {error}" + (f" ({line})" if line else "")
+    message = described(error)
     message += "; recipe.accumulate: 2 would take each batch in two parts" * wants_memory(error)
     place.write_failure(message, traceback.format_exc(), not_its_fault(error))
 
