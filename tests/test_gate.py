@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from bench.records import batch, files, handles, record
 from bench.records.files import Folder
+from bench.records.folders import ResultsFolder
 from bench.records.problems import BarredError, RefusedError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -227,3 +229,14 @@ def test_half_a_letter_can_be_printed(raw: bytes, folder: Folder) -> None:
     body = {"name": "\ud800", "\udfffkey": ["x\ud800"]}
     folder.write("file", json.dumps(record.seal(body)).encode().replace(b'"\\ud800"', raw))
     assert folder.read_json("file") == {"name": "?", "?key": ["x?"]}
+
+
+def test_a_log_that_a_full_disk_does_not_take_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = ResultsFolder(tmp_path).grid("grid").cell("cell").log_handler()
+    assert isinstance(handler, logging.StreamHandler)
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        handler.stream.close()
+        handler.stream = full
+        handler.emit(logging.makeLogRecord({"msg": "x"}))
+        handler.close()
+    assert capsys.readouterr().err == ""

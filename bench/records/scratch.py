@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from datetime import UTC, datetime
@@ -145,6 +146,12 @@ class Scratch:
 
 
 class _LogHandler(logging.StreamHandler[TextIO]):
+    """What a full disk does not take of a log is left out: nothing depends on it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        pass
+
     def close(self) -> None:
-        self.stream.close()
+        with contextlib.suppress(OSError):  # what is left to write
+            self.stream.close()
         super().close()
