@@ -134,9 +134,27 @@ class Tapped:
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._module, name)
+        if name == "fdopen":
+            return lambda file, *arguments, **options: TappedFile(self._tap, file)
         if name not in (*READS, *WRITES, "flock"):
             return real
         return lambda *arguments, **options: self._tap.call(name, real, arguments, options)
+
+
+class TappedFile:
+    """A log, whose lines are written by calls that are counted."""
+
+    def __init__(self, tap: Tap, file: int) -> None:
+        self._tap, self._file = tap, file
+
+    def write(self, text: str) -> None:
+        self._tap.call("write", os.write, (self._file, text.encode(errors="backslashreplace")), {})
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        os.close(self._file)
 
 
 def caller() -> str:
