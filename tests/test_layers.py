@@ -13,6 +13,7 @@ from bench.engine.device import autocast, has_bf16
 from bench.engine.layers import Layers
 
 CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 needs_bf16 = pytest.mark.skipif(not has_bf16(CPU), reason="this CPU has no bf16")
 
 
@@ -37,19 +38,19 @@ class Network(nn.Module):
             self.again(x)
             self.norm(x)
         x = self.frozen(self.bare_now(self.bare(self.still(x))))
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             x = self.again(x.float())
         return self.classifier(self.flat(x.mean((2, 3)))) + self.classifier.weight.sum()
 
 
-def trained(precision: str, at_once: bool, steps: int = 2) -> dict[str, Tensor | None]:
+def trained(precision: str, at_once: bool, device: torch.device, steps: int = 2) -> dict[str, Tensor | None]:
     """State and last gradients."""
-    network = Network()
+    network = Network().to(device)
     layers, parameters = Layers(network.modules(), precision == "bf16") if at_once else None, dict(network.named_parameters())
     for step in range(steps):
         network.zero_grad()
-        x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(step))
-        with Unchanged(), autocast(CPU, precision):
+        x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(step)).to(device)
+        with Unchanged(), autocast(device, precision):
             if layers:
                 with layers.at_once():
                     out = network(x)
@@ -62,9 +63,17 @@ def trained(precision: str, at_once: bool, steps: int = 2) -> dict[str, Tensor |
     return network.state_dict() | {f"gradient of {name}": value.grad for name, value in parameters.items()}
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
-def test_state_and_gradients_are_those_of_torch_s_layers(precision):
-    ours, theirs = trained(precision, True), trained(precision, False)
+@pytest.mark.parametrize(
+    ("precision", "device"),
+    [
+        ("fp32", "cpu"),
+        pytest.param("bf16", "cpu", marks=needs_bf16),
+        *(pytest.param(precision, "cuda", marks=needs_cuda) for precision in ("fp32", "bf16")),
+    ],
+)
+def test_state_and_gradients_are_those_of_torch_s_layers(precision, device, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    ours, theirs = (trained(precision, at_once, torch.device(device)) for at_once in (True, False))
     assert ours["norm.num_batches_tracked"] == 6
     assert ours["cumulative.num_batches_tracked"] == 2
     assert ours["still.num_batches_tracked"] == 0
