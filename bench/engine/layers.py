@@ -139,9 +139,7 @@ class Layers:
         before, _now = _now, _Pass(casts)
         try:
             yield
-            counts = Counter(map(id, counters := _now.counters))
-            if counters:
-                every = {id(counter): counter for counter in counters}
-                torch._foreach_add_(list(every.values()), [counts[key] for key in every])
+            if counts := Counter(_now.counters):
+                torch._foreach_add_(list(counts), list(counts.values()))
         finally:
             _now = before
