@@ -31,17 +31,17 @@ KD = Column("gain_kd", "gain over kd", points, low_high=("low_kd", "high_kd"))
 WITH_TEACHER = Column("with_teacher_ratio", "with the teacher's", times)
 RESULT = (Column("n", "seeds", number(0)), TOP1, GAIN, Column("p_adjusted", "p", p_value), CLAIM)
 LEGEND = (
-    "± is half the 95 % t-interval of the mean over seeds. In brackets stands the simultaneous 95 % interval of the gain, "
-    "paired by seed. Interval and p are corrected for all comparisons of the grid and for looks: the former leaves out 0 where "
-    "a difference is shown. Suggested: p is below .05 before correction alone. Open: neither, which does not mean equal."
+    "± is half the 95 % t-interval of the mean over seeds. The brackets hold the simultaneous 95 % interval of the gain, "
+    "paired by seed. Interval and p are corrected for all comparisons of the grid and for looks at results. Shown: the "
+    "interval leaves out 0. Suggested: p is below .05, but only before correction. Open: neither, which does not mean equal."
 )
 
 
 MAIN = (
-    "The sentence covers of each family the variant that differs from the defaults in the fewest arguments. The others are "
-    "ablations and stand in the table alone. "
+    "Of each family the sentence covers the variant that differs from the defaults in the fewest arguments. The others are "
+    "ablations, which only the table shows. "
 )
-RULES = " A published gain is left out where method and plain student were not reported by the same rule."
+RULES = " A published gain is left out where the method and the plain student were not reported by the same rule."
 
 
 def one_pair(report: Report) -> Pair:

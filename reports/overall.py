@@ -83,7 +83,7 @@ def caveats(
     seeds = f"{n.min():.0f}" if n.min() == n.max() else f"{n.min():.0f} to {n.max():.0f}"
     found = [f"Accuracy is that of the last epoch, over {seeds} seed{'s' * (seeds != '1')} a method."]
     found += _caveats_of_families(summary, design)
-    found.append("Intervals are about the draw of seeds; the test images are the same throughout.")
+    found.append("Intervals are about the choice of seeds; the test images are the same throughout.")
     taught = summary[(summary["needs"] != "none") & (summary["n"] > 1)]
     if (taught["one_teacher"] == True).any() or (summary["one_teacher_kd"] == True).any():  # noqa: E712
         found.append(
@@ -141,9 +141,11 @@ def _caveats_of_families(summary: pd.DataFrame, design: Design) -> list[str]:
     else:
         shared = f"All {others:.0f} comparisons of the grid share" if others > 1 else "The only comparison of the grid has"
         shared += " an error of 5 %"
-    found = [f"{shared}. p and intervals are corrected for it: an interval leaves out 0 where a difference is shown."]
-    found.append("Suggested is not controlled: among 15 methods without any difference, 42 % of reports suggest one.")
-    found.append(f"Two accuracies count as the same within {design.margin:g} points: equivalent means shown to lie within.")
+    found = [f"{shared}. p and intervals are corrected for it: where a difference is shown, the interval leaves out 0."]
+    found.append(
+        "Nothing bounds how often a difference is suggested by chance: with 15 methods that do not differ, in 42 % of reports."
+    )
+    found.append(f"Two accuracies count as the same within {design.margin:g} points; equivalent means that they are shown to.")
     if design.rule:
         found.append(_sequential(summary, design.rule))
     looks = max(summary[f"looks{suffix}"].max() for suffix in ("", "_kd"))
@@ -173,8 +175,8 @@ def _caveats_of_costs(summary: pd.DataFrame, hardware: list[str], busy_percent: 
     found = []
     if not hardware:
         found.append(
-            "No step was timed, so costs are FLOPs, which leave out all that is no matrix product; "
-            "run the cost probe to have seconds."
+            "No step was timed, so costs are FLOPs, which count matrix products and convolutions alone; "
+            "`cost` measures seconds."
         )
     elif len(hardware) > 1:
         found.append(f"Steps were timed on {len(hardware)} machines, which are never mixed; the sentences use {hardware[0]}.")
@@ -190,8 +192,8 @@ def _caveats_of_costs(summary: pd.DataFrame, hardware: list[str], busy_percent: 
         ratios = zip(summary["label"], summary[f"ratio{suffix}"], summary[f"cost_word{suffix}"], strict=True)
         close |= dict.fromkeys(label for label, value, word in ratios if wants_second_session(value, word))
     if close:
-        text = f"Costs of {listed(close)} lie within a tenth of what they are compared to. There one session of the probe "
-        found.append(f"{text}does not decide which is less: measure again (`cost --force`).")
+        text = f"Costs of {listed(close)} lie within a tenth of those they are compared to. One session of the probe "
+        found.append(f"{text}cannot decide which is lower: measure again (`cost --force`).")
     if (summary["cost_word"] == CostWord.APART).any():
         found.append("Some costs were not timed in turn with what they are compared to; probe the grid's costs anew.")
     return found

@@ -20,7 +20,7 @@ from reports.tables.accuracy import SUMMARY
 from reports.tables.marks import SIGNS
 from reports.tables.table import Column, Table
 
-LEGEND = "Gain over none, p corrected: ▲ gain shown, ▼ loss shown, △ ▽ suggested alone, = equivalent, ○ open; of costs as well."
+LEGEND = "Gain over none, p corrected: ▲ gain shown, ▼ loss shown, △ ▽ only suggested, = equivalent, ○ open; of costs as well."
 
 
 def _narrow(column: Column) -> Column:

@@ -54,12 +54,17 @@ def _not_shown(part: pd.DataFrame, baseline: str, suffix: str) -> list[Sentence]
     """Suggested, equivalent, open, and what has no word."""
     found = []
     if suggested := _with_gains(_rows(part, Word.SUGGESTED, suffix=suffix), suffix):
-        found.append(Sentence("open", f"Suggested, not shown, against {baseline}: {suggested}; by p before correction alone."))
+        found.append(
+            Sentence(
+                "open",
+                f"Suggested, not shown, against {baseline}: {suggested}. Their p is below .05, but only before correction.",
+            )
+        )
     if equivalent := _with_gains(_rows(part, Word.EQUIVALENT, suffix=suffix), suffix):
         found.append(Sentence("fact", f"Equivalent to {baseline} within the grid's margin: {equivalent}."))
     rows = _rows(part, Word.OPEN, suffix=suffix)
     if rows:
-        text = f"Open against {baseline}, which does not mean equal: {_with_gains(rows, suffix)}."
+        text = f"Open against {baseline} (which does not mean equal): {_with_gains(rows, suffix)}."
         found.append(Sentence("open", f"{text}{_could_see(rows, suffix)}"))
     if late := _rows(part, Word.UNFINISHED, suffix=suffix):
         found.append(
@@ -92,7 +97,7 @@ def _could_see(rows: Iterable[Row], suffix: str = "") -> str:
     sizes = {row["primary" + suffix]: row["detectable" + suffix] for row in rows}
     named = {True: " in a primary comparison" if len(sizes) > 1 else "", False: " in another" if len(sizes) > 1 else ""}
     texts = [f"{gain_size(size)}{named[bool(primary)]}" for primary, size in sizes.items() if not math.isnan(size)]
-    return f" With 80 % probability this design shows a true gain of {' and of '.join(texts)}." if texts else ""
+    return f" With 80 % probability this design would show a true gain of {' and of '.join(texts)}." if texts else ""
 
 
 def gain_size(size: float) -> str:
@@ -147,8 +152,8 @@ def _break_even(each: Sharing) -> Sentence:
     kd, tfd, found = each.taught["label"], each.free["label"], each.found
     estimate = "" if math.isnan(found.students) else f" (estimate {students(found.students)})"
     if not found.determined:
-        text = f"Break-even of {kd} and {tfd}, by what a point costs beyond none's training: "
-        text += f"not determined{estimate}; {found.reason}."
+        text = f"Break-even of {kd} and {tfd}, by the cost of a point beyond none's training: "
+        text += f"not determined{estimate}, since {found.reason}."
         return Sentence("open", text)
     interval = f"95 % interval {students(found.low)} to {students(found.high)}".replace(" ", "\N{NO-BREAK SPACE}")
     if math.isinf(found.students):
@@ -176,14 +181,14 @@ def in_short(part: pd.DataFrame) -> str:
     kd = baseline_of(part, Baseline.KD)
     free = compared[compared["needs"] != "teacher"]
     if suggested := _with_gains(_rows(compared, Word.SUGGESTED)):
-        clauses.append(f"against none only suggested: {suggested}")
+        clauses.append(f"only suggested against none: {suggested}")
     if equivalent := _with_gains(_rows(compared, Word.EQUIVALENT)):
         clauses.append(f"equivalent to none within the margin: {equivalent}")
     if rows := _rows(compared, Word.OPEN):
         size = _could_see(rows).strip().rstrip(".")
         clauses.append(f"open against none: {_with_gains(rows)}" + (f" ({size[0].lower()}{size[1:]})" if size else ""))
     if kd is not None and (suggested := _with_gains(_rows(free, Word.SUGGESTED, suffix="_kd"), "_kd")):
-        clauses.append(f"against {kd['label']} only suggested: {suggested}")
+        clauses.append(f"only suggested against {kd['label']}: {suggested}")
     if kd is not None and (rows := [row for row in _rows(free, Word.OPEN, suffix="_kd") if row["primary_kd"] is True]):
         clauses.append(f"open against {kd['label']}: {_with_gains(rows, '_kd')}")
     if untested := _rows(compared, Word.NOT_TESTED):

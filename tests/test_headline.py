@@ -62,7 +62,7 @@ def test_the_answer_holds_means_gains_costs_and_the_published_numbers(tmp_path):
     assert (
         "ls (−3.00) is shown to lose to none; tfd (−2.00) and ls (−5.00) are shown to lose to kd, which has a teacher;" in made
     )
-    assert "; open against none: tfd (+0.00) (with 80 % probability this design shows a true gain of" in made
+    assert "; open against none: tfd (+0.00) (with 80 % probability this design would show a true gain of" in made
     assert "kd costs 1.80 times none's training time, 6.80 times with the teacher's" in made
     assert "](demo/report/figures/01-resnet110-resnet20-accuracy-cost.png)" in made
 

@@ -123,7 +123,7 @@ def test_costs_are_compared_turn_by_turn(records):
 
 def test_costs_that_are_close_ask_for_a_second_session(records):
     near = synthetic.report(records)  # tfd takes 10.3 ms, tffd 10.5, none 10
-    [text] = [text for text in overall.caveats(near.summary, near.design, 0, ("box",)) if "one session" in text]
+    [text] = [text for text in overall.caveats(near.summary, near.design, 0, ("box",)) if "One session" in text]
     assert text.startswith(("Costs of tfd and tffd lie within a tenth", "Costs of tffd and tfd lie within a tenth"))
 
 

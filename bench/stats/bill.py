@@ -82,9 +82,9 @@ def students_to_share(
         fewest, most = 1.0 if high > a else math.inf, 1.0 if low > a else math.inf
     reason = ""
     if not both_shown:
-        reason = "not both gains are shown"
+        reason = "the two gains are not both shown"
     elif not exact and np.size(free_cost) < TURNS_FROM:
-        reason = "fewer than six turns of the probe"
+        reason = "the probe took fewer than six turns"
     elif not _above_zero(free_cost):
         reason = "the rival is not shown to cost more than the plain student"
     elif math.isnan(low):

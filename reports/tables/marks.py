@@ -18,6 +18,6 @@ SIGNS: dict[str | None, str] = {
     CostWord.APART: "~",
 }
 LEGEND = (
-    "▲ gain shown, ▼ loss shown, △ ▽ suggested alone, = equivalent, ○ open, ? not tested, … unfinished; "
-    "intervals are simultaneous, of the level of the sign."
+    "▲ gain shown, ▼ loss shown, △ ▽ only suggested, = equivalent, ○ open, ? not tested, … unfinished; "
+    "intervals are simultaneous and agree with the signs."
 )

@@ -47,7 +47,7 @@ def time_to(pair: Pair, accuracies: list[float]) -> Table:
     if (pair.methods["needs"] != "none").any():
         columns += tuple(Column(f"{title}_with_teacher", f"to {title} %, with the teacher", write) for title in titles)
     kind = "Training seconds" if unit == "train_s" else "Training FLOPs"
-    note = f"{kind}, without the teacher's training and with it; – where half of the seeds or fewer got there."
+    note = f"{kind}, without the teacher's training and with it; – where at most half of the seeds got there."
     return Table(f"{pair.name}-time-to-accuracy", f"{pair.full_title}: cost to reach an accuracy", columns, frame, note)
 
 
