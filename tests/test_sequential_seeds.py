@@ -92,7 +92,7 @@ def expanded(**changes: Any) -> Any:
     ("changes", "message"),
     [
         ({"seeds": {"first": 1, "most": 5}}, "small, seeds.first: .* 2, not 1"),
-        ({"seeds": {"first": 6, "most": 5}}, "small, seeds: most must be at least first, not {'first': 6, 'most': 5}"),
+        ({"seeds": {"first": 6, "most": 5}}, "small, seeds: most must be at least first, 6, not 5"),
         ({"seeds": {"first": 3}}, "small, seeds.most: Field required"),
         ({"seeds": {"first": 3, "most": 500}}, "small, seeds.most: .* 100, not 500"),
         ({"seeds": {"most": 5, "untill": 0.5}}, "unknown key 'untill'; did you mean 'until'. Known: first, most, until"),

@@ -62,7 +62,7 @@ class SequentialSeeds(BaseModel):
     @model_validator(mode="after")
     def _first_within_most(self) -> SequentialSeeds:
         if self.first > self.most:
-            raise ValueError("most must be at least first")
+            raise ValueError(f"most must be at least first, {self.first}, not {self.most}")
         return self
 
 
