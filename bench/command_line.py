@@ -4,7 +4,6 @@ that takes time."""
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,9 +90,9 @@ def parser(name: str, about: str | None) -> argparse.ArgumentParser:
 
 def console() -> Screen:
     """What verbs print to. In a pipe lines are as long as they are: what other programs read is not wrapped."""
-    from bench.screen import Screen
+    from bench.screen import Screen, environment
 
-    piped = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
+    piped = not sys.stdout.isatty() and "COLUMNS" not in environment()
     return Screen(width=10_000) if piped else Screen()
 
 

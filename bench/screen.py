@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,11 +13,20 @@ from rich.text import Text
 from bench.texts import OBEYED, visible
 
 
+def environment() -> dict[str, str]:
+    """The environment without a width or height that is none, such as COLUMNS=0."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("COLUMNS", "LINES") or (value.isdecimal() and int(value) > 0)
+    }
+
+
 class Screen(Console):
     """A console without markup, emoji codes and highlighting. Styles are given beside texts, never within them."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+        super().__init__(markup=False, emoji=False, highlight=False, _environ=environment(), **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """A string, made visible before its width is counted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import json
 import logging
@@ -240,3 +241,26 @@ def test_a_log_that_a_full_disk_does_not_take_ends_nothing(tmp_path: Path, capsy
         handler.emit(logging.makeLogRecord({"msg": "x"}))
         handler.close()
     assert capsys.readouterr().err == ""
+
+
+def test_folders_outlive_a_power_cut(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(handles.os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file)))
+    Folder(tmp_path / "above" / "root", "grid", "cell").write("record.json", b"x")
+    for made in ("", "above", "above/root", "above/root/grid", "above/root/grid/cell"):
+        assert (tmp_path / made).stat().st_ino in synced, made
+    synced.clear()
+    cell, aside = Folder(tmp_path / "above/root", "grid", "cell"), Folder(tmp_path / "above/root", "grid", "superseded")
+    assert cell.move("record.json", aside, "record.json")
+    assert {(tmp_path / "above/root/grid" / name).stat().st_ino for name in ("cell", "superseded")} <= set(synced)
+
+
+@pytest.mark.parametrize(("code", "ignored"), [("EINVAL", True), ("ENOTSUP", True), ("EIO", False), ("ENOSPC", False)])
+def test_only_a_file_system_that_cannot_sync_folders_is_forgiven(tmp_path, monkeypatch, code, ignored):
+    def refuse(_: int) -> None:
+        raise OSError(getattr(errno, code), code)
+
+    monkeypatch.setattr(handles.os, "fsync", refuse)
+    with contextlib.nullcontext() if ignored else pytest.raises(OSError, match=code):
+        handles.sync_folder(0)

@@ -10,6 +10,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
+import run_bench
 from bench import command_line
 from bench.errors import UserError, unknown
 from bench.plan import grid_file
@@ -106,3 +107,15 @@ def test_no_cell_of_a_csv_is_a_formula():
         {"label": ["=HYPERLINK(1)", "@x", "kd", "+kd"], "gain": [-1.5, 2.0, float("nan"), 0.0], "n": [1, 2, 3, 4]}
     )
     assert as_csv(frame) == "label,gain,n\n'=HYPERLINK(1),-1.5,1\n'@x,2.0,2\nkd,,3\n'+kd,0.0,4\n"
+
+
+@pytest.mark.parametrize(("columns", "wide"), [("0", True), ("-5", True), ("many", True), ("40", False)])
+def test_a_width_that_is_none_is_ignored(monkeypatch, capsys, columns, wide):
+    monkeypatch.setenv("COLUMNS", columns)
+    command_line.console().print("x" * 60)
+    assert ("x" * 60 in capsys.readouterr().out) is wide
+
+
+def test_a_stream_that_is_closed_is_written_to_nowhere(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run_bench.main(["list", "recipes"]) == 0

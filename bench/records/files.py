@@ -217,6 +217,7 @@ class Folder:
             with self.opened(name) as here, to.opened(new, create=True) as there:
                 os.rename(name, new, src_dir_fd=here, dst_dir_fd=there)
                 handles.sync_folder(there)
+                handles.sync_folder(here)
                 return True
         except FileNotFoundError:
             return False

@@ -54,7 +54,7 @@ def walk(root: str, names: Sequence[str], place: str, create: bool = False, mode
         BarredError: a link, or no folder, stands on the way.
     """
     if create:
-        os.makedirs(root, exist_ok=True)
+        _make(root)
     handle = os.open(root, _FOLDER)
     for number, name in enumerate(names):
         try:
@@ -71,6 +71,21 @@ def walk(root: str, names: Sequence[str], place: str, create: bool = False, mode
     return handle
 
 
+def _make(root: str) -> None:
+    """Make a root and what it lacks above it, each so that it outlives a power cut."""
+    grown, above = [], root
+    while not os.path.isdir(above):
+        above = os.path.dirname(above)
+        grown.append(above)
+    os.makedirs(root, exist_ok=True)
+    for path in grown:
+        handle = os.open(path, _FOLDER)
+        try:
+            sync_folder(handle)
+        finally:
+            os.close(handle)
+
+
 def _step(handle: int, name: str, create: bool, mode: int) -> int:
     try:
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
@@ -79,6 +94,7 @@ def _step(handle: int, name: str, create: bool, mode: int) -> int:
             raise
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, mode, dir_fd=handle)
+            sync_folder(handle)
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
 
 
