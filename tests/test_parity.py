@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from bench.data import Dataset, Split, Stream, evaluation_batches, load
 from bench.data.files import generator
+from bench.data.stream import Batch
 from bench.engine import loop as engine_loop
 from bench.engine.capture import StepRunner
 from bench.engine.evaluation import evaluate
@@ -175,9 +176,11 @@ def wrong_batch_order(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
 
 def no_short_last_batch(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
     right = Stream.epoch
-    monkeypatch.setattr(
-        Stream, "epoch", lambda self, epoch: (batch for batch in right(self, epoch) if len(batch.target) == RECIPE.batch_size)
-    )
+
+    def full_batches(self: Stream, epoch: int, following: int | None = None) -> Iterator[Batch]:
+        return (batch for batch in right(self, epoch, following) if len(batch.target) == RECIPE.batch_size)
+
+    monkeypatch.setattr(Stream, "epoch", full_batches)
 
 
 def learning_rate_drops_a_step_late(monkeypatch: pytest.MonkeyPatch, step: Step) -> None:
