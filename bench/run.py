@@ -118,7 +118,7 @@ def run(
         keep: keep results that other code of the user's own made; else they are trained again.
         costs: measure what was not measured on this hardware.
         cost_minutes: for measuring, about; 0: no limit.
-        only: ids of cells, or enough of them: these alone are trained, and their teachers; nothing is measured. Empty: all.
+        only: ids of cells, or enough of them: these alone are touched, and their teachers; nothing is measured. Empty: all.
 
     Raises:
         UserError: something that was given is wrong; nothing was trained.
@@ -137,7 +137,7 @@ def run(
         planned, folder = plan(grid, results, overrides, options, backend)
         chosen = planned.with_teachers(only)
         beforehand.try_tools(options)
-        _check_ready(planned, folder, options, backend, retry, force)
+        _check_ready(_among(planned.cells, chosen), folder, options, backend, retry, force)
         begin(planned, folder)
         outcome = _run(planned, folder, options, backend, wait, retry, force, keep, console, chosen)
     if costs and outcome.done and not only:
@@ -248,7 +248,14 @@ def fit(
     return record
 
 
-def _check_ready(grid: Grid, folder: GridFolder, options: Options, backend: Backend, retry: bool, force: bool) -> None:
+def _among(cells: Iterable[Cell], only: Collection[str]) -> list[Cell]:
+    """The cells of these ids; all where none is given."""
+    return [cell for cell in cells if not only or cell.id in only]
+
+
+def _check_ready(
+    cells: Iterable[Cell], folder: GridFolder, options: Options, backend: Backend, retry: bool, force: bool
+) -> None:
     """Refuse what cannot be trained while nothing of the results has been touched.
 
     Raises:
@@ -258,7 +265,7 @@ def _check_ready(grid: Grid, folder: GridFolder, options: Options, backend: Back
     def is_left(cell: CellFolder) -> bool:
         return force or not cell.settled() or (retry and not cell.done())
 
-    if left := [cell for cell in grid.cells if is_left(folder.cell(cell.id))]:
+    if left := [cell for cell in cells if is_left(folder.cell(cell.id))]:
         backend.check_cells(left, folder, options)
         beforehand.check_data(left, options)
 
@@ -341,13 +348,14 @@ def _run(
     options = replace(options, code=tuple(code.items()))
 
     def prepare(cells: Sequence[Cell], first: bool) -> None:
+        cells = _among(cells, only)  # what is not asked for stays as it is
         for line in upkeep.prepare(cells, folder, retry, force and first, code, keep):
             console.print(line)
         if options.check and first:
             checks.prepare(cells, folder, options)
 
     for asked, every in rounds(grid, folder, prepare):
-        if not (cells := [cell for cell in every if not only or cell.id in only]):
+        if not (cells := _among(every, only)):
             break
         looks.show(asked, console)
         beforehand.measure_teachers(cells, folder, options, backend.measures_here, console)
@@ -368,7 +376,7 @@ def _run(
     looks.show(grid, console)
     for line in choice.explained(grid, folder):
         console.print(line)
-    asked_for = [cell.id for cell in grid.cells if not only or cell.id in only]
+    asked_for = [cell.id for cell in _among(grid.cells, only)]
     states: dict[str, str] = {cell_id: folder.cell(cell_id).state() for cell_id in asked_for}
     ends, spent = list(states.values()), time.monotonic() - started
     counts = f"{ends.count('done')} of {len(ends)} done, {ends.count('failed')} failed"

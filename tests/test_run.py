@@ -221,3 +221,22 @@ def test_nothing_is_set_aside_before_all_options_are_checked(tmp_path, monkeypat
     assert main(["run", grid, "--results", str(tmp_path), "--set", "precision=fp32", "--force", *options]) == 2
     assert {"no Slurm": "no scontrol", "no data": "are gone", "another tool": "tensorbord"}[slip] in capsys.readouterr().err
     assert cell.done()
+
+
+def test_a_chosen_cell_is_trained_whatever_the_others_need_and_leaves_them_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"methods": ["none"], "also": [{"recipe": {"processes": 2}}]}
+    grid = write_grid(tmp_path, recipe={"name": "digits", "epochs": 1}, seeds=[0, 1], **changes)
+    planned, folder = run.plan(grid, tmp_path, options=CPU)
+    alone, sibling = (cell for cell in planned.cells if cell.recipe.processes == 1)
+    together = next(cell for cell in planned.cells if cell.recipe.processes == 2)
+    run.begin(planned, folder)
+    for cell in (sibling, together):
+        folder.cell(cell.id).write_failure("an earlier one")
+    asked = ["run", grid, "--results", str(tmp_path), "--device", "cpu", "--threads", "1", "--cluster", "debug", "--cell"]
+    assert main([*asked, alone.id, "--force"]) == 0
+    assert folder.cell(alone.id).done()
+    assert all(folder.cell(cell.id).failure() for cell in (sibling, together))
+    assert main([*asked, together.id, "--retry"]) == 2
+    assert "recipe.processes is 2, but 1 were started" in capsys.readouterr().err
