@@ -9,7 +9,10 @@ import re
 import reprlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # not tab, new line
 LONGEST = 4_000  # characters of an error
@@ -42,6 +45,12 @@ def misfit(message: str, value: object) -> str:
     message = re.sub(r"^Input should be a valid dictionary( or instance of \w+)?", "a mapping", message)
     comma = isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", value)
     return f"{message}, not {brief(value)}{'; decimals take a point, not a comma' if comma else ''}"
+
+
+def first(error: ValidationError) -> str:
+    """'accuracies.last.top1: Input should be less than or equal to 100'."""
+    detail = error.errors()[0]
+    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
 
 
 def encodable(value: Any) -> Any:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 
 import numpy as np
 import pytest
 import synthetic
 
 import run_bench
-from bench.records import files, upkeep
+from bench.errors import UserError
+from bench.jobs import scripts
+from bench.records import batch, files, upkeep
+from bench.records.files import Folder
 from bench.records.folders import ResultsFolder
 
 GRID = "synthetic"
@@ -157,3 +162,43 @@ def test_merge_takes_what_is_missing_and_names_contradictions(grid, tmp_path):
     assert all("trained twice" in problem.reason for problem in conflicts)
     assert upkeep.verify(grid) == []
     assert upkeep.merge(grid.results, ResultsFolder(grid.results.root))[0] == 0  # with itself: nothing to do
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link to a pipe"])
+def test_no_output_takes_the_place_of_a_device(kind, grid, tmp_path, capsys):
+    for cell in grid.cells():
+        body = files.read_json(cell_path := grid.results.root / cell.place("record.json"))
+        files.write_json(cell_path, body | {"weights_sha256": files.write(cell_path.with_name("weights.safetensors"), b"w")})
+    place = tmp_path / "site/index.html"
+    place.parent.mkdir()
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(str(place))
+    else:
+        os.mkfifo(place if kind == "pipe" else tmp_path / "pipe")
+        if kind == "link to a pipe":
+            place.symlink_to(tmp_path / "pipe")
+    at = ["--results", str(grid.results.root)]
+    assert run_bench.main(["export", "kd-s0", *at, "--to", str(place)]) == 2
+    assert re.fullmatch(r"error: \S+/index.html: it is .*a device, a pipe or a socket; name a file\n", capsys.readouterr().err)
+    with pytest.raises(UserError, match=r"it is .*a device, a pipe or a socket; name a file"):
+        scripts.write({place.name: "text"}, place.parent)
+    if kind == "link to a pipe":
+        assert place.is_symlink()
+    else:
+        with pytest.raises(UserError, match=r"index.html: it is a device, a pipe or a socket; name a file"):
+            batch.replace(Folder(place.parent), {place.name: "text", "more": "text"}, last="more")
+        assert not place.is_file()
+        assert not (place.parent / "more").exists()
+    assert run_bench.main(["export", "kd-s0", *at, "--to", f"{place}/x"]) == 2
+    assert capsys.readouterr().err.endswith(": Not a directory\n")
+
+
+def test_an_output_replaces_a_link_to_a_file_and_not_the_systems_own(tmp_path):
+    (tmp_path / "target").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    files.write(tmp_path / "link", "mine")
+    assert ((tmp_path / "link").read_text(), (tmp_path / "target").read_text()) == ("mine", "kept")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    with pytest.raises(UserError, match="it is the system's link to an open file"):
+        files.write(tmp_path / "stdout", "mine")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.jobs.worker import PROJECT
+from bench.records import files
 from bench.records.cell import Cell
 
 TEAM = (  # so that a cell's processes find each other under srun
@@ -105,10 +106,13 @@ def submission(arrays: Sequence[tuple[Sequence[Sequence[Cell]], tuple[str, ...]]
     return "\n".join(lines) + "\n"
 
 
-def write(files: Mapping[str, str], folder: Path) -> list[str]:
-    """Write scripts; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text)
+def write(scripts: Mapping[str, str], folder: Path) -> list[str]:
+    """Write scripts; returns their paths.
+
+    Raises:
+        RefusedError: what stands in the place of one is no file.
+    """
+    for name, text in scripts.items():
+        files.write(folder / name, text)
         (folder / name).chmod(0o755)
-    return [f"{folder / name}" for name in files]
+    return [f"{folder / name}" for name in scripts]

@@ -24,11 +24,13 @@ def replace(folder: Folder, files: Mapping[str, bytes | str], last: str) -> None
         last: the file that appears when all others are in their places.
 
     Raises:
+        RefusedError: a device, a pipe or a socket stands in the place of a file.
         TimeoutError: another process writes here, and does not end.
         OSError: the system refuses; the former files are as they were.
     """
     scratch = {name: _scratch(name) for name in files}
     with folder.lock(".lock", WAIT_S):
+        check_places(folder, LISTING, *files)
         former = _listed(folder)
         _list(folder, former | set(scratch.values()))
         try:
@@ -45,6 +47,17 @@ def replace(folder: Folder, files: Mapping[str, bytes | str], last: str) -> None
             _remove(folder, scratch.values())
             raise
         _list(folder, files.keys() | _remove(folder, former - files.keys()))
+
+
+def check_places(folder: Folder, *names: str) -> None:
+    """
+    Raises:
+        RefusedError: a device, a pipe or a socket stands in the place of one of these files.
+    """
+    for name in names:
+        above, own = _split(folder, name)
+        with above.opened(own, create=True) as handle:
+            handles.check_replaceable(handle, own, f"{above}/{own}")
 
 
 def _split(folder: Folder, name: str) -> tuple[Folder, str]:

@@ -26,7 +26,7 @@ from bench.records import handles
 from bench.records.problems import DamagedError, RefusedError, UnreadableError
 from bench.records.record import SCHEMA, Cost, Record, seal, unseal
 from bench.records.teacher import TeacherAccuracy
-from bench.texts import encodable
+from bench.texts import encodable, first
 
 Model = TypeVar("Model", Record, Cost, TeacherAccuracy)
 Result = TypeVar("Result")
@@ -338,8 +338,15 @@ def _again(look: Callable[[], Result]) -> Result:
 
 
 def write(path: Path, content: bytes | str) -> str:
-    """Write a file at a place that the user gave; see `Folder.write`."""
-    return Folder(path.parent).write(path.name, content)
+    """Write a file at a place that the user gave; see `Folder.write`.
+
+    Raises:
+        RefusedError: a device, a pipe or a socket stands there, or a link to what is no file.
+    """
+    folder = Folder(path.parent)
+    with folder.opened(path.name, create=True) as handle:
+        handles.check_replaceable(handle, path.name, str(path), links=False)
+    return folder.write(path.name, content)
 
 
 def write_json(path: Path, body: dict[str, Any] | BaseModel) -> None:
@@ -391,9 +398,3 @@ def parse(model: type[Model], body: dict[str, Any]) -> Model:
 
 def other_version(why: str) -> UnreadableError:
     return UnreadableError(f"this version cannot read it and leaves it alone: {why}")
-
-
-def first(error: ValidationError) -> str:
-    """'accuracies.last.top1: Input should be less than or equal to 100'."""
-    detail = error.errors()[0]
-    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"

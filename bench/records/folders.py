@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import UserError, unknown
-from bench.records import files, requests
+from bench.records import batch, files, requests
 from bench.records.cell import digest, is_id, is_safe, safe
 from bench.records.cell_folder import RECORD, CellFolder
 from bench.records.files import TEXT, Folder
@@ -360,7 +360,8 @@ class GridFolder:
 
     def write_map(self, name: str, picture: bytes) -> Path:
         """Write a picture that the report shows; returns its path."""
-        self.report_place().at("maps").write(name, picture)
+        batch.check_places(maps := self.report_place().at("maps"), name)
+        maps.write(name, picture)
         return self.report_folder() / "maps" / name
 
     def set_aside_files(self) -> list[str]:

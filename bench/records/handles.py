@@ -54,7 +54,8 @@ def walk(root: str, names: Sequence[str], place: str, create: bool = False, mode
         BarredError: a link, or no folder, stands on the way.
     """
     if create:
-        _make(root)
+        with contextlib.suppress(FileExistsError):  # then it is no folder, which is named when it is opened
+            _make(root)
     handle = os.open(root, _FOLDER)
     for number, name in enumerate(names):
         try:
@@ -122,6 +123,29 @@ def regular(found: os.stat_result, place: str, limit: int | None = None) -> os.s
     if limit is not None and found.st_size > limit:
         raise RefusedError(place, f"it has {found.st_size / MIB:,.0f} MiB, more than the {limit / MIB:,.0f} that it may have")
     return found
+
+
+def check_replaceable(handle: int, name: str, place: str, links: bool = True) -> None:
+    """Before a file takes this place: what stands there, if anything, must be a file or a link, or a folder, which stays.
+
+    Args:
+        links: whether a link may lead to what is no file.
+
+    Raises:
+        RefusedError: it is a device, a pipe or a socket, or a link to what is no file.
+    """
+    try:
+        found = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode
+        if stat.S_ISLNK(found) and not links:
+            if os.readlink(name, dir_fd=handle).startswith("/proc/"):  # /dev/stdout and its like
+                raise RefusedError(place, "it is the system's link to an open file; name a file")
+            found = os.stat(name, dir_fd=handle).st_mode
+            if not stat.S_ISREG(found):
+                raise RefusedError(place, f"it is a link to {_word(found)}; name a file")
+    except FileNotFoundError:
+        return
+    if (word := _word(found)) not in ("a file", "a folder", "a link"):
+        raise RefusedError(place, f"it is {word}; name a file")
 
 
 def read(file: int, size: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from bench.records import requests
-from bench.records.files import first
+from bench.texts import first
 
 
 class Manifest(BaseModel):
