@@ -104,3 +104,19 @@ def test_image_folder_digest_and_mistakes(folder):
         load(spec | {"size": 8})
     with pytest.raises(FileNotFoundError, match="lacks train/ or val/"):
         load({"type": "imagefolder"}, root=str(folder / "train"))
+
+
+def test_links_that_loop_are_named_and_images_have_a_limit(folder, monkeypatch):
+    spec, ants = {"type": "imagefolder", "path": str(folder)}, folder / "train" / "ants"
+    for to in (".", "..", "../ants", "../.."):
+        (ants / "first").symlink_to(to)
+        (ants / "second").symlink_to(to)
+        with pytest.raises(ValueError, match=r"is the folder \S+ again, whose images would count twice; remove the link"):
+            load(spec)
+        (ants / "first").unlink()
+        (ants / "second").unlink()
+    (ants / "nymphs").symlink_to("../bees")  # another class's folder leads nowhere back
+    load(spec)
+    monkeypatch.setattr(files, "MOST", 3)
+    with pytest.raises(ValueError, match="holds more than 3 images, the most that are read"):
+        load(spec)

@@ -21,6 +21,7 @@ from bench.data.augment import draw_boxes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 BILINEAR = Image.Resampling.BILINEAR
+MOST = 50_000_000  # images of a folder; ImageNet-21k has 14 million
 CROP_PCT = 0.875  # size of a center crop as a share of the shorter side: 224 of 256
 STREAMED_SIZE = 224  # height and width of images from files, where the recipe names no `image_size`
 
@@ -102,6 +103,8 @@ def scan(folder: Path, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Fi
     for name in found:
         images = _images_below(folder / name)
         paths += images
+        if len(paths) > MOST:
+            raise ValueError(f"{folder} holds more than {MOST:,} images, the most that are read")
         labels += [names.index(name)] * len(images)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no images; expected CLASS/*, with one of {', '.join(sorted(SUFFIXES))}")
@@ -109,12 +112,22 @@ def scan(folder: Path, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Fi
 
 
 def _images_below(folder: Path) -> list[str]:
-    """Paths of a class's images, those in folders within it after its own, as torchvision lists them."""
-    found = []
+    """Paths of a class's images, those in folders within it after its own, as torchvision lists them.
+
+    Raises:
+        ValueError: a link leads to a folder of this class again, or there are too many images.
+    """
+    found: list[str] = []
+    seen: dict[tuple[int, int], str] = {}
     for place, folders, files in os.walk(folder, followlinks=True):
+        stat = Path(place).stat()
+        if (former := seen.setdefault((stat.st_dev, stat.st_ino), place)) != place:
+            raise ValueError(f"{place} is the folder {former} again, whose images would count twice; remove the link")
         folders[:] = sorted(name for name in folders if not _hidden(name))
         names = sorted(name for name in files if not _hidden(name) and Path(name).suffix.lower() in SUFFIXES)
         found += [str(Path(place) / name) for name in names]
+        if len(found) > MOST:
+            break
     return found
 
 
