@@ -18,9 +18,10 @@ import pytest
 import synthetic
 from small import results, write_grid
 from test_gate import Failing
+from tiny_grid import expanded
 
 import run_bench
-from bench.jobs import waits
+from bench.jobs import waits, worker
 from bench.jobs.check import wants_memory
 from bench.records import files, handles
 from bench.records.folders import GridFolder, ResultsFolder
@@ -265,3 +266,41 @@ def test_a_run_names_who_holds_what_it_waits_for(
     printed = capsys.readouterr().out
     assert f" for {cell.name}: trained by process {process} on {socket.gethostname()}, since " in printed
     assert json.loads((cell / "record.json").read_text())
+
+
+class Ending:
+    """A folder whose cells others train until one of them was asked so many questions: then they end."""
+
+    def __init__(self, questions: int, end: str) -> None:
+        self.left, self.end = questions, end
+
+    def cell(self, name: str) -> Ending:
+        return self
+
+    def _ask(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+    def locked(self) -> bool:
+        return self._ask()
+
+    def settled(self) -> bool:
+        return not self._ask() and self.end != "lost"
+
+    def done(self) -> bool:
+        return not self._ask() and self.end == "done"
+
+
+@pytest.mark.parametrize("questions", [0, 1, 2])
+@pytest.mark.parametrize("end", ["done", "failed", "lost"])
+@pytest.mark.parametrize("outcome", ["waiting", "locked"])
+def test_a_worker_misses_no_end_of_what_it_waits_for(
+    outcome: str, end: str, questions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "POLL_S", 0.0)
+    cells = [cell for cell in expanded(methods=["kd"]).cells if cell.waits_for]
+    outcomes = [outcome, "passed"]
+    monkeypatch.setattr(worker, "_take", lambda *_: outcomes.pop(0))
+    worker._lead(cells, Ending(questions, end), options=None, team=None, exclusive=True)
+    nobody_trains_it = questions == 0 and end == "lost" and outcome == "waiting"
+    assert outcomes == ["passed"] * nobody_trains_it

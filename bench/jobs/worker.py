@@ -171,23 +171,26 @@ def assist(folder: GridFolder, options: Options, team: Team) -> None:
 
 def _lead(left: list[Cell], folder: GridFolder, options: Options, team: Team, exclusive: bool) -> None:
     while left:
-        outcomes = {cell.id: _take(cell, left[place:], folder, options, team) for place, cell in enumerate(left)}
-        waiting = [cell for cell in left if outcomes[cell.id] == "waiting" or (exclusive and outcomes[cell.id] == "locked")]
-        if "tried" not in outcomes.values():
-            # A cell or teacher that another trains is worth waiting for; a teacher that nobody trains will not come.
-            wanted = {name for cell in waiting for name in cell.waits_for}
-            wanted |= {cell_id for cell_id, outcome in outcomes.items() if outcome == "locked" and exclusive}
-            done = {name for name in wanted if folder.cell(name).done()}
-            ready = any(outcomes[cell.id] == "waiting" and done.issuperset(cell.waits_for) for cell in waiting)
-            if not ready and not _wait(wanted - done, folder):
-                break
-        left = waiting
+        outcomes = {cell.id: _take(left, place, folder, options, team) for place, cell in enumerate(left)}
+        locked = {cell_id for cell_id, outcome in outcomes.items() if outcome == "locked"} if exclusive else set()
+        left = [cell for cell in left if outcomes[cell.id] == "waiting" or cell.id in locked]
+        if "tried" not in outcomes.values() and not _wait(left, locked, folder):
+            break
 
 
-def _wait(wanted: Collection[str], folder: GridFolder) -> bool:
-    """Wait until one of these cells that others train now is left by them; returns whether there were any."""
+def _wait(cells: Collection[Cell], locked: set[str], folder: GridFolder) -> bool:
+    """Wait while others train what these cells need: themselves where they are locked, else their teachers.
+
+    Returns:
+        Whether one of them is worth another try. None is where nobody trains what it needs: that will not come.
+    """
+    teachers = {name for cell in cells if cell.id not in locked for name in cell.waits_for}
+    # Locks are asked for first: what ends between the two questions is settled, and is not taken for lost.
+    held = {name for name in locked | teachers if folder.cell(name).locked()}
+    settled = {name for name in teachers - held if folder.cell(name).settled()}
+    if locked - held or any(settled.issuperset(cell.waits_for) for cell in cells if cell.id not in locked):
+        return True
     pacing = Pacing(POLL_S)
-    held = {name for name in wanted if folder.cell(name).locked()}
     while held:
         time.sleep(pacing.pause_s)
         with pacing.look():
@@ -196,15 +199,16 @@ def _wait(wanted: Collection[str], folder: GridFolder) -> bool:
     return False
 
 
-def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options, team: Team) -> Outcome:
-    """Train a cell if it is free now.
+def _take(left: Sequence[Cell], index: int, folder: GridFolder, options: Options, team: Team) -> Outcome:
+    """Train the cell at this index of `left` if it is free now.
 
-    With `options.together`, and on a GPU, it takes along what may train in lock-step with it out of `left`: it and those after
-    it, so that what is done is not looked at again.
+    With `options.together`, and on a GPU, it takes along what may train in lock-step with it out of those after it: what is
+    done is not looked at again.
 
     Returns:
         'tried'; 'waiting' for its teacher; 'locked' by another; or 'passed': settled, or its folder cannot be used.
     """
+    cell = left[index]
     place = folder.cell(cell.id)
     if place.settled():
         return "passed"
@@ -222,8 +226,9 @@ def _take(cell: Cell, left: Sequence[Cell], folder: GridFolder, options: Options
             locks.enter_context(place.lock())
             if place.settled():
                 return "passed"
-            most = _most_together(left, options) if team.size == 1 else 1
-            group = _group(cell, left, folder, locks, most, options)
+            rest = left[index:]  # copied only where a training follows
+            most = _most_together(rest, options) if team.size == 1 else 1
+            group = _group(cell, rest, folder, locks, most, options)
             _try(group, folder, options, team)
             return "tried"
     except TimeoutError:
