@@ -8,9 +8,14 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench import sources
 from bench.errors import Stopped, UserError, described, no_exit
+from bench.texts import brief
+
+if TYPE_CHECKING:
+    from mmengine.registry import Registry
 
 LARGEST = 2**24  # bytes of a user's file
 _OWN: set[str] = set()  # names of modules that are users' files, imported by path
@@ -55,6 +60,27 @@ def import_plugin(name: str) -> None:
         sources.forget(path)
         sys.modules.pop(_module_name(path), None)
         raise UserError(f"--import {name}: {described(error)}") from error
+
+
+def looked_up(registry: Registry, key: str, where: str) -> Any:
+    """What is registered by this key, or what lies at this dotted path; None where nothing does.
+
+    Args:
+        where: place of the key, for errors.
+
+    Raises:
+        UserError: the dotted path leads into a module that cannot be imported.
+    """
+    if key in registry.module_dict:
+        return registry.module_dict[key]
+    if not re.fullmatch(r"\w+(\.\w+)+", key):
+        return None
+    try:
+        with no_exit():
+            return registry.get(key)
+    except Exception as error:
+        cause = error.__context__ if isinstance(error.__context__, Exception) else error  # mmengine's own has no reason
+        raise UserError(f"{where}: {brief(key)} cannot be imported: {described(cause)}") from error
 
 
 def _check_file(path: Path) -> None:

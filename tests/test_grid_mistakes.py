@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 
+from bench.engine.hooks import user_hook
 from bench.errors import UserError
 from bench.plan import grid_file
 
@@ -203,3 +204,19 @@ def test_dates_are_texts_and_zero_has_no_sign():
 def test_messages_name_kinds_in_the_words_of_a_grid_file(tiny, changes, message):
     with pytest.raises(UserError, match=message):
         tiny(**changes)
+
+
+@pytest.mark.parametrize("name", ["broken_module.Some", "this.s", "a..b", "."])
+def test_a_dotted_name_that_leads_nowhere_is_refused(name, tiny, tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("raise OSError('no luck')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    why = r"cannot be imported: OSError: no luck" if "broken" in name else "unknown method"
+    with pytest.raises(UserError, match=rf"^tiny, methods\[0\]: .*{why}"):
+        tiny(methods=[name])
+    with pytest.raises(UserError, match=r"^tiny, pairs\[0\]\.student: .*" + why.replace("method", "model")):
+        tiny(pairs=[{"student": name}])
+    with pytest.raises(UserError, match=r"^data: .*no luck" if "broken" in name else "^tiny, data: unknown data set"):
+        tiny(data={"type": name, "name": "x"})
+    why = why if "broken" in name else "it is no subclass" if name == "this.s" else "there is no such class"
+    with pytest.raises(UserError, match=rf"^--hook.*{why}"):
+        user_hook(name)

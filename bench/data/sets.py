@@ -20,6 +20,7 @@ from torch import Tensor
 from bench.data import checks, digests
 from bench.data.dataset import Dataset, Normalization, Shape, Split
 from bench.data.files import Files, decode
+from bench.plugins import looked_up
 from bench.user_files import expanded
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of image files
@@ -166,8 +167,8 @@ def look(spec: Mapping[str, Any], root: str | None = None) -> Look:
 
 def takes(key: str, name: str) -> bool:
     """Whether the builder of a data set has an argument of that name."""
-    builder = DATASETS.get(key)
-    return builder is not None and name in inspect.signature(builder).parameters
+    builder = looked_up(DATASETS, key, "data")
+    return callable(builder) and name in inspect.signature(builder).parameters
 
 
 def is_standard(key: str) -> bool:

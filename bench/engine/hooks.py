@@ -16,6 +16,7 @@ from bench.engine.evaluation import Evaluation, evaluate
 from bench.engine.loop import End, Loop, Row
 from bench.engine.schedule import learning_rate
 from bench.errors import UserError, described
+from bench.plugins import looked_up
 from bench.records.cell_folder import CellFolder
 from bench.records.folders import GridFolder
 
@@ -143,7 +144,7 @@ def user_hook(name: str) -> Hook:
     Raises:
         UserError: there is no such class, it is no hook, or it cannot be built.
     """
-    kind = HOOKS.get(name)
+    kind = looked_up(HOOKS, name, "--hook")
     if kind is None:
         also = f"; those that ship: {', '.join(SHIPPED)}"
         raise UserError(f"--hook {name}: there is no such class; write MODULE.Class, and name its file with --import{also}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 
-from bench.errors import UserError, unknown
+from bench.errors import UserError, described, unknown
 
 ON_DISK = ("local", "tensorboard")  # the others begin a run on somebody's server when they are first written to
 
@@ -46,4 +46,4 @@ def try_out(name: str) -> None:
             visualizer.add_scalars({"top1": 0.0}, step=1)
             visualizer.close()
         except Exception as error:
-            raise UserError(f"--visualize {name}: {error}") from error
+            raise UserError(f"--visualize {name}: {described(error)}") from error

@@ -99,12 +99,12 @@ def card(name: str, results: ResultsFolder) -> RenderableType:
     Raises:
         UserError: nothing has that name, or the cell is not finished.
     """
-    from bench.plan.specs import looked_up
+    from bench.plugins import looked_up
     from methods import METHODS
     from methods.base import Method
 
     found: list[RenderableType] = []  # `crd` is a method and a recipe
-    if isinstance(method := looked_up(METHODS, name), type) and issubclass(method, Method):
+    if isinstance(method := looked_up(METHODS, name, "show"), type) and issubclass(method, Method):
         found.append(_method_card(name, method))
     registries = _registries().values()
     for registry, elsewhere in registries:

@@ -44,7 +44,7 @@ class Data:
             common[key] = value_of(spec.pop(key, 0), int, f"{where}.{key}")
             if common[key] < 0:
                 raise UserError(f"{where}.{key}: a number of images, 0 for all, not {common[key]}")
-        if "name" in spec and not takes(str(spec["type"]), "name"):
+        if "name" in spec and not takes(str(spec.get("type", "")), "name"):
             name = common["name"] = value_of(spec.pop("name"), str, f"{where}.name")
             if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
                 raise UserError(f"{where}.name: a line of at most {LONGEST_NAME} characters, not {brief(name)}")

@@ -20,7 +20,7 @@ from bench.data import Dataset
 from bench.errors import UserError, unknown
 from bench.models import MODELS, Network
 from bench.plan.ranges import range_of
-from bench.plugins import IMPORTED
+from bench.plugins import IMPORTED, looked_up
 from bench.records.cell import Cell, Spec, digest
 from bench.records.naming import Signature, is_shipped, nested
 from bench.texts import brief, misfit
@@ -60,12 +60,7 @@ def complete(
     """
     given = dict(spec)
     key = given.pop("type", None)
-    builder = None
-    if isinstance(key, str):
-        try:
-            builder = looked_up(registry, key)
-        except Exception as error:  # mmengine raises what the import of a dotted path raises
-            raise UserError(f"{where}: {kind} '{key}' cannot be imported: {error}") from None
+    builder = looked_up(registry, key, where) if isinstance(key, str) else None
     if builder is None or not _is_part(builder, registry):
         raise unknown(kind, key, registry.module_dict, where)
     preset = given.pop("preset", None)
@@ -106,20 +101,14 @@ def check_recorded(registry: Registry, kind: str, spec: Mapping[str, Any], where
         raise UserError(f"{where}: the {kind} {brief(key)} is not imported, since a record is data{hint}")
 
 
-def looked_up(registry: Registry, key: str) -> Builder | None:
-    """What is registered by this key, or what lies at this dotted path; None where nothing does."""
-    if key in registry.module_dict:
-        return registry.get(key)
-    return registry.get(key) if re.fullmatch(r"\w+(\.\w+)+", key) else None
-
-
 def _is_part(builder: Builder, registry: Registry) -> bool:
     """Whether it is safe to build with it. Any callable has a dotted name, and to build is to call it."""
-    if builder in registry.module_dict.values():
+    if any(builder is registered for registered in registry.module_dict.values()):
         return True
     if inspect.isclass(builder):
         return any(base in builder.__mro__ for base in (*PARTS, *([nn.Module] if registry is MODELS else [])))
-    returns = getattr(builder, "__annotations__", {}).get("return")
+    annotations = getattr(builder, "__annotations__", None)
+    returns = annotations.get("return") if callable(builder) and isinstance(annotations, dict) else None
     return getattr(returns, "__name__", returns) in {part.__name__ for part in PARTS}
 
 
@@ -270,8 +259,8 @@ def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[Spec]
         each = [_combinations(part, arguments.get(part) or {}, where) for part in parts]
         _check_count(math.prod(map(len, each)), where)
         return [{"type": "sum", "parts": list(combination)} for combination in itertools.product(*each)]
-    builder = looked_up(METHODS, key)
-    if builder is None:
+    builder = looked_up(METHODS, key, where)
+    if builder is None or not _is_part(builder, METHODS):
         raise unknown("method", key, METHODS.module_dict, where)
     parameters = arguments_of(builder)
     axes = []
