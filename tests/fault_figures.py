@@ -1,6 +1,6 @@
 """The campaign of faults, and its figures: injected, survived, lost, doubled, tracebacks, escapes, hangs.
 
-    python tests/fault_figures.py                             3,000 faults: 40 minutes of a core
+    python tests/fault_figures.py                             3,500 faults: 40 minutes of a core
     python tests/fault_figures.py --all                       each kind at each operation, each hostile folder: hours
     python tests/fault_figures.py --parts merge status        one part, or some
     python tests/fault_figures.py --most 100 --seed 1         at most so many of each part, others than with seed 0
