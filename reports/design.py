@@ -90,7 +90,7 @@ class Design:
             rule=rule,
             primary=frozenset(cell["id"] for cell in cells if cell.get("primary")),
             searches={cell["id"]: cell["search"] for cell in cells if "search" in cell},
-            declared=Family(**manifest["comparisons"]) if "comparisons" in manifest else Family(0, 0),
+            declared=Family(*(int((manifest.get("comparisons") or {}).get(key, 0)) for key in Family._fields)),
             requests=tuple(manifest.get("requests", ())),
             missing=tuple(_missing(folder, cells, {record.id for record in records}, bad)),
             trials=tuple(_trials(folder, manifest, {record.id: record for record in records})),

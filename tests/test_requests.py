@@ -15,6 +15,7 @@ from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.records.comparisons import Baseline, Family, comparisons, count
 from bench.records.folders import ResultsFolder
+from bench.records.manifest import mistake
 from bench.records.options import Options
 from bench.records.requests import merged, rebuilt
 from run_bench import main
@@ -190,3 +191,16 @@ def test_another_grid_file_of_the_same_name_is_refused(tmp_path, capsys):
     assert len(folder.manifest()["cells"]) == 4
     (tmp_path / "c/mine.yaml").unlink()  # moved
     run.begin(*run.plan(other, results, options=options))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("grid", "x"), ("grid", {"margin": "wide"}), ("requests", [{"time": "x"}]), ("looks", [1]), ("rule", {"first": 9})),
+        *(("comparisons", {"primary": 1}), ("plugins", {"x": {}}), ("methods", {"x": 1}), ("file", 1)),
+    ],
+)
+def test_a_manifest_with_a_field_of_a_wrong_kind_is_named(field, value):
+    manifest = {"cells": [{"id": "a", "label": "b"}], "skipped": []}
+    assert mistake(manifest) is None
+    assert field in mistake(manifest | {field: value})

@@ -160,9 +160,9 @@ def test_fields_that_came_later_are_left_out_of_files_while_they_are_none() -> N
 
 
 def test_keys_of_a_manifest_that_are_not_known_here_are_kept(folder: GridFolder, tmp_path: Path) -> None:
-    folder.write_manifest(folder.manifest() | {"looks": [1]})
+    folder.write_manifest(folder.manifest() | {"remarks": [1]})
     run.run(write_grid(tmp_path, methods=["kd"]), tmp_path / "results", options=CPU, backend=Debug(), costs=False)
-    assert folder.manifest()["looks"] == [1]
+    assert folder.manifest()["remarks"] == [1]
 
 
 def test_a_cost_of_another_version_is_left_alone(tmp_path: Path) -> None:

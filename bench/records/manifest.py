@@ -4,30 +4,96 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.records import requests
 from bench.texts import first
 
 
-class Manifest(BaseModel):
-    """The part of a manifest that this program relies on; other keys are kept as they are."""
+class _Part(BaseModel):
+    """A part of a manifest; other keys are kept as they are."""
 
-    class _Cell(BaseModel):
-        id: str = Field(pattern=r"^[a-z0-9_+.-]{1,120}$")
-        label: str
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
-    class _Skip(BaseModel):
-        what: str
-        reason: str
+
+class _Cell(_Part):
+    id: str = Field(pattern=r"^[a-z0-9_+.-]{1,120}$")
+    label: str
+    family: str | None = None
+    group: str = ""
+    seed: int = 0
+    student: str = ""
+    source: str | None = None
+    setting: str = ""
+    search: int | None = None
+    equal_cost: str = ""
+
+
+class _Skip(_Part):
+    what: str
+    reason: str
+
+
+class _Plugin(_Part):
+    arguments: list[str]
+    defaults: dict[str, Any]
+    presets: dict[str, dict[str, Any]]
+
+
+class _Counts(_Part):
+    primary: int
+    exploratory: int
+
+
+class _Request(_Part):
+    time: str
+    seeds: dict[str, list[int]]
+    done: dict[str, list[int]]
+    rule: dict[str, float] | None = None
+
+
+class _Look(_Part):
+    time: str
+    rule: dict[str, float]
+    comparisons: list[dict[str, Any]]
+
+
+class _Rule(_Part):
+    """See `bench.stats.SeedRule`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    first: int = Field(ge=2)
+    most: int
+    comparisons: int = Field(ge=1)
+    margin: float = Field(1.0, gt=0)
+    alpha: float = Field(0.05, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Rule:
+        if self.first > self.most:
+            raise ValueError("'first' is above 'most'")
+        return self
+
+
+class _Grid(BaseModel):
+    margin: float | None = Field(None, gt=0)
+
+
+class Manifest(_Part):
+    """The part of a manifest that this program relies on."""
 
     cells: list[_Cell]
     skipped: list[_Skip]
-    methods: dict[str, Any] = {}
-    plugins: dict[str, Any] = {}
+    grid: _Grid = _Grid()
+    file: str | None = None
+    methods: dict[str, dict[str, Any]] = {}
+    plugins: dict[str, _Plugin] = {}
     code: dict[str, Any] = {}
-    comparisons: dict[str, int] = {}
-    requests: list[dict[str, Any]] = []
+    comparisons: _Counts | None = None
+    requests: list[_Request] = []
+    looks: list[_Look] = []
+    rule: _Rule | None = None
 
 
 def mistake(manifest: dict[str, Any]) -> str | None:
