@@ -234,7 +234,7 @@ def logs(given: Given) -> None:
     cell = results(given).find(given.cell)
     log, failure = cell.log(), cell.failure() or {}
     nothing = "no log: the cell was copied from elsewhere, or has not started"
-    write(failure.get("trace") or nothing if log is None else log)
+    write(*(failure.get("trace") or nothing if log is None else log).split("\n"))
     if failure:
         write(f"failed at {failure.get('when')}: {failure.get('error')}")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import ExitError, UserError, no_exit
-from bench.texts import bounded, visible, write_what_can_be_written
+from bench.texts import bounded, one_line, write_what_can_be_written
 
 if TYPE_CHECKING:
     from bench.screen import Screen
@@ -97,9 +97,9 @@ def console() -> Screen:
 
 
 def write(*lines: str) -> None:
-    """Print lines that may hold what a user wrote, as they are."""
+    """Print lines that may hold what a user wrote, each as one."""
     for line in lines:
-        print(visible(line))
+        print(one_line(line))
 
 
 def run(given: Given) -> int:

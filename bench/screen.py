@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from bench.texts import OBEYED, visible
+from bench.texts import OBEYED, one_line, visible
 
 
 def environment() -> dict[str, str]:
@@ -27,6 +27,10 @@ class Screen(Console):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, _environ=environment(), **settings)
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print; a string is one line, whatever names stand in it. A text of several lines is a `Text`."""
+        super().print(*(one_line(each) if isinstance(each, str) else each for each in objects), **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """A string, made visible before its width is counted."""

@@ -63,10 +63,15 @@ def visible(text: str) -> str:
     return OBEYED.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
+def one_line(text: str) -> str:
+    r"""Visible text with '\n' for each new line, which a name may hold: what follows it is no line of ours."""
+    return visible(text).replace("\n", r"\n").replace("\t", r"\t")
+
+
 def bounded(text: str) -> str:
-    """Visible text that fits a screen."""
+    """One line that fits a screen."""
     cut = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    return visible(cut)
+    return one_line(cut)
 
 
 def write_what_can_be_written() -> None:

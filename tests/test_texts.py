@@ -7,6 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
+import synthetic
 from rich.table import Table
 from rich.text import Text
 
@@ -44,6 +45,17 @@ def _table(text: str) -> Table:
     table = Table("a")
     table.add_row(text)
     return table
+
+
+def test_a_new_line_in_a_name_begins_no_line_of_ours(tmp_path, monkeypatch, capsys):
+    synthetic.filled(tmp_path, "g", [])
+    (tmp_path / "g" / "x\n0 problems").mkdir()
+    assert run_bench.main(["verify", "g", "--results", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.splitlines()[0].startswith(r"g/x\n0 problems: is no cell")
+    assert run_bench.main(["report", "a\nb", "--results", str(tmp_path / "x\ny")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    Screen(file=(output := io.StringIO()), width=200).print("a\nb", Text("c\nd"))
+    assert output.getvalue() == "a\\nb c\nd\n"
 
 
 @pytest.mark.parametrize("kind", ["list", "merge"])

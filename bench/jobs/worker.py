@@ -30,6 +30,7 @@ from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
 from bench.records.pacing import Pacing
 from bench.records.problems import BarredError, RefusedError
+from bench.texts import one_line
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -153,7 +154,7 @@ def _check(cells: Sequence[Cell], folder: GridFolder, options: Options) -> None:
     try:
         name_failed(cells, folder, check(cells, folder, options), options)
     except OSError as error:  # a full disk, say: the trainings name it
-        print(f"the cells were not tried out: {error}", file=sys.stderr)
+        print(one_line(f"the cells were not tried out: {error}"), file=sys.stderr)
 
 
 def assist(folder: GridFolder, options: Options, team: Team) -> None:
@@ -234,7 +235,7 @@ def _take(left: Sequence[Cell], index: int, folder: GridFolder, options: Options
     except TimeoutError:
         return "locked"
     except (OSError, RefusedError, BarredError) as error:
-        print(f"{cell.id}: {error}", file=sys.stderr)
+        print(one_line(f"{cell.id}: {error}"), file=sys.stderr)
         with contextlib.suppress(OSError, ValueError):  # else the dispatcher sees that nothing came of it
             place.write_failure(f"its folder cannot be used: {error}", again=True)
         return "passed"

@@ -48,7 +48,7 @@ def show(grid: Grid, folder: GridFolder, console: Screen, grams_per_kwh: float |
         role = cell.label + (" (teaches)" if name in teachers else "")
         rows[setting[name], describe(cell.student), source_of(cell), role].append(name)
     several = any(setting.values())
-    console.print(f"{grid.name}: {grid.about}" if grid.about else grid.name, style="italic")
+    console.print(Text(f"{grid.name}: {grid.about}" if grid.about else grid.name, style="italic"))
     table = Table(box=None, pad_edge=False)
     for column in ["setting"] * several + ["student", "teacher", "method", "seeds", "cells"]:
         table.add_column(column, overflow="fold")

@@ -15,6 +15,7 @@ from bench.records.board import FINAL_STATES, Board, Glance, bar, failures, plac
 from bench.records.folders import GridFolder
 from bench.records.pacing import Pacing
 from bench.screen import Screen
+from bench.texts import one_line
 
 LOOK_S = 2.0  # between two looks of `watch`
 
@@ -179,4 +180,4 @@ def _watched(found: Status, line: str, console: Screen) -> RenderableType:
 
 def print_line(console: Screen, line: str, style: str = "") -> None:
     """Print a line; in a terminal cut to its width."""
-    console.print(Text(line, style=style, no_wrap=True, overflow="ellipsis"), soft_wrap=not console.is_terminal)
+    console.print(Text(one_line(line), style=style, no_wrap=True, overflow="ellipsis"), soft_wrap=not console.is_terminal)
