@@ -232,5 +232,7 @@ def test_what_is_planned_is_trained(data_root: Path, tmp_path_factory: pytest.Te
             trained += 1
             code = main(["run", *arguments, "--cluster", "debug", "--threads", "1", "--no-cost", "--no-report"])
             failures = [(results.cell(cell.id).failure() or {}).get("error", "") for cell in planned.cells]
-            assert code == 0 or all("not finite" in error or "diverged" in error for error in failures if error), failures
+            failed = [error for error in failures if error]
+            assert code == (1 if failed else 0), failures
+            assert all("not finite" in error or "diverged" in error for error in failed), failures
     assert trained
