@@ -161,20 +161,22 @@ class Board:
     def __init__(self, folder: GridFolder, found: Mapping[str, Place], former: Mapping[str, Glance] | None = None) -> None:
         """
         Args:
-            former: what an earlier look has found, by id; cells that had ended by then are not looked at again.
+            former: what an earlier look has found, by id; cells that were done by then are not looked at again.
         """
         self.places = dict(found)
         self.cells = {cell_id: folder.cell(cell_id) for cell_id in self.places}
-        known = {cell_id: each for cell_id, each in (former or {}).items() if each.state in FINAL_STATES}
+        known = {cell_id: each for cell_id, each in (former or {}).items() if each.state == "done"}
         self.glances = {cell_id: known.get(cell_id) or glance(cell) for cell_id, cell in self.cells.items()}
 
     def look(self) -> list[str]:
-        """Look again at what has not ended; returns the ids of the cells that have ended since the last look."""
+        """Look again at what is not done: another `run` may try a failed cell again, and a record that could not be read may
+        be legible now. Returns the ids of the cells that have ended since the last look.
+        """
         ended = []
         for cell_id, former in self.glances.items():
-            if former.state not in FINAL_STATES:
-                self.glances[cell_id] = glance(self.cells[cell_id])
-                ended += [cell_id] if self.glances[cell_id].state in FINAL_STATES else []
+            if former.state != "done":
+                found = self.glances[cell_id] = glance(self.cells[cell_id])
+                ended += [cell_id] if found.state in FINAL_STATES and found.state != former.state else []
         return ended
 
     def leave_out(self, cells: Iterable[str]) -> None:
