@@ -264,3 +264,10 @@ def test_only_a_file_system_that_cannot_sync_folders_is_forgiven(tmp_path, monke
     monkeypatch.setattr(handles.os, "fsync", refuse)
     with contextlib.nullcontext() if ignored else pytest.raises(OSError, match=code):
         handles.sync_folder(0)
+
+
+def test_a_slip_in_what_is_logged_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = ResultsFolder(tmp_path).grid("grid").cell("cell").log_handler()
+    handler.handle(logging.makeLogRecord({"msg": "%d cells", "args": ("many",)}))
+    handler.close()
+    assert "TypeError: %d format: a real number is required" in capsys.readouterr().err

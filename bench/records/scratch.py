@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -149,7 +150,8 @@ class _LogHandler(logging.StreamHandler[TextIO]):
     """What a full disk does not take of a log is left out: nothing depends on it."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
-        pass
+        if not isinstance(sys.exception(), OSError):  # a slip in what is logged, say
+            super().handleError(record)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what is left to write
