@@ -15,7 +15,7 @@ from tiny_grid import expanded
 
 from bench.errors import UserError
 from bench.records import progress
-from bench.records.board import FINAL_STATES, Board, Glance, places
+from bench.records.board import Board, Glance, places
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.screen import Screen as Console
 from reports.report import Report
@@ -182,14 +182,59 @@ def test_labels_that_cannot_be_are_refused(methods: list[Any], message: str) -> 
         expanded(methods=methods)
 
 
-def test_what_has_ended_is_not_looked_at_again(folder: GridFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_not_looked_at_again(folder: GridFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     first = progress.status(folder, {})
     looked: list[str] = []
     monkeypatch.setattr("bench.records.board.glance", lambda cell: looked.append(cell.id) or Glance("missing"))
     second = progress.status(folder, {}, former=first)
-    open_cells = [cell for cell, state in first.states.items() if state not in FINAL_STATES]
-    assert looked == open_cells
-    assert len(open_cells) < len(first.states) == len(second.states)
+    others = [cell for cell, state in first.states.items() if state != "done"]
+    assert looked == others
+    assert len(others) < len(first.states) == len(second.states)
+
+
+@pytest.mark.parametrize("state", ["failed", "unreadable"])
+def test_what_is_tried_or_read_again_is_shown(state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = expanded()
+    folder = ResultsFolder(tmp_path).grid("tiny")
+    folder.write_manifest(grid.manifest())
+    cell, output = folder.cell(grid.cells[0].id), io.StringIO()
+    following = progress.Progress(folder, [cell.id], Console(file=output, width=200))
+    with monkeypatch.context() as stale:
+        stale.setattr("bench.records.cell_folder.CellFolder.state", lambda _: state)
+        following.board.look()
+        shown = progress.status(folder, {})
+    assert shown.states == {cell.id: state}
+    with cell.lock():
+        assert progress.status(folder, {}, former=shown).states == {cell.id: "running"}
+        assert following.board.look() == []
+        assert following.board.of_state("running") == [cell.id]
+    cell.write_failure("no luck")
+    with following:
+        pass
+    assert output.getvalue() == "failed  none, seed 0: no luck\n"  # once
+
+
+@pytest.mark.parametrize("first", [KeyError("a first error"), None])
+def test_the_terminal_is_given_back_whatever_a_last_look_finds(
+    first: Exception | None, folder: GridFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, output = terminal(80, 24)
+    following = progress.Progress(folder, {}, console)
+
+    def look() -> list[str]:
+        raise OSError("the results are out of reach")
+
+    monkeypatch.setattr(following.board, "look", look)
+
+    def follow() -> None:
+        with following:
+            if first:
+                raise first
+
+    with pytest.raises(KeyError if first else OSError):
+        follow()
+    assert not following.live.is_started
+    assert "\x1b[?25h" in output.getvalue()  # the cursor is shown again
 
 
 @pytest.mark.parametrize(("cells", "looks"), [(40, 120), (20_000, 2)])

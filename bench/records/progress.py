@@ -39,10 +39,15 @@ class Progress:
             self.live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._look()
-        if self.live:
-            self.live.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._look()
+        except Exception:
+            if kind is None:  # else it would hide the first error
+                raise
+        finally:
+            if self.live:
+                self.live.stop()
 
     def note(self, line: str) -> None:
         """Print a line above the table."""
@@ -133,7 +138,7 @@ def status(folder: GridFolder, queued: Mapping[str, str], silent: str = "", form
     Args:
         queued: by cell that a backend holds, where it stands in its queue.
         silent: why a queue does not answer.
-        former: what an earlier look has found; cells that had ended by then are not looked at again.
+        former: what an earlier look has found; cells that were done by then are not looked at again.
 
     Raises:
         UserError: there is no manifest, or it is damaged.
