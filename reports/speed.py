@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
+from bench.screen import Table
 
 Report = dict[str, Any]  # `bench.measure.speed.Report` as JSON
 Spread = dict[str, float]  # "median", "low" and "high": median and quartiles
@@ -17,7 +17,7 @@ def tables(report: Report) -> list[Table | str]:
     """For the terminal: what its console prints, in order."""
     shown: list[Table | str] = [_rows(report)]
     for case, pieces in report["ablations"].items():
-        table = Table("without", "step takes", title=f"\n{case}", title_justify="left", box=None, pad_edge=False)
+        table = Table("without", "step takes", title=f"\n{case}")
         for name, spread in pieces.items():
             table.add_row(name, f"{spread['median']:.2f} times as long ({spread['low']:.2f} to {spread['high']:.2f})")
         shown.append(table)
@@ -37,7 +37,8 @@ def _rows(report: Report) -> Table:
     about = f"{hardware} x{machine['cores']}, {report['threads']} threads; limits: {peaks}, "
     about += f"memory {limits['memory_gb_per_s']:.1f} GB/s"
     head = ("student", "teacher", "method", "images/s", "usual loop", "ratio (quartiles)", "GFLOP/s", "of the peak")
-    table = Table(*head, title=about, title_justify="left", box=None, pad_edge=False)
+    unneeded = [head.index(column) for column in ("GFLOP/s", "of the peak", "usual loop")]
+    table = Table(*head, title=about, last_needed=unneeded)
     for row in report["rows"]:
         ratio = f"{row['ratio']['median']:.2f} ({row['ratio']['low']:.2f} to {row['ratio']['high']:.2f})"
         speeds = f"{row['images_per_s']['median']:,.0f}", f"{row['usual_images_per_s']['median']:,.0f}"

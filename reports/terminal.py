@@ -8,12 +8,11 @@ from typing import Literal
 
 import pandas as pd
 import rich.box
-from rich.measure import Measurement
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.records.folders import GridFolder
 from bench.screen import Screen
+from bench.screen import Table as ScreenTable
 from bench.stats import CostWord
 from reports import page
 from reports.tables.accuracy import SUMMARY
@@ -32,7 +31,7 @@ def _narrow(column: Column) -> Column:
 NAME_WIDTH = 24  # characters of a method's name that stand on one line
 # Where a terminal is narrow, these are left out, the first ones first.
 LAST_NEEDED = ("with_teacher_s", "train_s", "n", "cost_word", "ratio", "p_adjusted", "claim")
-COLUMNS = tuple(map(_narrow, SUMMARY[2:-1]))  # what fits in 80 columns
+COLUMNS = tuple(map(_narrow, SUMMARY[2:-1]))  # what fits in 80 characters
 
 
 def report(
@@ -64,27 +63,24 @@ def show(summary: pd.DataFrame, console: Screen) -> None:
         console.print("No student has been trained yet.")
         return
     for (setting, pair), part in summary.groupby(["setting", "pair"], sort=False):
-        for dropped in range(len(LAST_NEEDED) + 1):
-            columns = tuple(column for column in COLUMNS if column.key not in LAST_NEEDED[:dropped])
-            table = _table(f"{pair}, {setting}", columns, part)
-            if Measurement.get(console, console.options.update(max_width=10_000), table).minimum <= console.width:
-                break
-        console.print(table)
+        console.print(_table(f"{pair}, {setting}", part))
 
 
-def _table(title: str, columns: tuple[Column, ...], part: pd.DataFrame) -> RichTable:
-    """The methods of one pair; numbers are not cut, and names are folded where they are longer."""
-    table = RichTable(title=Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD)
+def _table(title: str, part: pd.DataFrame) -> ScreenTable:
+    """The methods of one pair. Names are folded where they are longer than NAME_WIDTH."""
+    keys = [column.key for column in COLUMNS]
+    table = ScreenTable(title=Text(title), box=rich.box.SIMPLE_HEAD, last_needed=[keys.index(key) for key in LAST_NEEDED])
     table.padding = (0, 1, 0, 0)
     table.caption = LEGEND
     if (part["cost_word"] == CostWord.APART).any():
         table.caption += " ~ not timed in turn."
     table.caption_justify = "left"
-    for column in columns:
+    longest = min(NAME_WIDTH, int(part["label"].map(len).max()))
+    for column in COLUMNS:
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
         is_name = column.key == "label"
-        width = min(NAME_WIDTH, int(part["label"].map(len).max())) if is_name else None
+        width = longest if is_name else None
         table.add_column(Text(column.title), justify=justify, no_wrap=not is_name, overflow="fold", min_width=width)
-    for row in Table("summary", "Summary", columns, part).rows():
+    for row in Table("summary", "Summary", COLUMNS, part).rows():
         table.add_row(*map(Text, row))
     return table

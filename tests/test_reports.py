@@ -18,7 +18,6 @@ from bench.errors import UserError
 from bench.records.folders import ResultsFolder
 from bench.screen import Screen
 from reports import page, terminal
-from reports.report import Report
 
 GRID = "demo"
 
@@ -75,18 +74,6 @@ def test_the_terminal_shows_the_summary(tmp_path, records):
     assert printed.startswith("No student has been trained yet")
     for words in ("resnet110 → resnet20, cifar100, 50,000 images, 240 epochs", "[red]x[/red]", "1.80×", "2.7 min"):
         assert words in printed
-
-
-@pytest.mark.parametrize("width", [50, 60, 70])
-def test_a_narrow_terminal_shows_whole_names_and_numbers(tmp_path, records, width):
-    folder = synthetic.filled(tmp_path, GRID, records)
-    console = Screen(file=io.StringIO(), width=width)
-    terminal.show((found := Report.of_grid(folder)).summary, console)
-    lines = console.file.getvalue().splitlines()
-    assert max(map(len, lines)) <= width
-    for row in found.summary.itertuples():
-        assert any(f" {row.label} " in line and f"{row.top1:.2f}" in line for line in lines)
-        assert pd.isna(row.gain) or any(f"{abs(row.gain):.2f} " in line for line in lines)
 
 
 def test_compare_two_folders(tmp_path, records):

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import yaml
 from mmengine.registry import Registry
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from bench.errors import UserError, unknown
@@ -18,6 +17,7 @@ from bench.plan.grid_file import SHIPPED, shipped
 from bench.plan.networks import FROM_HARNESS
 from bench.plan.specs import Builder, arguments_of
 from bench.records.folders import ResultsFolder
+from bench.screen import Table
 from methods.base import Method
 
 PARTNERS = {
@@ -31,7 +31,8 @@ PARTNERS = {
 def table(what: str) -> Table:
     """Everything of one kind: methods, models, data, optimizers, augmentations, grids or recipes."""
     columns, rows = _TABLES[what]() if what in _TABLES else _registered(what)
-    result = Table(*columns, title=what, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    unneeded = [columns.index(column) for column in ("paper", "needs") if column in columns]
+    result = Table(*columns, title=what, title_style="bold", last_needed=unneeded)
     for row in rows:
         result.add_row(*map(Text, row))
     return result
@@ -153,14 +154,14 @@ def facts_of(method: type[Method]) -> dict[str, str]:
 
 
 def _method_card(name: str, method: type[Method]) -> RenderableType:
-    about = Table(box=None, show_header=False, pad_edge=False)
-    about.add_column(style="bold")
+    about = Table("", "", show_header=False)
+    about.columns[0].style = "bold"
     for key, value in facts_of(method).items():
         about.add_row(key, Text(value))
     parts: list[RenderableType] = [Text(f"{name}: {method.card.title}\n", style="bold"), about]
     parts += _arguments(method, ())
     if method.presets:
-        presets = Table("preset", "values", title="\npresets", title_justify="left", box=None, pad_edge=False)
+        presets = Table("preset", "values", title="\npresets")
         for preset, values in method.presets.items():
             presets.add_row(preset, ", ".join(f"{key}={value}" for key, value in values.items()))
         parts.append(presets)
@@ -186,7 +187,7 @@ def _arguments(builder: Builder, elsewhere: tuple[str, ...]) -> list[RenderableT
     found = arguments_table(builder, elsewhere)
     if not found:
         return []
-    result = Table("argument", "default", "type", title="\narguments", title_justify="left", box=None, pad_edge=False)
+    result = Table("argument", "default", "type", title="\narguments")
     for row in found:
         result.add_row(*map(Text, row))
     return [result]

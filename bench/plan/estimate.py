@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from rich.table import Table
 from rich.text import Text
 from torch import nn
 
@@ -25,7 +24,7 @@ from bench.records.naming import describe
 from bench.records.record import Cost
 from bench.records.source import stale
 from bench.records.teacher import accuracy_lines, source_of
-from bench.screen import Screen
+from bench.screen import Screen, Table
 from methods import METHODS
 
 
@@ -49,9 +48,8 @@ def show(grid: Grid, folder: GridFolder, console: Screen, grams_per_kwh: float |
         rows[setting[name], describe(cell.student), source_of(cell), role].append(name)
     several = any(setting.values())
     console.print(Text(f"{grid.name}: {grid.about}" if grid.about else grid.name, style="italic"))
-    table = Table(box=None, pad_edge=False)
-    for column in ["setting"] * several + ["student", "teacher", "method", "seeds", "cells"]:
-        table.add_column(column, overflow="fold")
+    columns = [*["setting"] * several, "student", "teacher", "method", "seeds", "cells"]
+    table = Table(*columns, last_needed=[columns.index("seeds")])
     for key, names in rows.items():
         counts = Counter(states[name] for name in names)
         shown = [*(key if several else key[1:]), _ranges(cells[name].seed for name in names)]

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from bench.records.cell import Cell, safe
@@ -18,6 +17,7 @@ from bench.records.cell_folder import CellFolder
 from bench.records.folders import GridFolder
 from bench.records.naming import abbreviated, describe
 from bench.records.teacher import source_of
+from bench.screen import Table
 
 STATES = ("done", "running", "failed", "missing")  # always counted
 RARE_STATES = ("queued", "unreadable")  # counted where there are any
@@ -262,7 +262,7 @@ class Board:
             groups[group][method][seed] = self.glances[cell_id]
         rows = [(group, method) for group, methods in groups.items() for method in methods]
         shown = set(rows) if height is None else _fitting(rows, groups, height)
-        most = max(20, width // 2 - 4)
+        most = max(12, min(max(20, width // 2 - 4), width - COLUMN))
         titles = dict(zip(groups, abbreviated([*groups], most), strict=True))
         methods = list(dict.fromkeys(method for _, method in rows))
         names = dict(zip(methods, abbreviated(methods, most), strict=True))
@@ -300,7 +300,7 @@ def _table(title: str, rows: Mapping[str, Mapping[int, Glance]], label_width: in
     """A group's methods by seeds; where the seeds are too many for the width, a sign for each."""
     seeds = sorted(set[int]().union(*rows.values()))
     by_seed = label_width + 1 + COLUMN * (len(seeds) + 1) <= width
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(padding=(0, 1, 0, 0), last_needed=() if by_seed else (3, 2))
     table.add_column(Text(title), width=label_width, no_wrap=True, overflow="ellipsis")
     if by_seed:
         for seed in seeds:
@@ -313,7 +313,7 @@ def _table(title: str, rows: Mapping[str, Mapping[int, Glance]], label_width: in
         table.add_column(Text(head), width=min(space, max(len(seeds), len(head))), no_wrap=True, overflow="ellipsis")
     for name, found in rows.items():
         done = [each.top1 for each in found.values() if each.state == "done" and each.top1 is not None]
-        mean = f"{sum(done) / len(done):.2f}" if len(done) > 1 else ""
+        mean = f"{sum(done) / len(done):.2f}" if len(done) > by_seed else ""
         if by_seed:
             table.add_row(Text(name), *(_value(found.get(seed)) for seed in seeds), mean)
         else:
