@@ -241,13 +241,15 @@ def logs(given: Given) -> None:
 
 @verb("Write a grid's tables, figures and page, or with --site those of all grids", RESULTS, REPORT, GRAMS)
 def report(given: Given) -> int | None:
+    from bench.records import upkeep
     from reports import site, terminal
 
     look = {"compare": given.compare, "style": given.style, "grams_per_kwh": given.grams_per_kwh}
     if given.site:
         names = results(given).grids()
         folders = [finished(given)] if given.grid else [results(given).grid(name) for name in names]
-        return site.report(folders, Path(given.site), console(), **look)
+        hidden = [] if given.grid else upkeep.hidden(results(given))
+        return site.report(folders, Path(given.site), console(), hidden, **look)
     given.grid = given.grid or "quick"
     terminal.report(finished(given), console(), **look)
     return 0
@@ -286,7 +288,8 @@ def verify(given: Given) -> int:
     from bench.records import upkeep
 
     folders = [results(given).grid(name) for name in results(given).grids()] if given.all else [finished(given)]
-    problems = [problem for folder in folders for problem in upkeep.verify(folder)]
+    problems = upkeep.hidden(results(given)) if given.all else []
+    problems += [problem for folder in folders for problem in upkeep.verify(folder)]
     for folder in folders:
         for note in upkeep.notes(folder):
             write(f"note: {folder.name}: {note}")

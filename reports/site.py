@@ -15,6 +15,7 @@ from bench.errors import UserError
 from bench.records.batch import replace as replace_files
 from bench.records.files import Folder
 from bench.records.folders import GridFolder
+from bench.records.problems import Problem
 from bench.screen import Screen
 from reports import page, verdicts
 
@@ -34,22 +35,24 @@ class Entry(NamedTuple):
     alt: str
 
 
-def report(folders: Sequence[GridFolder], to: Path, console: Screen, **look: Any) -> int:
+def report(folders: Sequence[GridFolder], to: Path, console: Screen, hidden: Sequence[Problem] = (), **look: Any) -> int:
     """Write the reports of these grids and their start page, and print where it lies; returns 1 where a grid has none.
 
     Args:
         to: what lies there stays, except for what former reports wrote.
+        hidden: what looks like a grid of the folder and cannot be used; named on the page.
         look: see `page.write`.
 
     Raises:
-        UserError: there is no grid, or the folder is the grids' own.
+        UserError: there is no grid, or the folder is the grids' own or lies within it.
     """
+    failed: list[tuple[str, str]] = [*hidden]
     if not folders:
-        raise UserError("--site: the results folder holds no grid")
-    if any(to.resolve() == folder.results.root.resolve() for folder in folders):
-        raise UserError(f"--site: {to} holds the results themselves; name a folder of its own")
+        more = "".join(f"; {name}: {reason}" for name, reason in failed)
+        raise UserError(f"--site: the results folder holds no grid{more}")
+    if any(to.resolve().is_relative_to(folder.results.root.resolve()) for folder in folders):
+        raise UserError(f"--site: {to} lies in the results folder itself; name a folder elsewhere")
     entries: list[Entry] = []
-    failed: list[tuple[str, str]] = []
     for folder in folders:
         try:
             written = page.write(folder, to / folder.name, home=f"../{START}", **look)

@@ -58,7 +58,36 @@ def test_a_site_of_one_grid_and_of_none(tmp_path, capsys):
     at = ["--results", str(tmp_path / "results")]
     assert run_bench.main(["report", "two", *at, "--site", str(tmp_path / "site")]) == 0
     assert links((tmp_path / "site/index.html").read_text(encoding="utf-8")) == ["two/report.html"]
-    assert run_bench.main(["report", *at, "--site", str(tmp_path / "results")]) == 2
-    assert "name a folder of its own" in capsys.readouterr().err
+    for inside in ("results", "results/one", "results/new/site"):
+        assert run_bench.main(["report", *at, "--site", str(tmp_path / inside)]) == 2
+        assert "lies in the results folder itself; name a folder elsewhere" in capsys.readouterr().err
+    assert not (tmp_path / "results/one/index.html").exists()
     assert run_bench.main(["report", "--results", str(tmp_path / "empty"), "--site", str(tmp_path / "site")]) == 2
     assert ResultsFolder(tmp_path / "results").grids() == ["one", "two"]
+
+
+def test_what_looks_like_a_grid_is_not_hidden(tmp_path, capsys):
+    synthetic.filled(tmp_path / "far", "moved", RECORDS)
+    synthetic.filled(tmp_path / "results", "good", [])
+    at = ["--results", str(tmp_path / "results")]
+    assert run_bench.main(["verify", "--all", *at]) == 0
+    (tmp_path / "results/moved").symlink_to(tmp_path / "far/moved")
+    (tmp_path / "results/data").symlink_to(tmp_path)  # no grid
+    (tmp_path / "results/loop").symlink_to("loop")
+    synthetic.filled(tmp_path / "results", "lost", RECORDS)
+    (tmp_path / "results/lost/manifest.json").unlink()
+    (tmp_path / "results/good").rename(tmp_path / "results/My Grid")
+    capsys.readouterr()
+    assert run_bench.main(["verify", "--all", *at]) == 1
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["My Grid", "lost/manifest.json", "moved"]
+    assert "moved: it is a link: nothing below a results folder is reached through links" in lines[2]
+    assert last == "0 grids, 3 problems"
+    assert run_bench.main(["report", *at, "--site", str(tmp_path / "site")]) == 2
+    assert "moved: it is a link" in capsys.readouterr().err
+    assert run_bench.main(["merge", str(tmp_path / "results"), "--results", str(tmp_path / "ours")]) == 2
+    assert "moved: it is a link" in capsys.readouterr().err
+    (tmp_path / "results/My Grid").rename(tmp_path / "results/good")
+    assert run_bench.main(["report", *at, "--site", str(tmp_path / "site")]) == 1
+    assert "moved: it is a link" in capsys.readouterr().out
+    assert "<strong>moved</strong>" in (tmp_path / "site/index.html").read_text(encoding="utf-8")

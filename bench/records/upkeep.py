@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import partial
 
 from bench.errors import UserError
 from bench.records import source
-from bench.records.cell import Cell, digest
+from bench.records.cell import Cell, digest, is_id, is_safe
 from bench.records.cell_folder import CORRECT, CURVES, KEPT, RECORD, CellFolder
-from bench.records.folders import OTHER_FOLDERS, GridFolder, ResultsFolder
+from bench.records.files import Folder
+from bench.records.folders import MANIFEST, OTHER_FOLDERS, GridFolder, ResultsFolder
+from bench.records.handles import LINKS
 from bench.records.problems import Problem, reason
 from bench.records.record import Record
 from bench.records.source import Code, own_part, own_source, stale
@@ -69,6 +72,21 @@ def _prepare_cell(cell: Cell, place: CellFolder, with_weights: bool, retry: bool
 
 def _made_by(own: str, record: Record) -> bool:
     return not own or own_part(record.source) == own
+
+
+def hidden(results: ResultsFolder) -> list[Problem]:
+    """What looks like a grid and is not among `results.grids()`: a link, a name that no grid has, or a lost manifest."""
+    found = []
+    for entry in results.place.entries():
+        with contextlib.suppress(OSError, ValueError):  # no folder, or a link that leads nowhere
+            inner = Folder(results.root / entry.name)
+            if entry.kind == "link" and inner.has(MANIFEST):
+                found.append(Problem(entry.name, f"it is a link: {LINKS}"))
+            elif entry.kind == "folder" and not is_safe(entry.name) and inner.has(MANIFEST):
+                found.append(Problem(entry.name, "no grid has such a name: use at most 120 of a-z 0-9 _ + . -"))
+            elif entry.kind == "folder" and not inner.has(MANIFEST) and any(is_id(each.name) for each in inner.entries()):
+                found.append(Problem(f"{entry.name}/{MANIFEST}", "it is missing, and there are cells; `run` writes it anew"))
+    return found
 
 
 def verify(folder: GridFolder) -> list[Problem]:
@@ -144,8 +162,9 @@ def merge(ours: ResultsFolder, theirs: ResultsFolder) -> tuple[int, list[Problem
         UserError: there are no results in their folder.
     """
     if not theirs.grids():
-        raise UserError(f"{theirs.root}: there are no results in this folder (no <grid>/manifest.json)")
-    copied, problems = 0, []
+        looks = "".join(f"; {problem.path}: {problem.reason}" for problem in hidden(theirs))
+        raise UserError(f"{theirs.root}: there are no results in this folder (no <grid>/manifest.json){looks}")
+    copied, problems = 0, [Problem(f"{theirs.root}/{problem.path}", problem.reason) for problem in hidden(theirs)]
     for name in theirs.grids():
         here, there = ours.grid(name), theirs.grid(name)
         try:
