@@ -172,10 +172,12 @@ def assist(folder: GridFolder, options: Options, team: Team) -> None:
 
 def _lead(left: list[Cell], folder: GridFolder, options: Options, team: Team, exclusive: bool) -> None:
     while left:
-        outcomes = {cell.id: _take(left, place, folder, options, team) for place, cell in enumerate(left)}
-        locked = {cell_id for cell_id, outcome in outcomes.items() if outcome == "locked"} if exclusive else set()
-        left = [cell for cell in left if outcomes[cell.id] == "waiting" or cell.id in locked]
-        if "tried" not in outcomes.values() and not _wait(left, locked, folder):
+        outcomes = [_take(left, index, folder, options, team) for index in range(len(left))]
+        wanted = ("waiting", "locked") if exclusive else ("waiting",)
+        waiting = [(cell, outcome) for cell, outcome in zip(left, outcomes, strict=True) if outcome in wanted]
+        left = [cell for cell, _ in waiting]
+        locked = {cell.id for cell, outcome in waiting if outcome == "locked"}
+        if "tried" not in outcomes and not _wait(left, locked, folder):
             break
 
 
