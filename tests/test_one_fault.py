@@ -21,7 +21,8 @@ from test_gate import Failing
 from tiny_grid import expanded
 
 import run_bench
-from bench.jobs import waits, worker
+from bench.jobs import check, waits, worker
+from bench.jobs.base import give_up
 from bench.jobs.check import wants_memory
 from bench.records import files, handles
 from bench.records.folders import GridFolder, ResultsFolder
@@ -290,6 +291,9 @@ class Ending:
     def done(self) -> bool:
         return not self._ask() and self.end == "done"
 
+    def write_failure(self, *_: object, **__: object) -> None:
+        raise AssertionError("it has not failed")
+
 
 @pytest.mark.parametrize("questions", [0, 1, 2])
 @pytest.mark.parametrize("end", ["done", "failed", "lost"])
@@ -304,3 +308,11 @@ def test_a_worker_misses_no_end_of_what_it_waits_for(
     worker._lead(cells, Ending(questions, end), options=None, team=None, exclusive=True)
     nobody_trains_it = questions == 0 and end == "lost" and outcome == "waiting"
     assert outcomes == ["passed"] * nobody_trains_it
+
+
+@pytest.mark.parametrize("questions", [0, 1, 2])
+def test_what_ends_between_two_questions_is_not_named_as_failed(questions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = expanded().cells
+    give_up(cells, Ending(questions, "done"), "", watch=None)
+    monkeypatch.setattr(check, "kinds", lambda *_: {"kind": cells})
+    check.name_failed(cells, Ending(questions, "done"), {"kind": check.Finding("it fails")}, options=None)

@@ -210,7 +210,7 @@ def give_up(cells: Sequence[Cell], folder: GridFolder, last_lines: str, watch: W
     """Name as failed what was lost without a trace; where no trace can be written, the user reads why."""
     for cell in cells:
         place = folder.cell(cell.id)
-        if place.settled() or place.locked():
+        if place.locked() or place.settled():  # in this order: it may end between the two questions
             continue
         error = "its workers died (killed, or out of memory), or could not write its folder"
         try:

@@ -126,7 +126,7 @@ def name_failed(cells: Sequence[Cell], folder: GridFolder, found: Mapping[str, F
         if finding is None or not finding.error:
             continue
         for place in (folder.cell(cell.id) for cell in alike):
-            if not place.settled() and not place.locked():
+            if not place.locked() and not place.settled():  # in this order: it may end between the two questions
                 with contextlib.suppress(OSError):
                     place.write_failure(f"check: {finding.error}", finding.trace, finding.again)
 
