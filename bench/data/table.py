@@ -70,9 +70,9 @@ def csv(
         rows, tested = _divided(rows, folder / labels, part)
     names, *targets = number([row.label for row in rows], tested and [row.label for row in tested])
     splits = [
-        Split(_files(folder, found, suffix), labelled)
-        for found, labelled in zip((rows, tested), targets, strict=True)
-        if found is not None and labelled is not None
+        Split(_files(folder, found, suffix), labeled)
+        for found, labeled in zip((rows, tested), targets, strict=True)
+        if found is not None and labeled is not None
     ]
     lacks = f"{folder / labels} has no column '{part}', and test_labels names no other file"
     train, test = with_test(splits[0], splits[1] if tested is not None else None, test_share, lacks)
