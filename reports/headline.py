@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -165,15 +166,18 @@ def precisions(folder: GridFolder) -> str:
 
 
 def repeating(results: ResultsFolder, grids: Sequence[str], files: Mapping[str, str]) -> str:
-    """Markdown: for each grid its command, what it took on which hardware, and the checksum of its data.
+    """Markdown: for each grid its command, what it took on which hardware, and the checksum of its data; then the sums.
 
     Args:
         files: of grids that do not ship: the grid file, which names the data as they were, and options.
     """
     found = []
+    spent: dict[str, float] = defaultdict(float)  # seconds by hardware
     for grid in grids:
         folder = results.grid(grid)
         records = reading.read(folder)[0]
+        for hardware in {record.machine.hardware for record in records}:
+            spent[hardware] += busy_s([record for record in records if record.machine.hardware == hardware])
         data = folder.manifest()["grid"]["data"]
         given = [f" --set data.{key}={data[key]}" for key in ("type", "path", "name") if isinstance(data, dict) and key in data]
         found.append(
@@ -192,7 +196,9 @@ def repeating(results: ResultsFolder, grids: Sequence[str], files: Mapping[str, 
         Column("hardware", "on"),
         Column("digest", "SHA-256 of the data"),
     )
-    return "\n".join(Table("", "", columns, pd.DataFrame(found)).markdown_lines()) + "\n"
+    longest = sorted(spent, key=lambda hardware: -spent[hardware])
+    sums = ", ".join(f"{seconds(spent[hardware])} on {markdown_text(hardware)}" for hardware in longest)
+    return "\n".join([*Table("", "", columns, pd.DataFrame(found)).markdown_lines(), "", f"All of them took {sums}."]) + "\n"
 
 
 def _label(pair: Pair) -> str:
