@@ -26,7 +26,7 @@ OWN_FILES = {  # of this project, and of places that the user names: never below
     "reports/headline.py": {"exists"},  # whether a grid's file lies beside its records
     "reports/page.py": {"read_text"},  # style and script
     "reports/site.py": {"read_text"},  # style
-    "reports/readme.py": {"read_text", "write_text"},  # our pages
+    "reports/readme.py": {"read_text", "write_text", "is_file", "open"},  # our pages and their picture
     "reports/published.py": {"read_text", "glob"},  # numbers that ship with this project
     "reports/style.py": {"read_text", "is_file"},  # a style file that the user names
     "reports/report.py": {"exists"},  # which of two forms --compare has

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pandas as pd
 import pytest
 import synthetic
 
 from bench.records.cell import Teacher
 from bench.records.folders import GridFolder
-from reports import headline, published, tfd, verdicts
+from reports import headline, published, readme, tfd, verdicts
 
 NONE = [60.0, 61.0, 62.0, 63.0, 64.0]
 GAINS = {
@@ -100,8 +102,32 @@ def test_a_claim_stands_with_its_rules():
 
 def test_what_it_took_is_the_time_in_which_something_ran(tmp_path):
     at = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:10:00+00:00"}  # all at once, ten minutes
-    found = rows(headline.repeating(folder(tmp_path, **at).results, ["demo"], {}))
-    assert found["run demo"][:2] == ["21", "10.0 min"]
+    again = synthetic.filled(tmp_path / "results/reference", "again", folder(tmp_path, **at).records()[0])
+    shown = headline.repeating(again.results, ["demo", "again"], {})
+    assert rows(shown)["run demo"][:2] == ["21", "10.0 min"]
+    assert shown.endswith(f"\n\nAll of them took 20.0 min on {synthetic.MACHINE.hardware}.\n")
+
+
+def test_a_picture_is_taken_again_only_of_another_page(tmp_path, monkeypatch):
+    browser, page, picture = tmp_path / "chromium", tmp_path / "page.html", tmp_path / "page.png"
+    taking = (
+        "import os, sys; from PIL import Image\n"
+        "to = next(each.partition('=')[2] for each in sys.argv if each.startswith('--screenshot='))\n"
+        "Image.frombytes('RGB', (4, 4), os.urandom(48)).save(to)"  # a browser draws some letters differently each time
+    )
+    browser.write_text(f"#!{sys.executable}\n{taking}\n")
+    browser.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    taken = []
+    for text in ("one<span>written 26 November</span>", "one<span>written 27 November</span>", "two"):
+        page.write_text(text)
+        assert readme.photographed(page, picture)
+        taken.append(picture.read_bytes())
+    assert taken[0] == taken[1] != taken[2]
+    browser.unlink()
+    assert readme.photographed(page, picture)
+    page.write_text("three")
+    assert not readme.photographed(page, picture)
 
 
 def test_the_sentence_covers_no_ablations(tmp_path):
