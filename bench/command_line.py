@@ -105,11 +105,13 @@ def write(*lines: str) -> None:
 def run(given: Given) -> int:
     """Run the verb that was given; what a user can mend is one line and exit code 2."""
     write_what_can_be_written()
+    texts = [text for value in vars(given).values() for text in (value if isinstance(value, list) else [value])]
+    words = [text for text in texts if isinstance(text, str) and text]
     try:
         with no_exit():
             return VERBS[given.verb].action(given) or 0
     except (UserError, ExitError) as error:
-        print(bounded(f"error: {error}"), file=sys.stderr)
+        print(bounded(f"error: {error}", words), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
@@ -119,5 +121,5 @@ def run(given: Given) -> int:
         return 0
     except OSError as error:  # of a place that was given: full, read-only, out of reach, no folder, held by another, ...
         place = error.filename2 or error.filename
-        print(bounded(f"error: {f'{place}: ' if place else ''}{error.strerror or error}"), file=sys.stderr)
+        print(bounded(f"error: {f'{place}: ' if place else ''}{error.strerror or error}", words), file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from bench.texts import brief
 
 OURS = tuple(str(Path(__file__).resolve().parents[1] / name) for name in ("bench/", "methods/", "reports/", "run_bench.py"))
 LONGEST_NAME = 200  # characters
+SHOWN = 130  # characters of a name that errors show in full; a cell's id has at most 120
 LONGEST_TEXT = 1000  # of an error's text
 INSTALLED = ("site-packages", "dist-packages")
 
@@ -25,7 +26,7 @@ class UserError(Exception):
 def unknown(what: str, name: object, known: Iterable[str], where: str = "") -> UserError:
     """'quick.yaml, methods: unknown method 'kdd'; did you mean 'kd'? Known: at, kd, ...'."""
     known = sorted(known)
-    shown = name if isinstance(name, str) and len(name) <= LONGEST_NAME else brief(name).strip("'")
+    shown = name if isinstance(name, str) and len(name) <= SHOWN else brief(name).strip("'")
     close = get_close_matches(shown, known, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
     return UserError(f"{where + ': ' if where else ''}unknown {what} '{shown}'{hint} Known: {', '.join(known) or 'none'}")

@@ -47,6 +47,8 @@ def import_plugin(name: str) -> None:
             with no_exit():
                 spec.loader.exec_module(module)
             IMPORTED.add(module_name)
+        elif not re.fullmatch(r"\w+(\.\w+)*", name):
+            raise UserError(f"--import {name}: no module has such a name; write package.module, or a path that ends in .py")
         else:
             known = name in sys.modules
             with no_exit():

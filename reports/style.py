@@ -121,4 +121,4 @@ def read(path: str | Path = DEFAULT) -> Style:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise unknown("key", key, Style.model_fields, str(path)) from None
-        raise UserError(f"{path}, {key}: {misfit(first['msg'], first['input'])}") from None
+        raise UserError(f"{path}, {key}: {misfit(first)}") from None

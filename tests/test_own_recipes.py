@@ -78,8 +78,8 @@ def test_lion_is_its_papers(examples, monkeypatch):
     ("text", "message"),
     [
         ("epoch: 3", r"own\.yaml\.epoch: unknown key 'epoch'; did you mean 'epochs'"),
-        ("epochs: 0", r"grid, recipe, own\.yaml\.epochs: Input should be greater than or equal to 1, not 0"),
-        ("lr_for: {mobilenet: 0}", r"own\.yaml\.lr_for\.mobilenet: Input should be greater than 0, not 0"),
+        ("epochs: 0", r"grid, recipe, own\.yaml\.epochs: a number of 1 or more, not 0"),
+        ("lr_for: {mobilenet: 0}", r"own\.yaml\.lr_for\.mobilenet: a number above 0, not 0"),
         ("- 3", r"own\.yaml: a recipe is a mapping with keys about, lr_for, epochs"),
         ("epochs: [", r"own\.yaml:1:10: not YAML"),
     ],

@@ -91,19 +91,19 @@ def expanded(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": {"first": 1, "most": 5}}, "small, seeds.first: .* 2, not 1"),
+        ({"seeds": {"first": 1, "most": 5}}, "small, seeds.first: a number of 2 or more, not 1"),
         ({"seeds": {"first": 6, "most": 5}}, "small, seeds: most must be at least first, 6, not 5"),
-        ({"seeds": {"first": 3}}, "small, seeds.most: Field required"),
+        ({"seeds": {"first": 3}}, "small, seeds.most: the key is missing"),
         ({"seeds": {"first": 3, "most": 500}}, "small, seeds.most: .* 100, not 500"),
         ({"seeds": {"most": 5, "untill": 0.5}}, "unknown key 'untill'; did you mean 'until'. Known: first, most, until"),
-        ({"seeds": {"most": 5, "until": 0}}, "small, seeds.until: .* greater than 0"),
+        ({"seeds": {"most": 5, "until": 0}}, "small, seeds.until: a number above 0"),
         ({"seeds": RULE, "margin": 0.5}, "small, seeds.until: 0.3 contradicts margin, 0.5; leave one of them out"),
         ({"seeds": RULE, "teacher_seeds": 3}, "small, teacher_seeds: first or each with sequential seeds"),
         ({"seeds": RULE, "also": [{"seeds": [0]}]}, r"also\[0\], seeds: sequential seeds are one rule"),
         ({"seeds": RULE, "methods": ["none"]}, "small, seeds: nothing is compared"),
-        ({"seeds": []}, "small, seeds: List should have at least 1"),
-        ({"seeds": [0, -1]}, "small, seeds.1: .* 0, not -1"),
-        ({"seeds": "all"}, "small, seeds: .* valid list"),
+        ({"seeds": []}, "small, seeds: at least 1 item, not"),
+        ({"seeds": [0, -1]}, "small, seeds.1: a number of 0 or more, not -1"),
+        ({"seeds": "all"}, "small, seeds: a list, not"),
     ],
 )
 def test_bad_rules_are_named(changes: dict[str, Any], message: str) -> None:

@@ -274,7 +274,7 @@ def test_students_of_a_finished_teacher_wait_for_nothing(cells: list[Cell]) -> N
     ("text", "message"),
     [
         ("partiton: gpu", "did you mean 'partition'"),
-        ("minutes: soon", "minutes: Input should be a valid integer, not 'soon'"),
+        ("minutes: soon", "minutes: a whole number, not 'soon'"),
         ("gpus: yes", "gpus"),
         ("partition: 'a b'", "partition"),
         ("partition: 'a\n#SBATCH --wrap=x'", "partition"),

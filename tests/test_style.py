@@ -86,8 +86,8 @@ def test_rows_keep_their_blocks():
     ("text", "message"),
     [
         ("nmes: {a: b}", "unknown key 'nmes'; did you mean 'names'"),
-        ("width: wide", "width: Input should be a valid number"),
-        ("colors: {kd: red}", "colors.kd: String should match"),
+        ("width: wide", "width: a number"),
+        ("colors: {kd: red}", "colors.kd: a color such as #1f77b4, not 'red'"),
         ("- kd", "a style file is a mapping with keys names, methods, order"),
         ("a: [", "not YAML"),
     ],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Annotated, Literal
 
 import pandas as pd
 import pytest
 import synthetic
+from pydantic import BaseModel, Field, ValidationError
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +18,7 @@ from bench import command_line
 from bench.errors import UserError, unknown
 from bench.plan import grid_file
 from bench.screen import Screen
-from bench.texts import bounded, brief, visible
+from bench.texts import bounded, brief, misfit, visible
 from bench.user_files import parse
 from reports.tables.table import as_csv
 
@@ -131,3 +133,60 @@ def test_a_width_that_is_none_is_ignored(monkeypatch, capsys, columns, wide):
 def test_a_stream_that_is_closed_is_written_to_nowhere(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert run_bench.main(["list", "recipes"]) == 0
+
+
+@pytest.mark.parametrize(
+    "verb", ["plan G", "plan quick --set G=1", "plan quick --set G", "verify quick --results /G", "plan quick --import G"]
+)
+@pytest.mark.parametrize("long", ["a" * 5000, "a b " * 1200])
+def test_errors_show_a_part_of_what_is_long(verb, long, capsys):
+    assert run_bench.main([word.replace("G", long) for word in verb.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error) < 600
+    assert error.count("a") < 350
+
+
+def test_a_results_folder_that_is_a_link_to_itself_is_named_as_such(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    assert run_bench.main(["report", "g", "--results", str(tmp_path / "loop")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'loop'} is a link that leads to itself\n"
+
+
+def test_every_kind_of_misfit_is_in_plain_english():
+    class Model(BaseModel, extra="forbid"):
+        need: int
+        number: Annotated[float, Field(gt=0, le=1e6)] = 1
+        word: Literal["a", "b"] = "a"
+        flag: bool = False
+        texts: Annotated[list[str], Field(min_length=1, max_length=3)] = ["x"]
+        pair: tuple[int, int] = (1, 1)
+        table: dict[str, int] = {}
+        text: Annotated[str, Field(max_length=2)] = ""
+
+    expected = {
+        "need": [("1,5", "a whole number, not '1,5'; decimals take a point, not a comma"), (None, "a whole number, not None")],
+        "number": [
+            (0, "a number above 0, not 0"),
+            (2e6, "a number of at most 1,000,000, not 2000000.0"),
+            ([], "a number, not []"),
+        ],
+        "word": [("c", "'a' or 'b', not 'c'")],
+        "flag": [("perhaps", "true or false, not 'perhaps'")],
+        "texts": [
+            ([], "at least 1 item, not []"),
+            ("x", "a list, not 'x'"),
+            (["x"] * 4, "at most 3 items, not ['x', 'x', 'x', 'x']"),
+        ],
+        "pair": [((1,), "a value is missing"), (7, "a list, not 7")],
+        "table": [(3, "a mapping, not 3")],
+        "text": [(3, "a text, not 3"), ("xyz", "at most 2 characters, not 'xyz'")],
+    }
+    for key, cases in expected.items():
+        for value, words in cases:
+            with pytest.raises(ValidationError) as error:
+                Model.model_validate({"need": 1, key: value})
+            assert misfit(error.value.errors()[0]) == words
+    with pytest.raises(ValidationError) as error:
+        Model.model_validate({})
+    assert misfit(error.value.errors()[0]) == "the key is missing"

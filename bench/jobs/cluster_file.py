@@ -34,7 +34,7 @@ def read(name: str, options: Mapping[str, Any]) -> Backend:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] != "extra_forbidden":
-            raise UserError(f"{name}, {key}: {misfit(first['msg'], first['input'])}") from None
+            raise UserError(f"{name}, {key}: {misfit(first)}") from None
         if any(key in other.model_fields for other in known.values()):
             raise UserError(f"{name}, {key}: has no effect on a cluster of kind {kind}") from None
         raise unknown("key", key, ["kind", *known[kind].model_fields], name) from None

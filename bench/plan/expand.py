@@ -376,7 +376,7 @@ def _misfit(method: Method, sides: _Sides) -> str | None:
         try:
             _stopped(teachers[0].side, method)
         except ValidationError as error:
-            return f"needs a teacher whose training was stopped early: {misfit(error.errors()[0]['msg'], None)}"
+            return f"needs a teacher whose training was stopped early: {misfit(error.errors()[0])}"
     if method.memory_by_sample and student.recipe.repeats > 1:
         return "keeps a memory by sample, and this recipe shows a part of the samples in an epoch, several times each"
     if method.memory_by_sample and student.recipe.processes > 1:

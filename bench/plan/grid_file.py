@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from bench.errors import LONGEST_NAME, UserError, unknown
+from bench.errors import SHOWN, UserError, unknown
 from bench.records.cell import safe
 from bench.stats import MARGIN
 from bench.texts import brief, misfit
@@ -177,6 +177,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--set {_cut(override)}: write key=value, as in --set recipe.epochs=10")
+    if len(key) > SHOWN:
+        raise UserError(f"--set {_cut(override)}: no key is as long")
     value = parse(text, f"--set {_cut(override)}")
     *path, last = key.split(".")
     place = raw
@@ -193,7 +195,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 
 def _cut(override: str) -> str:
-    return override if len(override) <= LONGEST_NAME else f"{override[:LONGEST_NAME]}..."
+    return override if len(override) <= SHOWN else f"{override[:SHOWN]}..."
 
 
 def variations(name: str, raw: Mapping[str, Any]) -> list[tuple[str, GridFile]]:
@@ -227,12 +229,12 @@ def _checked(where: str, raw: Mapping[str, Any]) -> GridFile:
             inner: dict[object, type[BaseModel]] = {"pairs": Pair, "seeds": SequentialSeeds, "equal_cost": Shortened}
             inner["choose"] = Choose
             raise unknown("key", loc[-1], inner.get(loc[0], GridFile).model_fields, f"{where}, {key}") from None
-        message = first["msg"]
+        words = ""
         if loc[0] == "teacher_seeds":
-            key, message = "teacher_seeds", "first, each or a number"
+            key, words = "teacher_seeds", "first, each or a number"
         if loc[-1] == "str":  # of a key that is a word or a mapping
-            key, message = ".".join(map(str, loc[:-1])), "a name or a mapping"
-        raise UserError(f"{where}, {key}: {misfit(message, first['input'])}") from None
+            key, words = ".".join(map(str, loc[:-1])), "a name or a mapping"
+        raise UserError(f"{where}, {key}: {misfit(first, words)}") from None
     _check_seeds(where, file)
     return file
 

@@ -91,7 +91,7 @@ def _check_names(fields: Mapping[str, Any], where: str) -> None:
 
 def _misfit(error: ValidationError, where: str) -> UserError:
     first = error.errors()[0]
-    place, message = [str(part) for part in first["loc"]], first["msg"]
+    place, words = [str(part) for part in first["loc"]], ""
     if place[:1] == ["augment"]:  # of the kinds that it may have pydantic names one
-        place, message = place[:1], "a name, a mapping with `type`, or a list of these"
-    return UserError(f"{'.'.join([where, *place])}: {misfit(message, first['input'])}")
+        place, words = place[:1], "a name, a mapping with `type`, or a list of these"
+    return UserError(f"{'.'.join([where, *place])}: {misfit(first, words)}")

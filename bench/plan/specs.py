@@ -128,7 +128,7 @@ def value_of(value: Any, annotation: Any, where: str) -> Any:
     try:
         found = json.loads(adapter.dump_json(adapter.validate_python(value)))
     except ValidationError as error:
-        raise UserError(f"{where}: {misfit(error.errors()[0]['msg'], value)}") from None
+        raise UserError(f"{where}: {misfit(error.errors()[0])}") from None
     _check_bounds(found, where)
     return found
 

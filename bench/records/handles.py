@@ -56,7 +56,12 @@ def walk(root: str, names: Sequence[str], place: str, create: bool = False, mode
     if create:
         with contextlib.suppress(FileExistsError):  # then it is no folder, which is named when it is opened
             _make(root)
-    handle = os.open(root, _FOLDER)
+    try:
+        handle = os.open(root, _FOLDER)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise BarredError(f"{place} is a link that leads to itself") from None
     for number, name in enumerate(names):
         try:
             inner = _step(handle, name, create, mode)
