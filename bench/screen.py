@@ -41,6 +41,17 @@ class Screen(Console):
         parts = (one_line(each) if isinstance(each, str) else each for each in objects)
         super().print(*parts, crop=crop, **settings)
 
+    def on_broken_pipe(self) -> None:
+        """End as other programs do whose output nobody reads any more, as in `report | head`.
+
+        Raises:
+            BrokenPipeError: always.
+        """
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise BrokenPipeError from None
+
     def render_str(self, text: str, **settings: Any) -> Text:
         """A string, made visible before its width is counted."""
         return super().render_str(visible(text), **settings)

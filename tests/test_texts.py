@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from typing import Annotated, Literal
 
@@ -99,6 +100,17 @@ def test_a_terminal_that_lacks_letters_gets_a_question_mark(monkeypatch):
     assert command_line.run(command_line.Given(verb="shows")) == 0
     sys.stdout.flush()
     assert raw.getvalue() == b"a ? b\n"
+
+
+def test_output_that_nobody_reads_is_no_error():
+    code = (
+        "from bench import command_line as c; import sys\n"
+        "c.VERBS['x'] = c.Verb(lambda given: [c.console().print('x' * 500) for _ in range(500)] and None, '', ())\n"
+        "sys.exit(c.run(c.Given(verb='x')))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=60)) == (b"", 0)
 
 
 def test_a_file_of_results_is_found_by_the_name_of_its_grid_file(tmp_path):
