@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +122,10 @@ def test_links_that_loop_are_named_and_images_have_a_limit(folder, monkeypatch):
     monkeypatch.setattr(files, "MOST", 3)
     with pytest.raises(ValueError, match="holds more than 3 images, the most that are read"):
         load(spec)
+
+
+@pytest.mark.parametrize("size", [0, 24])
+def test_a_pipe_named_as_an_image_is_named_and_nobody_waits(folder, size):
+    os.mkfifo(pipe := folder / "train" / "ants" / "2b.png")
+    with pytest.raises(ValueError, match=re.escape(f"{pipe} is no regular file")):
+        digest({"type": "imagefolder", "path": str(folder), "size": size})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -46,7 +49,7 @@ class Files:
 
     def digest(self, position: int) -> bytes:
         """SHA-256 of an image as it is stored."""
-        with self.path(position).open("rb") as opened:
+        with self._opened(position) as opened:
             return hashlib.file_digest(opened, "sha256").digest()
 
     def open(self, position: int) -> Image.Image:
@@ -55,10 +58,23 @@ class Files:
         Raises:
             ValueError: the file is no image, is damaged or too large, or its values have no known range.
         """
-        return read(self.path(position), str(self.path(position)))
+        with self._opened(position) as opened:
+            return read(opened, str(self.path(position)))
+
+    @contextlib.contextmanager
+    def _opened(self, position: int) -> Iterator[BufferedReader]:
+        """Without waiting at a pipe for somebody who writes into it.
+
+        Raises:
+            ValueError: it is no regular file.
+        """
+        with open(self.path(position), "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise ValueError(f"{self.path(position)} is no regular file")
+            yield opened
 
 
-def read(source: Path | BytesIO, name: str) -> Image.Image:
+def read(source: BinaryIO, name: str) -> Image.Image:
     """The RGB image in a file or in bytes; `name` is its name in errors."""
     try:
         with Image.open(source) as image:
@@ -120,8 +136,8 @@ def _images_below(folder: Path) -> list[str]:
     found: list[str] = []
     seen: dict[tuple[int, int], str] = {}
     for place, folders, files in os.walk(folder, followlinks=True):
-        stat = Path(place).stat()
-        if (former := seen.setdefault((stat.st_dev, stat.st_ino), place)) != place:
+        status = Path(place).stat()
+        if (former := seen.setdefault((status.st_dev, status.st_ino), place)) != place:
             raise ValueError(f"{place} is the folder {former} again, whose images would count twice; remove the link")
         folders[:] = sorted(name for name in folders if not _hidden(name))
         names = sorted(name for name in files if not _hidden(name) and Path(name).suffix.lower() in SUFFIXES)
