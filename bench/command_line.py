@@ -4,8 +4,10 @@ that takes time."""
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import ExitError, UserError, no_exit
@@ -102,12 +104,28 @@ def write(*lines: str) -> None:
         print(one_line(line))
 
 
+def _check_links(words: list[str]) -> None:
+    """
+    Raises:
+        UserError: a place that was given is a link that leads to itself, or lies below one.
+    """
+    for word in words:
+        try:
+            Path(word).stat()
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UserError(f"{word}: a link that leads to itself") from None
+        except ValueError:  # no path: it holds a character that none has
+            pass
+
+
 def run(given: Given) -> int:
     """Run the verb that was given; what a user can mend is one line and exit code 2."""
     write_what_can_be_written()
     texts = [text for value in vars(given).values() for text in (value if isinstance(value, list) else [value])]
     words = [text for text in texts if isinstance(text, str) and text]
     try:
+        _check_links(words)
         with no_exit():
             return VERBS[given.verb].action(given) or 0
     except (UserError, ExitError) as error:

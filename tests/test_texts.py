@@ -18,6 +18,7 @@ import run_bench
 from bench import command_line
 from bench.errors import UserError, unknown
 from bench.plan import grid_file
+from bench.records.folders import ResultsFolder
 from bench.screen import Screen
 from bench.texts import bounded, brief, misfit, visible
 from bench.user_files import parse
@@ -160,9 +161,12 @@ def test_errors_show_a_part_of_what_is_long(verb, long, capsys):
 
 
 def test_a_results_folder_that_is_a_link_to_itself_is_named_as_such(tmp_path, capsys):
-    (tmp_path / "loop").symlink_to("loop")
-    assert run_bench.main(["report", "g", "--results", str(tmp_path / "loop")]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path / 'loop'} is a link that leads to itself\n"
+    (loop := tmp_path / "loop").symlink_to("loop")
+    for verb in ("plan", "report", "verify"):
+        assert run_bench.main([verb, "quick", "--results", str(loop)]) == 2
+        assert capsys.readouterr().err == f"error: {loop}: a link that leads to itself\n"
+    with pytest.raises(UserError, match="loop is a link that leads to itself"):
+        ResultsFolder(loop).grid("g").manifest()
 
 
 def test_every_kind_of_misfit_is_in_plain_english():
