@@ -89,7 +89,9 @@ def test_speed_measures_steps(steps, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "SPAN_S", 0.001)
     monkeypatch.setattr(speed, "measure_limits", lambda device: speed.Limits({"fp32": 100.0, "bf16": 200.0}, 10.0))
     monkeypatch.chdir(tmp_path)
-    small = ["--set", "data={type: digits, train_images: 200}", "--set", "recipe.batch_size=16", "--set", "precision=fp32"]
+    pairs = "pairs=[{student: resnet8, teacher: resnet14}]"
+    changes = ("data={type: digits, train_images: 100}", "recipe.batch_size=16", "precision=fp32", pairs)
+    small = [word for change in changes for word in ("--set", change)]
     assert run_bench.main(["speed", *small, "--device", "cpu", "--threads", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"]
     assert steps[False] > 0  # and no forward pass of a trainee outside
