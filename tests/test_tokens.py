@@ -120,7 +120,7 @@ def test_every_method_states_whether_it_needs_maps():
 def by_hand(stages: list[np.ndarray], how: str) -> float:
     """1 / m times the sum over pairs of the mean of squared differences of normalized positions; grids of one size."""
 
-    def brought(grid: np.ndarray) -> np.ndarray:
+    def normalized(grid: np.ndarray) -> np.ndarray:
         positions = np.moveaxis(grid, 1, -1)
         if how == "unit":
             return positions / np.linalg.norm(positions, axis=-1, keepdims=True)
@@ -128,7 +128,7 @@ def by_hand(stages: list[np.ndarray], how: str) -> float:
         return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-6)
 
     pairs = [(a, b) for i, a in enumerate(stages) for b in stages[i + 1 :]]
-    return float(np.mean([((brought(a) - brought(b)) ** 2).mean() for a, b in pairs]))
+    return float(np.mean([((normalized(a) - normalized(b)) ** 2).mean() for a, b in pairs]))
 
 
 @pytest.mark.parametrize("how", ["layer", "unit"])

@@ -171,7 +171,7 @@ class Cost(Extensible):
     session: str  # costs of one session were timed in turn: their n-th turns belong together
     step: Timing
     prepare_step: Timing | None
-    parts: dict[str, Timing]  # data, student, teacher, method, backward, optimiser
+    parts: dict[str, Timing]  # data, student, teacher, method, backward, and the optimizer by its name in PARTS_ON_DISK
     teacher_alone: Timing | None  # the teacher's forward on a batch, with nothing around it
     inference: Timing | None  # the deployed network, one batch of `inference_batch` images
     inference_batch: int = 0
