@@ -176,8 +176,8 @@ def repeating(results: ResultsFolder, grids: Sequence[str], files: Mapping[str, 
     for grid in grids:
         folder = results.grid(grid)
         records = reading.read(folder)[0]
-        for hardware in {record.machine.hardware for record in records}:
-            spent[hardware] += busy_s([record for record in records if record.machine.hardware == hardware])
+        for hardware in {record.hardware for record in records}:
+            spent[hardware] += busy_s([record for record in records if record.hardware == hardware])
         data = folder.manifest()["grid"]["data"]
         given = [f" --set data.{key}={data[key]}" for key in ("type", "path", "name") if isinstance(data, dict) and key in data]
         found.append(
@@ -185,7 +185,7 @@ def repeating(results: ResultsFolder, grids: Sequence[str], files: Mapping[str, 
                 "command": f"run {files[grid]}" if grid in files else f"run {grid}{''.join(given)}",
                 "trainings": len(records),
                 "took_s": busy_s(records),
-                "hardware": "; ".join(sorted({f"{r.machine.hardware}, torch {r.machine.versions['torch']}" for r in records})),
+                "hardware": "; ".join(sorted({f"{r.hardware}, torch {r.machine.versions['torch']}" for r in records})),
                 "digest": ", ".join(sorted({str(record.cell.data.get("digest")) for record in records})),
             }
         )

@@ -51,9 +51,7 @@ def trained(folder: GridFolder) -> str:
     students = pair.runs["id"].to_list()
     teachers = [record for record in report.records if record.id not in students]
     methods = ", ".join(f"{row.label} ({row.n:.0f})" for row in pair.methods.itertuples())
-    hardware = "; ".join(
-        sorted({f"{record.machine.hardware}, torch {record.machine.versions['torch']}" for record in report.records})
-    )
+    hardware = "; ".join(sorted({f"{record.hardware}, torch {record.machine.versions['torch']}" for record in report.records}))
     found = [
         f"- {pair.full_title}; methods, with seeds: {methods}",
         *(f"- the teacher has {record.accuracies.last.top1:.2f} % after its last epoch" for record in teachers),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import platform
 import subprocess
@@ -18,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import run_bench
 from bench.data import Stream
 from bench.engine.assemble import assemble
+from bench.engine.device import machine
 from bench.engine.schedule import learning_rate
 from bench.engine.step import DivergedError
 from bench.engine.train import train
@@ -101,7 +103,26 @@ def test_interrupted_and_resumed_equals_undisturbed(key, tiny, tmp_path, monkeyp
 
     assert found.weights_sha256 == expected.weights_sha256
     assert found.accuracies == expected.accuracies
+    assert found.earlier_machines is None
     assert folder.cell(found.id).read_checkpoint() is None
+
+
+def test_a_record_names_all_machines_that_trained_it(tiny, tmp_path, monkeypatch):
+    grid = tiny(recipe={"name": "digits", "epochs": 3, "batch_size": 16})
+    [cell], folder, here = grid.cells, folder_of(grid, tmp_path), machine(torch.device("cpu"))
+    others = [here.model_copy(update={"host": "twin"}), here.model_copy(update={"device": "NVIDIA H200"})]
+    for other in others:
+        monkeypatch.setattr("bench.engine.train.machine", lambda _, other=other: other)
+        with dying_after(checkpoints=1), pytest.raises(InterruptedTrainingError):
+            train([cell], folder, dataclasses.replace(CPU, threads=2))
+    monkeypatch.undo()
+    [record] = train([cell], folder, CPU)
+    assert record.machine == here
+    assert record.earlier_machines == tuple(others)
+    assert record.hardware == f"{here.hardware}, then NVIDIA H200 / {here.hardware}, then {here.hardware}"
+    assert record.ran == "cpu, after NVIDIA H200"
+    assert record.threads == 1  # on another machine their number is not kept
+    assert folder.cell(cell.id).record() == record
 
 
 def test_record_is_complete_and_true(tiny, tmp_path):

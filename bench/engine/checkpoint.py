@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from bench.engine.loop import Loop
+from bench.records.record import Machine
 
 
 class Saved(BaseModel):
@@ -25,6 +26,7 @@ class Saved(BaseModel):
     clocks: dict[str, float]
     threads: int = Field(ge=1, le=1024)
     source: str | None = None  # whose code it is of, see `bench.records.source`
+    machines: list[Machine] = []  # that trained it, in order; none in files of former versions
 
 
 def state(loop: Loop, cell_id: str) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def state(loop: Loop, cell_id: str) -> dict[str, Any]:
         "clocks": dict(loop.seconds),
         "threads": torch.get_num_threads(),
         "source": loop.sources.get(cell_id),
+        "machines": [machine.model_dump(mode="json") for machine in loop.machines.get(cell_id, [])],
     }
 
 
@@ -57,6 +60,11 @@ def restore(loop: Loop, cell_id: str, state: dict[str, Any]) -> None:
     loop.epoch = state["epoch"]
     loop.iter = loop.epoch * loop.steps
     loop.seconds.update(state["clocks"])
+
+
+def machines(state: dict[str, Any]) -> list[Machine]:
+    """What trained it so far, by a checkpoint's contents: in order, the last one wrote it."""
+    return [Machine.model_validate(machine) for machine in state.get("machines", [])]
 
 
 def pack(state: dict[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ from bench.engine.clock import Clock
 from bench.engine.schedule import learning_rate
 from bench.records.cell import seed_from
 from bench.records.recipe import Recipe
-from bench.records.record import Clocks
+from bench.records.record import Clocks, Machine
 
 DRAW_AHEAD_ON = ("cuda",)  # devices beside which a thread draws for the next epoch: on a CPU it would take cores from the steps
 Row = dict[str, float]  # one line of the curves: what is known after an epoch
@@ -52,6 +52,7 @@ class Loop:
         ends: what is known after the last epoch alone, by cell id.
         seconds: wall seconds, by the fields of `Clocks`.
         sources: whose code trains, by cell id; for checkpoints.
+        machines: what trains, by cell id: in order, the last one is this. For checkpoints as well.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Loop:
         self.ends: dict[str, End] = {}
         self.seconds: dict[str, float] = dict.fromkeys(Clocks.model_fields, 0.0)
         self.sources: dict[str, str] = {}
+        self.machines: dict[str, list[Machine]] = {}
         self.clock = Clock(self.step.device, self.seconds)
         self.hooks: list[Hook] = []
 

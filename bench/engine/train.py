@@ -19,7 +19,7 @@ from bench.engine import checkpoint
 from bench.engine.assemble import Assembly, assemble
 from bench.engine.capture import runner
 from bench.engine.code import check_same, own_code
-from bench.engine.device import choose_repeatable_kernels, hand_back_freed_memory, keep_freed_memory, machine
+from bench.engine.device import choose_repeatable_kernels, hand_back_freed_memory, keep_freed_memory, machine, resolve_device
 from bench.engine.distributed import ALONE, Team
 from bench.engine.flops import count_flops
 from bench.engine.hooks import CheckpointHook, EvaluateHook, ProgressHook, VisualizeHook, user_hook
@@ -56,7 +56,8 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
     code = own_code(cells)
     made_by = {cell.id: source(cell, code) for cell in cells}
     saved = {cell.id: state for cell in cells if (state := _read_checkpoint(folder.cell(cell.id), made_by[cell.id]))}
-    _set_threads(cells, saved, options.threads)
+    here = machine(resolve_device(options.device))
+    _set_threads(cells, saved, options.threads, here)
     _free_memory()
     choose_repeatable_kernels()
     assembly = assemble(cells, folder, options)
@@ -67,6 +68,7 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
     parameters = {cell_id: trainee.parameter_counts() for cell_id, trainee in assembly.trainees.items()}
     loop = _loop(assembly, team, _eager_reason(cells, folder, options))
     loop.sources = made_by
+    loop.machines = {cell.id: _machines(saved.get(cell.id), here) for cell in cells}
     for cell_id, state in saved.items():
         _restore(loop, folder.cell(cell_id), state)
     try:
@@ -78,13 +80,13 @@ def train(cells: list[Cell], folder: GridFolder, options: Options, team: Team = 
         raise SplitError(str(error), [part for part in (others, *([each] for each in error.cells)) if part]) from error
     if not team.leads:
         return []
-    facts, records = machine(assembly.device), []
+    records = []
     for cell in cells:
         place = folder.cell(cell.id)
         if place.done() and (first := place.record()):
             records.append(first)  # our lock was lost, and another was faster: one record a cell
             continue
-        record = _record(cell, assembly, loop, flops[cell.id], parameters[cell.id], options, facts, started, place)
+        record = _record(cell, assembly, loop, flops[cell.id], parameters[cell.id], options, started, place)
         place.write_record(record)
         records.append(record)
     return records
@@ -97,12 +99,19 @@ def _eager_reason(cells: list[Cell], folder: GridFolder, options: Options) -> st
     return next((reason for cell in cells if (reason := folder.cell(cell.id).eager_reason())), None)
 
 
-def _set_threads(cells: list[Cell], saved: dict[str, dict[str, Any]], threads: int) -> None:
-    """As many as before an interruption: sums in another order would give other weights."""
+def _machines(state: dict[str, Any] | None, here: Machine) -> list[Machine]:
+    """What trained a cell, in order, and now this one."""
+    before = checkpoint.machines(state) if state else []
+    return [*(before[:-1] if before and before[-1].computes_like(here) else before), here]
+
+
+def _set_threads(cells: list[Cell], saved: dict[str, dict[str, Any]], threads: int, here: Machine) -> None:
+    """As many as before an interruption: sums in another order would give other weights. On another machine they do anyway."""
     stopped: dict[tuple[int, int], list[str]] = {}
     for cell in cells:
         state = saved.get(cell.id, {"epoch": 0, "threads": threads})
-        stopped.setdefault((state["epoch"], state["threads"]), []).append(cell.id)
+        *_, before = [here, *checkpoint.machines(state)]
+        stopped.setdefault((state["epoch"], state["threads"] if before.computes_like(here) else threads), []).append(cell.id)
     if len(stopped) > 1:
         raise SplitError("they stopped at different epochs, or with other numbers of threads", list(stopped.values()))
     if saved:
@@ -164,7 +173,6 @@ def _record(
     flops: Flops,
     parameters: tuple[int, int],
     options: Options,
-    facts: Machine,
     started: str,
     place: CellFolder,
 ) -> Record:
@@ -183,7 +191,7 @@ def _record(
         parameters=Parameters(deployed=parameters[0], train_only=parameters[1]),
         flops=flops,
         threads=torch.get_num_threads(),
-        machine=facts,
+        machine=loop.machines[cell.id][-1],
         commit=commit(),
         started=started,
         finished=_now(),
@@ -197,6 +205,7 @@ def _record(
         source=loop.sources[cell.id],
         path=loop.runner.path,
         path_reason=loop.runner.path_reason,
+        earlier_machines=tuple(loop.machines[cell.id][:-1]) or None,
     )
 
 

@@ -77,6 +77,10 @@ class Machine(Frozen):
         """Timings are pooled only where this is the same."""
         return f"{self.device} / {self.cpu} x{self.cores}" if self.device != "cpu" else f"{self.cpu} x{self.cores}"
 
+    def computes_like(self, other: Machine) -> bool:
+        """Whether the same sums come out: of the same hardware and versions, whatever its name."""
+        return (self.hardware, self.versions) == (other.hardware, other.versions)
+
 
 LATER: dict[str, Any] = {"added_later": True}  # of a field that is left out of the file while it is None
 
@@ -107,7 +111,7 @@ class Record(Extensible):
     parameters: Parameters
     flops: Flops
     threads: int
-    machine: Machine
+    machine: Machine  # that ended it
     commit: str | None  # of this project; None outside a checkout
     started: str  # ISO 8601, UTC
     finished: str
@@ -121,6 +125,19 @@ class Record(Extensible):
     train_top1: Percent | None = Field(None, json_schema_extra=LATER)  # after the last epoch, as are the next two
     test_nll: float | None = Field(None, ge=0, json_schema_extra=LATER)  # mean negative log-likelihood, nats
     test_calibration_error: Percent | None = Field(None, json_schema_extra=LATER)  # expected, over confidence bins
+    earlier_machines: tuple[Machine, ...] | None = Field(None, json_schema_extra=LATER)  # that trained it before, in order
+
+    @property
+    def hardware(self) -> str:
+        """All that trained it, in order."""
+        return ", then ".join(machine.hardware for machine in (*(self.earlier_machines or ()), self.machine))
+
+    @property
+    def ran(self) -> str:
+        """What may change an accuracy: cpu, or the GPU's model and whether steps were eager or a graph, and on what it began."""
+        others = dict.fromkeys(machine.device for machine in self.earlier_machines or ())
+        began = [f"after {device}" for device in others if device != self.machine.device]
+        return ", ".join(filter(None, (self.machine.device, self.path, *began)))
 
     def mismatch(self) -> str | None:
         """Why this record contradicts itself, or None."""
