@@ -232,6 +232,11 @@ def test_half_a_letter_can_be_printed(raw: bytes, folder: Folder) -> None:
     assert folder.read_json("file") == {"name": "?", "?key": ["x?"]}
 
 
+def test_a_name_that_is_no_text_is_spelled_out_in_a_report(folder: Folder) -> None:
+    batch.replace(folder, {"page": "cost/\udcff.json", "table": "\udcff"}, last="page")
+    assert folder.read("page") == rb"cost/\udcff.json"
+
+
 def test_a_log_that_a_full_disk_does_not_take_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     handler = ResultsFolder(tmp_path).grid("grid").cell("cell").log_handler()
     assert isinstance(handler, logging.StreamHandler)

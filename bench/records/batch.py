@@ -37,7 +37,7 @@ def replace(folder: Folder, files: Mapping[str, bytes | str], last: str) -> None
             for name, content in files.items():
                 above, own = _split(folder, scratch[name])
                 with above.opened(own, create=True) as handle:
-                    handles.fill(handle, own, content.encode() if isinstance(content, str) else content, durable=False)
+                    handles.fill(handle, own, content if isinstance(content, bytes) else _encoded(content), durable=False)
             _list(folder, former | set(scratch.values()) | files.keys())
             for name in sorted(files, key=lambda name: name == last):
                 above, own = _split(folder, name)
@@ -47,6 +47,11 @@ def replace(folder: Folder, files: Mapping[str, bytes | str], last: str) -> None
             _remove(folder, scratch.values())
             raise
         _list(folder, files.keys() | _remove(folder, former - files.keys()))
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; half letters, such as names of files that are no text have, are spelled out."""
+    return text.encode(errors="backslashreplace")
 
 
 def check_places(folder: Folder, *names: str) -> None:
