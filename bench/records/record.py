@@ -134,7 +134,7 @@ class Record(Extensible):
 
     @property
     def ran(self) -> str:
-        """What may change an accuracy: cpu, or the GPU's model and whether steps were eager or a graph, and on what it began."""
+        """What may change an accuracy: cpu, or the GPU's model whether steps were eager or a graph, and on what it began."""
         others = dict.fromkeys(machine.device for machine in self.earlier_machines or ())
         began = [f"after {device}" for device in others if device != self.machine.device]
         return ", ".join(filter(None, (self.machine.device, self.path, *began)))
