@@ -15,28 +15,32 @@ def markdown(driven: dict[str, Any], records: Sequence[Record]) -> str:
     """Steps one by one and from a graph, what the checks found, and the groups of cells that trained there.
 
     Args:
-        driven: the machine, and the driver's lines.
+        driven: the machine, the driver's lines, and under `later` those of steps with fewer kernels, on the same machine.
         records: trained on that machine.
     """
     machine, lines = driven["machine"], driven["lines"]
     versions = machine["versions"]
     steps = [line for line in lines if line["part"] == "speed" and line["cells"] == 1]
+    later = {(line["what"], line["precision"]): line["step_ms"] for line in driven["later"] if line["cells"] == 1}
     kernels = {(line["what"], line.get("precision")): line for line in lines if line["part"] == "kernels" and "busy_us" in line}
     text = [
         f"{machine['device']}, {machine['cpu']}, torch {versions['torch']}, CUDA {versions['cuda']}; resnet20, batch 64, "
         "with resnet110 where a teacher is needed. Medians of three turns:",
         "",
-        "| method | precision | one by one, ms | from a graph, ms | times as fast | kernels | 240 epochs of CIFAR-100 |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| method | precision | one by one, ms | from a graph, ms | times as fast | kernels | later, ms "
+        "| 240 epochs of CIFAR-100 |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for graph in (line for line in steps if line["ran"] == "graph"):
         key = graph["what"], graph["precision"]
         [eager] = [line for line in steps if (line["what"], line["precision"]) == key and line["path"] == "eager"]
         slow, fast = eager["step_ms"], graph["step_ms"]
         count = f"{kernels[key]['kernels']:.0f}" if key in kernels else "–"
-        times = f"{slow:.2f} | {fast:.2f} | {slow / fast:.1f} | {count} | {fast * STEPS / 1000:.0f} s"
+        now = later.get(key)
+        times = f"{slow:.2f} | {fast:.2f} | {slow / fast:.1f} | {count} | {f'{now:.2f}' if now else '–'}"
+        times += f" | {(now or fast) * STEPS / 1000:.0f} s"
         text.append(f"| {key[0]} | {key[1]} | {times} |")
-    text += ["", _found(lines), _kernels(lines), *(f"- {words}" for words in _groups(records)), ""]
+    text += ["", _found(lines), _kernels(lines), _branches(driven["later"]), *(f"- {words}" for words in _groups(records)), ""]
     return "\n".join(text)
 
 
@@ -71,6 +75,18 @@ def _kernels(lines: Sequence[Line]) -> str:
         f"During a step of `none` in bf16, kernels run for {share:.0f} % of the time: they, not their launches, take it. "
         f"cuDNN's other choices of kernels take {low:.2f} to {high:.2f} ms. A teacher's convolution, bias, addition and ReLU "
         f"take {min(fused):.1f} to {max(fused):.1f} times as long as one fused kernel, which teachers use since.\n"
+    )
+
+
+def _branches(lines: Sequence[Line]) -> str:
+    """What a step costs each of several trainings that share it."""
+    groups = [line for line in lines if line["what"] == "group"]
+    first, *others = [(f"{line['ms_a_cell']:.2f} ms", line["cells"]) for line in groups]
+    most = max(groups, key=lambda line: line["cells"])
+    return (
+        f"Where {first[1]} trainings share a step, most of them with the teacher, it takes {first[0]} for each of them; "
+        f"{', '.join(f'{each} where {count} share it' for each, count in others)}. So 240 epochs take "
+        f"{most['ms_a_cell'] * STEPS / 1000:.0f} s each where {most['cells']} share a step.\n"
     )
 
 

@@ -31,9 +31,11 @@ PAGES = tuple(  # in a reader's order: a page may use files that former pages sh
 METHODS = ROOT / "docs" / "methods"  # a page for each
 REFERENCE = ROOT / "results" / "reference"
 PRECISIONS = ("precision_check", "precision_check_tfd")
-GRIDS = ("cifar100_30", "cifar100_short", "tfd_sensitivity", "tfd_gradient", *PRECISIONS)  # whose records lie there
+# whose records lie there
+GRIDS = ("cifar100_30", "cifar100_240", "cifar100_short", "tfd_sensitivity", "tfd_gradient", *PRECISIONS)
 RUN_BY = {  # what trains those that do not ship
     "cifar100_30": "results/reference/cifar100_30.yaml",
+    "cifar100_240": "results/reference/cifar100_240.yaml",
     "tfd_gradient": "results/reference/tfd_gradient.yaml --hook GradientShares",
     "precision_check_tfd": "results/reference/precision_check_tfd.yaml",
 }
@@ -99,9 +101,10 @@ def speeds() -> str:
 
 
 def on_gpu() -> str:
-    """From the lines of `make gpu`, and the records of `cifar100_30`, which were trained there."""
+    """From the lines of `make gpu`, and the records of the grids that were trained there."""
     driven = json.loads((REFERENCE / "gpu_h200.json").read_text())
-    records, _ = ResultsFolder(REFERENCE).grid("cifar100_30").records()
+    grids = [ResultsFolder(REFERENCE).grid(name) for name in ("cifar100_30", "cifar100_240")]
+    records = [record for grid in grids for record in grid.records()[0]]
     return gpu.markdown(driven, [record for record in records if record.machine.device == driven["machine"]["device"]])
 
 
@@ -119,6 +122,12 @@ def claimed() -> str:
 def trained() -> str:
     """From the records of `cifar100_30`."""
     return tfd.trained(ResultsFolder(REFERENCE).grid("cifar100_30"))
+
+
+def full_length() -> str:
+    """From the records of `cifar100_240`, and from the numbers that the TFD paper printed."""
+    printed = _printed()
+    return tfd.full_length(ResultsFolder(REFERENCE).grid("cifar100_240"), printed[printed["student"].eq("resnet20")])
 
 
 def main_answer() -> str:
@@ -172,6 +181,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "first": first,
     "claimed": claimed,
     "trained": trained,
+    "full_length": full_length,
     "answer": main_answer,
     "results": results,
     "sensitivity": sensitivity,

@@ -62,6 +62,41 @@ def trained(folder: GridFolder) -> str:
     return "\n".join(found) + "\n"
 
 
+def full_length(folder: GridFolder, published: pd.DataFrame) -> str:
+    """Markdown: accuracies after the last epoch and at the best one, beside those that were published.
+
+    Args:
+        published: of the pair's student, a row for each method.
+    """
+    report = Report.of_grid(folder)
+    pair, theirs = one_pair(report), published.set_index("method")
+    rows = [
+        {
+            "method": record.cell.label,
+            "last": record.accuracies.last.top1,
+            "best": record.accuracies.best_test.top1,
+            "theirs": theirs["top1"].get(record.cell.label),
+            "how": how(theirs.loc[record.cell.label]) if record.cell.label in theirs.index else None,
+        }
+        for record in sorted(report.records, key=lambda record: (record.cell.label != Baseline.NONE.value, record.cell.label))
+    ]
+    columns = (
+        Column("method", pair.full_title.partition(",")[0]),
+        Column("last", "last epoch, %", number(2)),
+        Column("best", "best epoch on the test set, %", number(2)),
+        Column("theirs", "published, %", number(2)),
+        Column("how", "its rule", text),
+    )
+    hardware = "; ".join(sorted({f"{record.hardware}, torch {record.machine.versions['torch']}" for record in report.records}))
+    found = [
+        *Table("", "", columns, pd.DataFrame(rows)).markdown_lines(),
+        "",
+        f"{markdown_text(pair.full_title)}, one seed: {len(rows)} trainings "
+        f"in {seconds(busy_s(report.records))} on {hardware}.",
+    ]
+    return "\n".join(found) + "\n"
+
+
 def _term(folder: GridFolder, records: tuple[Record, ...]) -> list[str]:
     """How large TFD's term is beside the cross-entropy, after the first and the last epoch, over seeds."""
     shares = []
