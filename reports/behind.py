@@ -18,7 +18,8 @@ class MachineFact:
     """A machine, and what it was used for."""
 
     machine: Machine
-    trained: int = 0  # cells
+    trained: int = 0  # cells to their end
+    began: int = 0  # cells, until they moved to another machine
     timed: int = 0  # steps
     busy_percent: float = 0.0  # of other work, at most, while steps were timed
 
@@ -86,6 +87,8 @@ def _machines(report: Report) -> list[MachineFact]:
 
     for record in report.records:
         of_machine(record.machine).trained += 1
+        for earlier in record.earlier_machines or ():
+            of_machine(earlier).began += 1
     for cost in report.costs:
         fact = of_machine(cost.machine)
         fact.timed += 1
