@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -21,11 +24,13 @@ from test_gate import Failing
 from tiny_grid import expanded
 
 import run_bench
+from bench.data import standard
 from bench.jobs import check, waits, worker
 from bench.jobs.base import give_up
 from bench.jobs.check import wants_memory
 from bench.records import files, handles
 from bench.records.folders import GridFolder, ResultsFolder
+from bench.records.options import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = "synthetic"
@@ -240,17 +245,30 @@ def test_a_reason_to_wait_is_named_once_and_again_when_it_comes_back(monkeypatch
     assert [line.partition(" for ")[2] for line in notes.lines] == ["2 cells, a among them: JobHeldUser", "a: JobHeldUser"]
 
 
+@contextlib.contextmanager
+def locking(path: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds a lock until its stdin is closed."""
+    code = "import sys\nfrom bench.records.files import Folder\n"
+    code += f"with Folder({str(path.parent)!r}).lock({path.name!r}):\n    print(flush=True)\n    sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process
+
+
 @pytest.fixture
 def held(folder: GridFolder) -> Iterator[tuple[Path, int]]:
     """A cell without a record whose lock another process holds for a while, and that process."""
     cell = place(folder, "none")
     (cell / "record.json").unlink()
-    code = "import sys, time\nfrom bench.records.files import Folder\n"
-    code += f"with Folder({str(cell)!r}).lock('lock'):\n    print(flush=True)\n    sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout
+    with locking(cell / "lock") as process:
         assert process.stdin
-        process.stdout.readline()
         timer = threading.Timer(3, process.stdin.close)
         timer.start()
         yield cell, process.pid
@@ -267,6 +285,60 @@ def test_a_run_names_who_holds_what_it_waits_for(
     printed = capsys.readouterr().out
     assert f" for {cell.name}: trained by process {process} on {socket.gethostname()}, since " in printed
     assert json.loads((cell / "record.json").read_text())
+
+
+@pytest.mark.parametrize(("lock", "reason"), [("lock", "trained by"), ("../check.lock", "tried out by")])
+def test_a_process_that_is_suspended_is_named_even_if_it_is_ours(lock: str, reason: str, folder: GridFolder) -> None:
+    cell = place(folder, "none")
+    with locking(Path(os.path.normpath(cell / lock))) as process:
+        assert waits.held_by_others([cell.name], folder) == {}
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        [(why, cells)] = waits.held_by_others([cell.name], folder).items()
+        process.send_signal(signal.SIGCONT)
+    assert why.startswith(f"{reason} process {process.pid} on {socket.gethostname()}, since ")
+    assert why.endswith(f"; it is suspended: `kill -CONT {process.pid}` lets it go on")
+    assert cells == [cell.name]
+
+
+def test_trials_of_others_hold_up_nobody_whose_cells_are_in_training(folder: GridFolder) -> None:
+    cell = place(folder, "none")
+    with locking(folder.results.root / "small/check.lock", SLURM_JOB_ID="7") as process:
+        [why] = waits.held_by_others([cell.name], folder, {"8"})
+        assert f"process {process.pid} on {socket.gethostname()} (job 7), since" in why
+        with folder.cell(cell.name).lock():
+            assert waits.held_by_others([cell.name], folder) == {}
+
+
+def test_cells_that_jobs_of_ours_train_wait_for_nobody(folder: GridFolder) -> None:
+    cell = place(folder, "none")
+    with locking(cell / "lock", SLURM_JOB_ID="8", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="1"):
+        assert waits.held_by_others([cell.name], folder, {"7_1"}) == {}
+        [why] = waits.held_by_others([cell.name], folder, {"7_2"})
+    assert "(job 7_1)" in why
+
+
+def test_who_waits_for_a_trial_or_a_download_says_so(
+    folder: GridFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (check, standard):
+        monkeypatch.setattr(module, "PATIENCE_S", 0.0)
+    downloads = (tmp_path / ".CIFAR10.lock").open("w")
+    fcntl.flock(downloads, fcntl.LOCK_EX)
+    for lock, wait in (
+        (folder.check_lock(), lambda: check.check([], folder, Options())),
+        (downloads, standard._alone(tmp_path / ".CIFAR10.lock", "CIFAR10").__enter__),
+    ):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lock)
+            timer = threading.Timer(0.2, stack.pop_all().close)
+            timer.start()
+            wait()
+            timer.join()
+    tried, loaded = capsys.readouterr().err.splitlines()
+    holder = f"held by process {os.getpid()} on {socket.gethostname()}, since "
+    assert tried.startswith(f"waiting to try cells out: {folder.results.root}/small/check.lock: {holder}")
+    assert loaded == f"waiting for another process that downloads CIFAR10 (it holds {tmp_path}/.CIFAR10.lock)"
 
 
 class Ending:

@@ -24,6 +24,9 @@ from bench.plan import grid_file
 from bench.plan.expand import expand
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
+from bench.records.options import Options
+from bench.records.progress import Progress
+from bench.screen import Screen
 from run_bench import main
 
 PATIENCE_S = 120
@@ -222,9 +225,6 @@ def test_scripts_of_a_dry_run_train_what_a_run_would(cluster: SlurmCluster, aske
     assert max(started, key=lambda cell_id: started[cell_id]).startswith("digits-resnet8-kd")  # behind its teacher
 
 
-# Without Slurm
-
-
 def test_a_run_that_waits_names_what_holds_its_jobs(
     cluster: SlurmCluster, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +241,9 @@ def test_a_run_that_waits_names_what_holds_its_jobs(
     monkeypatch.setattr(waits.Waits, "see", seen)
     assert main(["run", grid, *asked, "--wait"]) == 0
     assert re.search(r"waiting since [\d:]+ for digits-\S+: pending in Slurm's queue: Partition\w+", capsys.readouterr().out)
+
+
+# Without Slurm
 
 
 @pytest.fixture
@@ -313,3 +316,28 @@ def test_options_stand_over_the_file(tmp_path: Path) -> None:
 )
 def test_locks_that_hold_on_one_machine_only_are_refused(fstype: str, options: str, refused: bool) -> None:
     assert bool(slurm.local_locks(fstype, options)) is refused
+
+
+def test_what_slurm_lost_is_handed_over_again_and_named(
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small(tmp_path)
+
+    def submit(self: slurm.Slurm, left: list[Cell], *_: object) -> int:
+        for each in left:
+            folder.cell(each.id).write_failure("it ends")
+        return len(left)
+
+    monkeypatch.setattr(slurm, "FORGETS_S", 0.0)
+    monkeypatch.setattr(slurm, "WAIT_S", 0.0)
+    monkeypatch.setattr(slurm.Slurm, "queue", lambda *_: {})
+    monkeypatch.setattr(slurm.Slurm, "submit", submit)
+    slurm.Slurm().follow(cells, folder, Options(), Progress(folder, [], Screen()))
+    lost = f"{len(cells)} cells handed to Slurm again: their jobs ended before they were done, see"
+    assert f"{lost} {tmp_path}/results/small/launches" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize(("reason", "shown"), [("None", ""), ("JobHeldUser", ": JobHeldUser")])
+def test_why_a_job_waits_is_what_slurm_answers(reason: str, shown: str) -> None:
+    places = {"a": base.Queued("7", "SUSPENDED", reason), "b": base.Queued("8", "RUNNING", "None")}
+    assert slurm.why_waiting(places) == {f"suspended in Slurm's queue{shown}": ["a"]}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from bench.data.sets import Dataset, Shape, hold_out, split_of, standard_set, statistics
+from bench.records.pacing import PATIENCE_S
+from bench.texts import one_line
 from bench.user_files import expanded
 
 CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -66,6 +71,21 @@ def svhn(root: str | None = None) -> Dataset:
     return Dataset(splits[0], splits[1], 10, *SVHN, tuple("0123456789"), auto_augment="svhn")
 
 
+@contextlib.contextmanager
+def _alone(lock: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a download; where another process has held it for a while, the user reads of it."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=PATIENCE_S)
+    except Timeout:
+        print(one_line(f"waiting for another process that downloads {name} (it holds {lock})"), file=sys.stderr, flush=True)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
 def from_torchvision(name: str, root: str | None, place: str, parts: list[dict[str, Any]]) -> list[Any]:
     """Each part of torchvision's data set; downloaded where it is missing, by one process at a time.
 
@@ -94,7 +114,7 @@ def from_torchvision(name: str, root: str | None, place: str, parts: list[dict[s
         pass
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{name}.lock"):
+        with _alone(folder / f".{name}.lock", name):
             return read(download=True)
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         if name in BY_HAND:

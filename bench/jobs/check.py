@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bench.errors import OtherCodeError, no_exit
+from bench.jobs.waits import Log
 from bench.records.cell import Cell, digest
 from bench.records.folders import Finding, GridFolder
 from bench.records.naming import describe, method_family
 from bench.records.options import Options
+from bench.records.pacing import PATIENCE_S
 from bench.records.problems import DamagedError
 from bench.records.source import Code, own_source
 
@@ -111,7 +113,12 @@ def check(cells: Sequence[Cell], folder: GridFolder, options: Options, budget_s:
     except OtherCodeError:  # its training says so
         return {}
     alike = kinds(cells, options)
-    with folder.check_lock():
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(folder.check_lock(PATIENCE_S))
+        except TimeoutError as error:
+            Log().note(f"waiting to try cells out: {error}")
+            lock.enter_context(folder.check_lock())
         known = folder.checks()
         new = {kind: first for kind, (first, *_) in alike.items() if kind not in known}
         if new and all(finding.error is not None for finding in known.values()):  # else the trainings show whose fault it is

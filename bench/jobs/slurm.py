@@ -25,7 +25,7 @@ from pydantic import Field, field_validator
 from bench.errors import UserError
 from bench.jobs.base import ROUNDS, Backend, Handed, Queued, Watch, give_up, register
 from bench.jobs.scripts import Commands, sbatch_script, submission
-from bench.jobs.waits import Waits
+from bench.jobs.waits import Waits, held_by_others
 from bench.jobs.worker import Job, Worker, environment
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder
@@ -239,7 +239,9 @@ class Slurm(Backend):
             try:
                 if queued := self.queue(folder):
                     unseen_since = time.monotonic()
-                waits.see(why_waiting(queued))
+                running = [cell_id for cell_id, job in queued.items() if job.state == "RUNNING"]
+                elsewhere = held_by_others(running, folder, {job.job_id for job in queued.values()})
+                waits.see(why_waiting(queued) | elsewhere)
             except UserError as error:  # a controller that is down comes back, and knows its jobs again
                 unseen_since = time.monotonic()
                 waits.see({str(error): [cell.id for cell in left]})
@@ -253,9 +255,10 @@ class Slurm(Backend):
                 if failed := [name for name in cell.waits_for if folder.cell(name).failure()]:
                     with contextlib.suppress(OSError, ValueError):  # `give_up` names it
                         folder.cell(cell.id).write_failure(f"its teacher {failed[0]} failed", again=True)
-            self.submit(left, folder, options)
+            if count := self.submit(left, folder, options):
+                watch.note(f"{count} cells handed to Slurm again: their jobs ended before they were done, see {_logs(folder)}")
             unseen_since = time.monotonic()
-        give_up(left, folder, "see the job's log beside the launch", watch)
+        give_up(left, folder, f"see the jobs' logs in {_logs(folder)}", watch)
         watch.update()
 
 
@@ -264,7 +267,8 @@ def why_waiting(queued: Mapping[str, Queued]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for cell_id, job in queued.items():
         if job.state != "RUNNING":
-            found.setdefault(f"{job.state.lower()} in Slurm's queue: {job.reason}", []).append(cell_id)
+            reason = "" if job.reason == "None" else f": {job.reason}"
+            found.setdefault(f"{job.state.lower()} in Slurm's queue{reason}", []).append(cell_id)
     return found
 
 
@@ -302,6 +306,11 @@ def max_array_size() -> int:
     """
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _call("scontrol", "show", "config"), re.MULTILINE)
     return int(found[1]) if found else ARRAY_SIZE
+
+
+def _logs(folder: GridFolder) -> Path:
+    """Where submitit keeps the logs of this grid's jobs, as messages name it."""
+    return folder.results.root / folder.name / "launches"
 
 
 def _call(*command: str) -> str:

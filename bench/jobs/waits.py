@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
 import psutil
 
 from bench.records.folders import GridFolder
-from bench.records.pacing import Pacing
+from bench.records.handles import Holder
+from bench.records.pacing import PATIENCE_S, Pacing
+from bench.texts import one_line
 
-PATIENCE_S = 10.0  # a reason that stands shorter is not worth a line
 LOOK_S = 5.0  # between two looks at who holds the locks
 
 
 class Notes(Protocol):
     def note(self, line: str) -> None:
         """Takes one line for the user."""
+
+
+class Log:
+    """Notes of a process that has no screen: lines of what it prints."""
+
+    def note(self, line: str) -> None:
+        print(one_line(line), file=sys.stderr, flush=True)
 
 
 class Waits:
@@ -54,17 +64,43 @@ class Waits:
                 self.see(held_by_others(cells, folder))
 
 
-def held_by_others(cells: Iterable[str], folder: GridFolder) -> dict[str, list[str]]:
-    """By reason the ids of the cells that are locked by processes which are neither this one nor started by it."""
+def held_by_others(cells: Iterable[str], folder: GridFolder, jobs: Collection[str] = ()) -> dict[str, list[str]]:
+    """By reason the ids of the cells that wait for a process: for another's, or for one of ours that is suspended.
+
+    Args:
+        jobs: on a cluster those of ours, as its queue names them; else this process and those that it has started are ours.
+    """
     ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+
+    def is_ours(holder: Holder | None) -> bool:
+        if holder is None:
+            return False
+        return holder.job in jobs if jobs else holder.host == socket.gethostname() and holder.process in ours
+
     found: dict[str, list[str]] = {}
+    cells, at_work = list(cells), False
     for cell_id in cells:
         place = folder.cell(cell_id)
         if not place.locked():
             continue
         holder = place.holder()
-        if holder is None:
-            found.setdefault("another process trains it", []).append(cell_id)
-        elif holder.host != socket.gethostname() or holder.process not in ours:
-            found.setdefault(f"trained by {holder}", []).append(cell_id)
+        at_work |= is_ours(holder)
+        if not is_ours(holder) or suspended(holder):
+            found.setdefault(f"trained by {_described(holder)}", []).append(cell_id)
+    checking, holder = folder.checking()
+    if cells and checking and not at_work and (not is_ours(holder) or suspended(holder)):  # workers wait for the end of that
+        found[f"tried out by {_described(holder)}"] = cells
     return found
+
+
+def suspended(holder: Holder | None) -> bool:
+    """Whether it is known to be stopped, as by SIGSTOP or Ctrl-Z; of another machine's processes nothing is known."""
+    with contextlib.suppress(psutil.Error):
+        if holder and holder.host == socket.gethostname():
+            return psutil.Process(holder.process).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    return False
+
+
+def _described(holder: Holder | None) -> str:
+    more = f"; it is suspended: `kill -CONT {holder.process}` lets it go on" if holder and suspended(holder) else ""
+    return f"{holder or 'another process'}{more}"

@@ -25,6 +25,7 @@ import psutil
 
 from bench.errors import SplitError, Stopped, described, no_exit
 from bench.jobs.check import check, name_failed, not_its_fault, wants_memory
+from bench.jobs.waits import Log, Waits
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
 from bench.records.options import Options
@@ -193,8 +194,9 @@ def _wait(cells: Collection[Cell], locked: set[str], folder: GridFolder) -> bool
     settled = {name for name in teachers - held if folder.cell(name).settled()}
     if locked - held or any(settled.issuperset(cell.waits_for) for cell in cells if cell.id not in locked):
         return True
-    pacing = Pacing(POLL_S)
+    pacing, waits = Pacing(POLL_S), Waits(Log())
     while held:
+        waits.look(held, folder)
         time.sleep(pacing.pause_s)
         with pacing.look():
             if not all(folder.cell(name).locked() for name in held):

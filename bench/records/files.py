@@ -13,10 +13,8 @@ import fcntl
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -154,8 +152,9 @@ class Folder:
         """Who held a lock last, as its file has it."""
         try:
             found = encodable(json.loads(self.read(name, KIB)))
-            return handles.Holder(int(found["process"]), str(found["host"])[:80], str(found["since"])[:40])
-        except (ValueError, OSError, LookupError, TypeError):
+            texts = (str(found.get(key, ""))[:80] for key in ("host", "since", "job"))
+            return handles.Holder(int(found["process"]), *texts)
+        except (ValueError, OSError, LookupError, TypeError, AttributeError):
             return None
 
     # Writing
@@ -254,9 +253,7 @@ class Folder:
             time.sleep(PAUSE_S)
         handles.held.add(file)
         try:
-            handles.sign(
-                file, handles.Holder(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
-            )
+            handles.sign(file, handles.Holder.now())
             yield
         finally:
             handles.sign(file, None)

@@ -34,14 +34,14 @@ from bench.records import batch, files, requests
 from bench.records.cell import digest, is_id, is_safe, safe
 from bench.records.cell_folder import RECORD, CellFolder
 from bench.records.files import TEXT, Folder
+from bench.records.handles import Holder
 from bench.records.manifest import added, mistake, united
 from bench.records.problems import BarredError, Problem, UnreadableError, reason
 from bench.records.record import Cost, Record
 from bench.records.teacher import TeacherAccuracy
 
-MANIFEST, LOCK = "manifest.json", ".lock"
+MANIFEST, LOCK, CHECK_LOCK = "manifest.json", ".lock", "check.lock"
 OTHER_FOLDERS = ("report", "cost", "launches", "superseded")  # of a grid, beside its cells'
-
 
 Arrays = list[list[list[str]]]  # of a launch: its arrays, their jobs, the ids of the cells of each
 ARRAYS = TypeAdapter(Arrays)
@@ -311,9 +311,13 @@ class GridFolder:
         folder = self._folder.at("cost")
         folder.write_json(next(each for each in names if not _other_version(folder, each)), cost)
 
-    def check_lock(self) -> contextlib.AbstractContextManager[None]:
-        """Held by whoever tries cells out; waits for another who does."""
-        return self._folder.lock("check.lock", math.inf)
+    def check_lock(self, timeout_s: float = math.inf) -> contextlib.AbstractContextManager[None]:
+        """Held by whoever tries cells out; waits for another who does, and raises TimeoutError where that takes longer."""
+        return self._folder.lock(CHECK_LOCK, timeout_s)
+
+    def checking(self) -> tuple[bool, Holder | None]:
+        """Whether somebody tries cells out right now; and who, or who did so last."""
+        return self._folder.locked(CHECK_LOCK), self._folder.holder(CHECK_LOCK)
 
     def checks(self) -> dict[str, Finding]:
         """What was tried out before, by kind; empty where the file is absent or damaged."""
@@ -348,8 +352,7 @@ class GridFolder:
     def superseded_folder(self, cell_id: str) -> Folder:
         """A new folder for what a training of this cell has left and another replaces."""
         folder = self._folder.at("superseded")
-        names = (f"{safe(cell_id)}-{number}" for number in itertools.count(1))
-        return folder.at(next(name for name in names if not folder.has(name)))
+        return folder.at(next(name for n in itertools.count(1) if not folder.has(name := f"{safe(cell_id)}-{n}")))
 
     def report_folder(self) -> Path:
         """Where the report lies, as messages name it."""
@@ -391,8 +394,6 @@ def _other_version(folder: Folder, name: str) -> bool:
     """Whether a cost is intact and cannot be read by this version."""
     try:
         files.parse(Cost, folder.read_json(name))
-    except UnreadableError:
-        return True
-    except (ValueError, OSError):
-        pass
+    except (ValueError, OSError) as error:
+        return isinstance(error, UnreadableError)
     return False

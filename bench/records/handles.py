@@ -8,8 +8,10 @@ import fcntl
 import json
 import os
 import secrets
+import socket
 import stat
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from bench.records.problems import BarredError, RefusedError
@@ -33,9 +35,18 @@ class Holder(NamedTuple):
     process: int
     host: str
     since: str  # ISO 8601, UTC
+    job: str = ""  # on a cluster, as its queue names it
 
     def __str__(self) -> str:
-        return f"process {self.process} on {self.host}, since {self.since}"
+        job = f" (job {self.job})" if self.job else ""
+        return f"process {self.process} on {self.host}{job}, since {self.since}"
+
+    @classmethod
+    def now(cls) -> Holder:
+        """This process, from now on."""
+        array, job = (os.environ.get(name, "") for name in ("SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID"))
+        job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}" if array else job
+        return cls(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"), job)
 
 
 def misnamed(name: str) -> bool:

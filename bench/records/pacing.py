@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+PATIENCE_S = 10.0  # a reason to wait that stands shorter is not worth a line
 SHARE = 0.01  # of the time that looks may take: those at a grid of 20,000 cells take half a second each
 
 
