@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sysconfig
+import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -36,6 +37,9 @@ class Stopped(SystemExit):
     """This process was asked to end, by SIGTERM."""
 
 
+at_time_limit = threading.Event()  # set where a cluster's queue ends this process, and starts it again
+
+
 class ExitError(RuntimeError):
     """A user's code has called sys.exit, which would end everything without a word."""
 
@@ -48,9 +52,9 @@ def no_exit() -> Iterator[None]:
     """
     try:
         yield
-    except Stopped:
-        raise
     except SystemExit as error:
+        if isinstance(error, Stopped) or at_time_limit.is_set():  # submitit's handler ends the process then
+            raise
         raise ExitError(f"it calls sys.exit({'' if error.code is None else repr(error.code)[:80]})") from error
 
 

@@ -17,7 +17,8 @@ import torch
 from fault_campaign import Campaign
 from small import results, trainings, write_grid
 
-from bench.jobs import local
+from bench.errors import at_time_limit
+from bench.jobs import local, worker
 from bench.records import files
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder, ResultsFolder
@@ -166,6 +167,25 @@ def test_want_of_memory_is_not_the_cells_own_fault(
     assert main(["run", write_grid(tmp_path, methods=["none"]), *here]) == 1
     (failure,) = (tmp_path / "results").glob("small/*/failure.json")
     assert json.loads(failure.read_text())["again"] is again
+
+
+def test_a_time_limit_of_a_cluster_is_no_fault_of_a_cell(
+    tmp_path: Path, here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object) -> None:  # as submitit's handler of the signal before the limit does
+        worker.Worker().checkpoint(None)
+        sys.exit(-1)
+
+    monkeypatch.setattr("bench.engine.train.train", ends)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    try:
+        with pytest.raises(SystemExit):
+            main(["run", write_grid(tmp_path, methods=["none"]), *here, "--no-check"])
+    finally:
+        at_time_limit.clear()
+    (cell,) = (tmp_path / "results").glob("small/digits-*")
+    assert not (cell / "failure.json").exists()
+    assert json.loads((cell / "attempts.json").read_text())["attempts"] == 1  # too short a limit ends in a failure
 
 
 @pytest.mark.parametrize("together", [False, True])

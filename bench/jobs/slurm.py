@@ -103,7 +103,11 @@ class Slurm(Backend):
         count = self.submit(cells, folder, options)
         watch.note(f"{count} cells handed to Slurm, {len(cells) - count} in its hands already")
         if wait:
-            self.follow(cells, folder, options, watch)
+            try:
+                self.follow(cells, folder, options, watch)
+            except KeyboardInterrupt:
+                watch.note("the jobs go on; `cancel` ends them")
+                raise
         return Handed(count, ended=wait)
 
     def outline(self, cells: Sequence[Cell]) -> list[str]:

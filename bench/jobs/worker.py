@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from bench.errors import SplitError, Stopped, described, no_exit
+from bench.errors import SplitError, Stopped, at_time_limit, described, no_exit
 from bench.jobs.check import check, name_failed, not_its_fault, wants_memory
 from bench.jobs.waits import Log, Waits
 from bench.records.cell import Cell
@@ -78,11 +78,8 @@ class Worker:
 
         # Nothing to save: the last checkpoint is on disk. A SIGTERM must not stop the command that queues the job again.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _at_time_limit.set()
+        at_time_limit.set()
         return DelayedSubmission(self, job)
-
-
-_at_time_limit = threading.Event()
 
 
 def stop_on_sigterm() -> None:
@@ -338,7 +335,7 @@ def _train(group: list[Cell], folder: GridFolder, options: Options, team: Team) 
             return parts
         except BaseException:
             log.info("stopped")
-            if not _at_time_limit.is_set():  # the cell is not at fault when a worker is stopped; a time limit may be too short
+            if not at_time_limit.is_set():  # the cell is not at fault when a worker is stopped; a time limit may be too short
                 for cell in group:
                     folder.cell(cell.id).end_attempts()
             raise
