@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from bench.errors import OtherCodeError, no_exit
 from bench.jobs.waits import Log
 from bench.records.cell import Cell, digest
-from bench.records.folders import Finding, GridFolder
+from bench.records.folders import GridFolder
+from bench.records.grid_hints import Finding
 from bench.records.naming import describe, method_family
 from bench.records.options import Options
 from bench.records.pacing import PATIENCE_S

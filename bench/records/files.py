@@ -94,14 +94,11 @@ class Folder:
 
         def looked() -> set[str]:
             found = set()
-            handle = handles.walk(self._real, self.names, self.root)
-            try:
+            with self.opened("") as handle:
                 for name in names:
                     with contextlib.suppress(FileNotFoundError):
                         os.stat(name, dir_fd=handle, follow_symlinks=False)
                         found.add(name)
-            finally:
-                os.close(handle)
             return found
 
         try:

@@ -22,48 +22,27 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any
 
 from bench.errors import UserError, unknown
 from bench.records import batch, files, requests
 from bench.records.cell import digest, is_id, is_safe, safe
 from bench.records.cell_folder import RECORD, CellFolder
 from bench.records.files import TEXT, Folder
-from bench.records.handles import Holder
+from bench.records.grid_hints import GridHints
 from bench.records.manifest import added, mistake, united
 from bench.records.problems import BarredError, Problem, UnreadableError, reason
 from bench.records.record import Cost, Record
 from bench.records.teacher import TeacherAccuracy
 
-MANIFEST, LOCK, CHECK_LOCK = "manifest.json", ".lock", "check.lock"
+MANIFEST, LOCK = "manifest.json", ".lock"
 OTHER_FOLDERS = ("report", "cost", "launches", "superseded")  # of a grid, beside its cells'
 
-Arrays = list[list[list[str]]]  # of a launch: its arrays, their jobs, the ids of the cells of each
-ARRAYS = TypeAdapter(Arrays)
+
+LOST = "lost+found"  # the system's own folder at the top of a disk
 LOCK_S = 30.0  # that one process waits for another which writes the manifest
-
-
-class Launch(NamedTuple):
-    """What was handed to a cluster at one time."""
-
-    backend: str  # the kind of cluster
-    arrays: Arrays
-
-
-class Finding(NamedTuple):
-    """What came of trying a kind of cell out before its training."""
-
-    error: str | None  # "": none; None: it is being tried, or the process died of it
-    trace: str = ""
-    again: bool = False  # whether the next run may find otherwise
-
-
-CHECKS = TypeAdapter(dict[str, Finding])
 
 
 class ResultsFolder:
@@ -85,9 +64,19 @@ class ResultsFolder:
         return GridFolder(self, name)
 
     def grids(self) -> list[str]:
-        """Names of the grids that have a manifest."""
-        found = [entry.name for entry in self.place.entries() if entry.kind == "folder" and is_safe(entry.name)]
-        return [name for name in found if self.place.at(name).has(MANIFEST)]
+        """Names of the grids that have a manifest; what cannot be looked into is left out."""
+        return self.looked_into()[0]
+
+    def looked_into(self) -> tuple[list[str], list[Problem]]:
+        """The same, and what cannot be looked into."""
+        found, barred = [], []
+        for entry in self.place.entries():
+            if entry.kind == "folder" and is_safe(entry.name) and entry.name != LOST:
+                try:
+                    found += [entry.name] * self.place.at(entry.name).has(MANIFEST)
+                except (OSError, BarredError) as error:
+                    barred.append(Problem(entry.name, f"it cannot be looked into: {reason(error)}"))
+        return found, barred
 
     def below(self, *names: str) -> Folder:
         """A folder of a grid, or of a cell of it, which need not exist.
@@ -106,10 +95,17 @@ class ResultsFolder:
         Raises:
             UserError: none or several do.
         """
-        every = [cell for name in self.grids() for cell in self.grid(name).cells()]
+        every: list[CellFolder] = []
+        names, barred = self.looked_into()
+        for name in names:
+            try:
+                every += self.grid(name).cells()
+            except (OSError, BarredError) as error:  # the others are looked at all the same
+                barred.append(Problem(name, f"it cannot be looked into: {reason(error)}"))
         hits = [cell for cell in every if cell.id.startswith(text)] or [cell for cell in every if text in cell.id]
         if not hits:
-            raise unknown("cell", text, {cell.id for cell in every}, str(self.root))
+            more = "".join(f"; {problem.path}: {problem.reason}" for problem in barred)
+            raise UserError(f"{unknown('cell', text, {cell.id for cell in every}, str(self.root))}{more}")
         names = sorted({cell.id for cell in hits})
         if len(names) > 1:
             rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
@@ -144,7 +140,7 @@ class ResultsFolder:
         return False
 
 
-class GridFolder:
+class GridFolder(GridHints):
     """The results of one grid."""
 
     def __init__(self, results: ResultsFolder, name: str) -> None:
@@ -214,6 +210,8 @@ class GridFolder:
         A request for other trainings than the last is added to the history of requests.
         """
         former = self._former()
+        if not former and self._folder.has(MANIFEST):
+            self._folder.aside(MANIFEST)  # it is damaged, or of another version
         body = (former or {}) | manifest
         history = body.get("requests") or (requests.rebuilt(self.records()[0]) if former else [])
         history = requests.appended(history, body["cells"], lambda name: self.cell(name).done(), commit, body.get("rule"))
@@ -244,8 +242,15 @@ class GridFolder:
                 self.write_manifest(manifest | {"looks": looks}, commit)
 
     def _former(self) -> dict[str, Any]:
-        """The manifest, or nothing where it cannot be used: it is written anew then."""
-        found = self._folder.read_hint(MANIFEST, TEXT) or {}
+        """The manifest, or nothing where there is none or it is damaged: it is written anew then.
+
+        Raises:
+            OSError: it cannot be read now; to write it anew would lose what it holds.
+        """
+        try:
+            found = self._folder.read_json(MANIFEST, TEXT)
+        except (FileNotFoundError, ValueError):
+            return {}
         return {} if mistake(found) else found
 
     def grid_file(self) -> str | None:
@@ -256,20 +261,24 @@ class GridFolder:
     def add_to_manifest(self, manifest: dict[str, Any]) -> None:
         """Add what the manifest here does not know: cells, cards of methods, and requests."""
         with self.lock():
-            known = self.name in self.results.grids()
+            known = self._folder.has(MANIFEST)
             self.write_manifest(added(self.manifest(), manifest) if known else manifest)
 
     def manifest(self) -> dict[str, Any]:
         """{"about", "cells": [{"id", "label", ...}], "skipped": [{"what", "reason"}], "grid", ...}.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, it cannot be read, or it is damaged.
         """
         try:
             manifest = self._folder.read_json(MANIFEST, TEXT)
             why = mistake(manifest)
         except FileNotFoundError:
             raise unknown("results", self.name, self.results.grids(), str(self.results.root)) from None
+        except NotADirectoryError:  # of the results folder itself
+            raise
+        except OSError as error:
+            raise UserError(f"{self.results.root / self.name / MANIFEST}: {reason(error)}") from None
         except BarredError:
             raise
         except ValueError as error:
@@ -280,8 +289,12 @@ class GridFolder:
 
     def records(self) -> tuple[list[Record], list[Problem]]:
         """All usable records, in the order of their ids, and what could not be used."""
-        records, problems = [], self.strangers()
-        for cell in self.cells():
+        try:
+            problems, cells = self.strangers(), list(self.cells())
+        except (OSError, BarredError) as error:
+            return [], [Problem(self.name, reason(error))]
+        records = []
+        for cell in cells:
             try:
                 if record := cell.record():
                     records.append(record)
@@ -311,44 +324,6 @@ class GridFolder:
         folder = self._folder.at("cost")
         folder.write_json(next(each for each in names if not _other_version(folder, each)), cost)
 
-    def check_lock(self, timeout_s: float = math.inf) -> contextlib.AbstractContextManager[None]:
-        """Held by whoever tries cells out; waits for another who does, and raises TimeoutError where that takes longer."""
-        return self._folder.lock(CHECK_LOCK, timeout_s)
-
-    def checking(self) -> tuple[bool, Holder | None]:
-        """Whether somebody tries cells out right now; and who, or who did so last."""
-        return self._folder.locked(CHECK_LOCK), self._folder.holder(CHECK_LOCK)
-
-    def checks(self) -> dict[str, Finding]:
-        """What was tried out before, by kind; empty where the file is absent or damaged."""
-        found = (self._folder.read_hint("checks.json") or {}).get("checks")
-        with contextlib.suppress(ValidationError):
-            return CHECKS.validate_python(found or {})
-        return {}
-
-    def write_checks(self, checks: dict[str, Finding]) -> None:
-        plain = {kind: finding._asdict() for kind, finding in checks.items()}
-        self._folder.write_json("checks.json", {"checks": plain}, durable=False)
-
-    def launch_folder(self, launch: str) -> Path:
-        """For what submitit writes of one launch."""
-        return self._folder.at("launches", safe(launch)).path()
-
-    def write_launch(self, launch: str, backend: str, arrays: Arrays) -> None:
-        self._folder.at("launches").write_json(f"{safe(launch)}.json", {"arrays": arrays, "backend": backend})
-
-    def launches(self) -> dict[str, Launch]:
-        """What was handed to clusters, by the launch's name. Damaged files are left out: they are hints."""
-        found = {}
-        with contextlib.suppress(BarredError, OSError):
-            folder = self._folder.at("launches")
-            for name in folder.files(".json"):
-                with contextlib.suppress(ValueError, OSError):
-                    body = folder.read_json(name)
-                    arrays = ARRAYS.validate_python(body.get("arrays"))
-                    found[name.removesuffix(".json")] = Launch(str(body.get("backend", "slurm")), arrays)
-        return found
-
     def superseded_folder(self, cell_id: str) -> Folder:
         """A new folder for what a training of this cell has left and another replaces."""
         folder = self._folder.at("superseded")
@@ -368,8 +343,9 @@ class GridFolder:
         return self.report_folder() / "maps" / name
 
     def set_aside_files(self) -> list[str]:
-        """Damaged files of cells that were set aside, relative to the results folder."""
-        return [cell.place(name) for cell in self.cells() for name in cell.names("*.damaged-*")]
+        """Damaged files that were set aside, relative to the results folder."""
+        own = [f"{self.name}/{entry.name}" for entry in self._folder.entries() if entry.name.startswith(f"{MANIFEST}.damaged-")]
+        return own + [cell.place(name) for cell in self.cells() for name in cell.names("*.damaged-*")]
 
     def clean(self, weights: bool) -> int:
         """Remove what finished cells no longer need: checkpoints, damaged files that were set aside, and, if `weights`, the

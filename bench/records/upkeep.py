@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Sequence
 from functools import partial
 
@@ -42,7 +43,10 @@ def prepare(
                 f"{made} made by other code: trained again; the old records go to {folder.name}/superseded (--keep keeps them)"
             )
             for cell_id in other:
-                folder.cell(cell_id).supersede()
+                try:
+                    folder.cell(cell_id).supersede()
+                except (OSError, ValueError) as error:  # its own fault, as below
+                    lines.append(f"{folder.name}/{cell_id}: {reason(error)}")
     needed = {name for cell in cells if force or not folder.cell(cell.id).done() for name in cell.waits_for}
     for cell in cells:
         place = folder.cell(cell.id)
@@ -75,10 +79,11 @@ def _made_by(own: str, record: Record) -> bool:
 
 
 def hidden(results: ResultsFolder) -> list[Problem]:
-    """What looks like a grid and is not among `results.grids()`: a link, a name that no grid has, or a lost manifest."""
-    found = []
+    """What looks like a grid and is not among `results.grids()`: a link, a name that no grid has, or a lost manifest; and what
+    cannot be looked into."""
+    found = results.looked_into()[1]
     for entry in results.place.entries():
-        with contextlib.suppress(OSError, ValueError):  # no folder, or a link that leads nowhere
+        with contextlib.suppress(OSError, ValueError):  # it cannot be looked into, or is a link that leads nowhere
             inner = Folder(results.root / entry.name)
             if entry.kind == "link" and inner.has(MANIFEST):
                 found.append(Problem(entry.name, f"it is a link: {LINKS}"))
@@ -106,6 +111,8 @@ def verify(folder: GridFolder) -> list[Problem]:
         problems.append(Problem(f"{folder.name}/manifest.json", str(error)))
     records, unusable = folder.records()
     problems += unusable
+    if any(problem.path == folder.name for problem in unusable):
+        return unusable  # it cannot be listed
     ids = {record.id for record in records}
     broken = {problem.path.split("/")[1] for problem in unusable}
     for record in records:
@@ -166,21 +173,27 @@ def merge(ours: ResultsFolder, theirs: ResultsFolder) -> tuple[int, list[Problem
         raise UserError(f"{theirs.root}: there are no results in this folder (no <grid>/manifest.json){looks}")
     copied, problems = 0, [Problem(f"{theirs.root}/{problem.path}", problem.reason) for problem in hidden(theirs)]
     for name in theirs.grids():
-        here, there = ours.grid(name), theirs.grid(name)
         try:
-            manifest = there.manifest()
+            more, found = _merge_grid(ours.grid(name), theirs.grid(name))
         except UserError as error:  # the other grids are copied all the same
-            problems.append(Problem(f"{theirs.root}/{name}", str(error)))
-            continue
-        here.check_writable()
-        here.add_to_manifest(manifest)
-        records, unusable = there.records()
-        problems += [Problem(f"{theirs.root}/{problem.path}", problem.reason) for problem in unusable]
-        for record in records:
-            more, found = _merge_cell(here.cell(record.id), there.cell(record.id), record)
-            copied, problems = copied + more, problems + found
-        problems += _merge_costs(here, there)
+            more, found = 0, [Problem(f"{theirs.root}/{name}", str(error))]
+        except OSError as error:
+            more, found = 0, [_lasting(error, f"{theirs.root}/{name}")]
+        copied, problems = copied + more, problems + found
     return copied, problems
+
+
+def _merge_grid(here: GridFolder, there: GridFolder) -> tuple[int, list[Problem]]:
+    """See `merge`."""
+    manifest = there.manifest()
+    here.check_writable()
+    here.add_to_manifest(manifest)
+    records, unusable = there.records()
+    copied, problems = 0, [Problem(f"{there.results.root}/{problem.path}", problem.reason) for problem in unusable]
+    for record in records:
+        more, found = _merge_cell(here.cell(record.id), there.cell(record.id), record)
+        copied, problems = copied + more, problems + found
+    return copied, problems + _merge_costs(here, there)
 
 
 def _merge_cell(here: CellFolder, there: CellFolder, record: Record) -> tuple[int, list[Problem]]:
@@ -197,7 +210,20 @@ def _merge_cell(here: CellFolder, there: CellFolder, record: Record) -> tuple[in
         return 0, [Problem(here.place(), f"it is trained here now, by {here.holder()}; theirs was not copied")]
     except ValueError as error:
         return 0, [Problem(f"{there.grid.results.root}/{there.place()}", f"{reason(error)}; it was not copied")]
+    except OSError as error:
+        return 0, [_lasting(error, f"{there.grid.results.root}/{there.place()}")]
     return 1, []
+
+
+def _lasting(error: OSError, place: str) -> Problem:
+    """What the system refuses of one file.
+
+    Raises:
+        OSError: it will refuse all others as well.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        raise error
+    return Problem(str(error.filename or place), f"{reason(error)}; it was not copied")
 
 
 def _merge_costs(here: GridFolder, there: GridFolder) -> list[Problem]:

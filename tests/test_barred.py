@@ -1,0 +1,129 @@
+"""What the system does not give: a grid, a manifest or a file that cannot be read is its own fault and ends no other."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import synthetic
+
+import run_bench
+from bench.errors import UserError
+from bench.records import files, handles
+from bench.records.folders import ResultsFolder
+from bench.records.upkeep import prepare
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with the grids "first" and "second"."""
+    root = tmp_path_factory.mktemp("sound")
+    for name, methods in (("first", {"none": 0.0}), ("second", {"none": 0.0, "tfd": 1.0})):
+        synthetic.filled(root, name, synthetic.draw(methods, 2, np.random.default_rng(0)))
+    return root
+
+
+@pytest.fixture
+def root(sound: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(sound, tmp_path / "results")
+
+
+class Barring:
+    """`os` that opens nothing of some names, and finds nothing in what they hold."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def open(self, path: str, *arguments: Any, **options: Any) -> int:
+        if path in self.names:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return os.open(path, *arguments, **options)
+
+
+@contextmanager
+def barred(*names: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handles, "os", Barring(*names))
+        patch.setattr(files, "os", Barring(*names))
+        yield
+
+
+def test_a_grid_that_cannot_be_looked_into_ends_no_verb_about_others(
+    root: Path, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "it cannot be looked into: Permission denied"
+    (root / "lost+found").mkdir()
+    ours = ["--results", str(root)]
+    cell = next((root / "second").glob("*-tfd-s0-*")).name
+    with barred("first", "lost+found"):
+        assert ResultsFolder(root).grids() == ["second"]
+        assert run_bench.main(["verify", "--all", *ours]) == 1
+        assert capsys.readouterr().out.endswith(f"\nfirst: {why}\n1 grids, 1 problems\n")
+        assert run_bench.main(["logs", cell, *ours]) == 0
+        assert run_bench.main(["logs", "nothing", *ours]) == 2
+        assert capsys.readouterr().err.endswith(f"; first: {why}\n")
+        assert run_bench.main(["status", "first", *ours]) == 2
+        assert capsys.readouterr().err == f"error: {root}/first/manifest.json: Permission denied\n"
+        assert run_bench.main(["merge", str(root), "--results", str(tmp_path / "ours")]) == 1
+        assert capsys.readouterr().out == f"{root}/first: {why}\n5 copied, 1 conflicts\n"
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "first").touch()
+    assert run_bench.main(["merge", str(sound), "--results", str(tmp_path / "others")]) == 1
+    assert capsys.readouterr().out.endswith("first is a file: a folder belongs there\n5 copied, 1 conflicts\n")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "record.json", "curves.csv"])
+def test_a_file_that_cannot_be_read_ends_no_verb_about_others(
+    name: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every file of that name, of which all else is used."""
+    with barred(name):
+        assert run_bench.main(["verify", "--all", "--results", str(root)]) == 1
+        printed = capsys.readouterr().out
+        assert "first" in printed
+        assert "second" in printed
+        assert run_bench.main(["merge", str(root), "--results", str(tmp_path / "ours")]) == 1
+        printed = capsys.readouterr().out
+        assert printed.count("Permission denied") == {"manifest.json": 2}.get(name, 8)
+        assert "0 copied" in printed
+
+
+def test_a_manifest_is_never_lost(root: Path) -> None:
+    """One that cannot be read now stays; one that is damaged, or of another version, is set aside."""
+    folder = ResultsFolder(root).grid("first")
+    path = root / "first" / "manifest.json"
+    before, manifest = path.read_bytes(), folder.manifest()
+    with barred("manifest.json"), pytest.raises(PermissionError):
+        folder.request(manifest)
+    assert path.read_bytes() == before
+    with barred("manifest.json"), pytest.raises(UserError, match="Permission denied"):
+        folder.manifest()
+    files.write_json(path, manifest | {"requests": {"of": "another version"}})
+    other = path.read_bytes()
+    folder.request(manifest)
+    assert path.with_name("manifest.json.damaged-1").read_bytes() == other
+    assert folder.set_aside_files() == ["first/manifest.json.damaged-1"]
+    assert json.loads(path.read_text())["cells"] == manifest["cells"]
+
+
+def test_an_old_result_that_cannot_be_moved_ends_no_preparation(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ResultsFolder(root).grid("first")
+    (root / "first" / "superseded").symlink_to(root)
+    cells = [record.cell for record in folder.records()[0]]
+    monkeypatch.setattr("bench.records.upkeep.stale", lambda *_: [cells[0].id])
+    lines = prepare(cells, folder, retry=False, force=False)
+    assert len(lines) == 2
+    assert f"first/{cells[0].id}: " in lines[1]
+    assert "superseded is a link" in lines[1]
