@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from small import write_grid
 
 from bench.errors import UserError
-from bench.jobs import cluster_file
+from bench.jobs import cluster_file, scripts
 from bench.records.folders import ResultsFolder
 from run_bench import main
 
@@ -111,3 +112,18 @@ def test_options_that_cannot_be_passed_through_are_named(tmp_path: Path, options
     with pytest.raises(UserError, match=r"c\.yaml, sbatch") as error:
         cluster_file.read(str(path), {})
     assert message in str(error.value)
+
+
+def test_a_shell_reads_names_that_are_no_text_as_they_are(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"a\xff\xfe0 'b'"), "a\nb $x \x1b[1m", "é \\ \"'", "", "plain"]
+    line = scripts.command_line(["printf", r"%s\0", *names])
+    assert line.isprintable()
+    printed = subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout
+    assert printed.split(b"\0")[:-1] == list(map(os.fsencode, names))
+    scripts.write({"script": names[0]}, tmp_path / names[0])
+    assert (tmp_path / names[0] / "script").read_bytes() == os.fsencode(names[0])
+
+
+def test_a_key_that_is_no_text_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "quick", "--set", "\udcff=1"]) == 2
+    assert capsys.readouterr().err == "error: --set \\udcff=1: the key has a character that no text has\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +48,18 @@ def commands(cells: Sequence[Cell], make: Commands) -> list[str]:
         python, *rest = make([cell.id])
         several = cell.recipe.processes
         start = [python, "-m", "torch.distributed.run", "--nproc-per-node", str(several)] if several > 1 else [python]
-        lines.append(shlex.join([*start, *rest]))
+        lines.append(command_line([*start, *rest]))
     return lines
+
+
+def command_line(words: Sequence[str]) -> str:
+    r"""Words as a shell reads them; bytes of a file's name that are no text as in $'\xff'."""
+    return " ".join(shlex.quote(word) if word.isprintable() else _spelled(word) for word in words)
+
+
+def _spelled(word: str) -> str:
+    plain = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_/.,:=+-")
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(word)) + "'"
 
 
 def sbatch_script(
@@ -71,7 +82,7 @@ def sbatch_script(
     several = jobs[0][0].recipe.processes > 1
     setup += [*(TEAM if several else ()), f"cells=({' '.join(map(shlex.quote, ids))})  # of each job"]
     extra = {**parameters.pop("additional_parameters"), "signal": f"TERM@{delay_s}"}
-    command = (ONE_OF_TEAM if several else "") + shlex.join(make([])) + " ${cells[$SLURM_ARRAY_TASK_ID]}"
+    command = (ONE_OF_TEAM if several else "") + command_line(make([])) + " ${cells[$SLURM_ARRAY_TASK_ID]}"
     text: str = _make_sbatch_string(
         command=command,
         folder=folder,
@@ -113,6 +124,6 @@ def write(scripts: Mapping[str, str], folder: Path) -> list[str]:
         RefusedError: what stands in the place of one is no file.
     """
     for name, text in scripts.items():
-        files.write(folder / name, text)
+        files.write(folder / name, os.fsencode(text))
         (folder / name).chmod(0o755)
     return [f"{folder / name}" for name in scripts]

@@ -14,7 +14,7 @@ from bench.errors import SHOWN, UserError, unknown
 from bench.records.cell import safe
 from bench.stats import MARGIN
 from bench.texts import brief, misfit
-from bench.user_files import mapping, parse
+from bench.user_files import NOWHERE, mapping, parse
 
 SHIPPED = Path(__file__).parents[1] / "grids"
 SEEDS_MOST = 100  # of a sequential rule: its bounds take 10 ms a look
@@ -179,6 +179,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {_cut(override)}: write key=value, as in --set recipe.epochs=10")
     if len(key) > SHOWN:
         raise UserError(f"--set {_cut(override)}: no key is as long")
+    if NOWHERE.search(key):
+        raise UserError(f"--set {_cut(override)}: the key has a character that no text has")
     value = parse(text, f"--set {_cut(override)}")
     *path, last = key.split(".")
     place = raw
