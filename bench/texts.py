@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # not tab, new line
+OBEYED = re.compile(  # not tab, new line
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"  # control characters, halves of letters
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # the text's direction and lines
+    "\xad\u200b\u2060-\u2064\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"  # nothing is seen of them
+)
 KINDS = {  # pydantic's kinds of errors: what is allowed
     "int_type int_parsing int_parsing_size int_from_float": "a whole number",
     "float_type float_parsing": "a number",

@@ -15,6 +15,7 @@ from bench.records.cell import Cell, Recipe, Spec, digest
 from bench.records.record import Cost, Record
 from bench.records.teacher import source_of
 from bench.records.trials import trials_of
+from bench.texts import one_line
 
 SHARED_BY = 10  # students that share a teacher, in the price that says so
 
@@ -122,7 +123,12 @@ def tidy(
     teaching = {name for column in ("teacher_id", "more_teachers") for names in frame[column] for name in names.split()}
     only_teaches = frame["id"].isin(teaching).groupby([frame["setting"], frame["student"]]).transform("all")
     frame["role"] = only_teaches.map({True: "teacher", False: "student"})
-    return frame.drop(columns=list(_SPECS))
+    frame = frame.drop(columns=list(_SPECS))
+    for name in frame.select_dtypes(exclude=["number", "bool"]):
+        text = "".join(value for value in frame[name] if isinstance(value, str))
+        if one_line(text) != text:
+            frame[name] = frame[name].map(lambda value: one_line(value) if isinstance(value, str) else value)
+    return frame
 
 
 def tidy_by(manifest: Mapping[str, Any], records: Sequence[Record]) -> pd.DataFrame:

@@ -42,6 +42,7 @@ def draw(images: np.ndarray, classes: Sequence[str], networks: Sequence[tuple[st
         axes.spines[:].set_visible(False)
     picture = io.BytesIO()
     with letters.unwarned():
+        letters.make_visible(figure)
         figure.draw_without_rendering()
         letters.replace(figure, letters.find_font(figure, letters.lacking(figure)))
         figure.savefig(picture, format="png", dpi=150)

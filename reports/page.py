@@ -22,6 +22,7 @@ from bench.records.batch import replace
 from bench.records.files import Folder
 from bench.records.folders import GridFolder
 from bench.records.source import code_of, mixed_code
+from bench.texts import visible
 from reports import overall, verdicts
 from reports.behind import Facts, facts, pairs_in
 from reports.design import Missing
@@ -278,6 +279,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # not our own markup
     )
     made.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the first quantity is the one to start with
     made.filters["beyond"] = _beyond

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -73,3 +74,17 @@ def test_maps_of_classes_with_such_names_warn_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert draw(images, [CHINESE], [(f"kd, {CHINESE}", [CHINESE], np.zeros((1, 8, 8)))])
+
+
+def test_what_is_no_letter_is_spelled_out_in_every_figure():
+    """A PDF with a zero in a text cannot be drawn; an SVG with a control character cannot be read."""
+    hostile = "a\0b\x1b[1m\x0b\u202ec\u200b"
+    figure, axes = style.canvas(1.5, hostile)
+    axes.set_yticks([0, 1], labels=[hostile, "kd"])
+    axes.set_xlabel(hostile, parse_math=False)
+    made = style.finished(figure, "f", "t", "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert all(content for _, content in made.files())
+    ElementTree.fromstring(made.svg)
+    assert r"a\x00b\x1b[1m\x0b\u202ec\u200b" in made.svg

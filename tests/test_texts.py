@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
@@ -18,11 +19,15 @@ import run_bench
 from bench import command_line
 from bench.errors import UserError, unknown
 from bench.plan import grid_file
+from bench.records.board import places
 from bench.records.folders import ResultsFolder
 from bench.screen import Screen
 from bench.texts import bounded, brief, misfit, visible
 from bench.user_files import parse
-from reports.tables.table import as_csv
+from reports.frame import tidy_by
+from reports.page import environment
+from reports.tables.latex import escaped
+from reports.tables.table import as_csv, markdown_text
 
 NASTY = "dkd[pair] [/x] [bold]b :smile: \x1b[31mred\x1b]0;t\x07 \u202egpj \udc80"
 
@@ -134,6 +139,23 @@ def test_no_cell_of_a_csv_is_a_formula():
         {"label": ["=HYPERLINK(1)", "@x", "kd", "+kd"], "gain": [-1.5, 2.0, float("nan"), 0.0], "n": [1, 2, 3, 4]}
     )
     assert as_csv(frame) == "label,gain,n\n'=HYPERLINK(1),-1.5,1\n'@x,2.0,2\nkd,,3\n'+kd,0.0,4\n"
+    assert as_csv(pd.DataFrame({"=1": ["\n=1", "＝1", "\x1b="]})) == "'=1\n\"'\n=1\"\n'＝1\n\\x1b=\n"
+
+
+def test_no_text_of_a_report_obeys(tmp_path):
+    """What turns a text's direction, or is not seen, is spelled out wherever a method's name stands."""
+    records = synthetic.draw({"none": 0.0, "tfd": 1.0}, 2, np.random.default_rng(0))
+    folder = synthetic.filled(tmp_path, "g", records)
+    label, shown = "mine\u202e\n\x1b\u200b\u061c", r"mine\u202e\n\x1b\u200b\u061c"
+    cells = [
+        cell | ({"label": label, "own_label": True} if cell["label"] == "tfd" else {}) for cell in folder.manifest()["cells"]
+    ]
+    folder.write_manifest({"cells": cells, "about": label, "skipped": [{"what": label, "reason": label}]})
+    assert set(tidy_by(folder.manifest(), records)["label"]) == {"none", shown}
+    assert places(cells)[cells[-1]["id"]].method in ("none", shown)
+    assert environment().from_string("{{ a }} {{ b | tojson }}").render(a=label, b=1) == shown.replace(r"\n", "\n") + " 1"
+    assert markdown_text(label) == shown.replace(r"\n", " ").replace("\\", r"\\")
+    assert escaped("\u202e\0") == r"\textbackslash{}u202e\textbackslash{}x00"
 
 
 @pytest.mark.parametrize(("columns", "wide"), [("0", True), ("-5", True), ("many", True), ("40", False)])

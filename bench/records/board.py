@@ -18,6 +18,7 @@ from bench.records.folders import GridFolder
 from bench.records.naming import abbreviated, describe
 from bench.records.teacher import source_of
 from bench.screen import Table
+from bench.texts import one_line
 
 STATES = ("done", "running", "failed", "missing")  # always counted
 RARE_STATES = ("queued", "unreadable")  # counted where there are any
@@ -80,7 +81,7 @@ def places(entries: Iterable[Mapping[str, Any]]) -> dict[str, Place]:
         method = str(entry["label"]) + (" (teaches)" if entry.get("teacher") is True else "")
         method += f" ({entry['source']})" if len(teachers) > 1 and entry.get("source") else ""
         group = student + taught + (f", {setting}" if setting else "")
-        found[str(entry["id"])] = Place(group, method, _seed(entry))
+        found[str(entry["id"])] = Place(one_line(group), one_line(method), _seed(entry))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -13,7 +13,24 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter
 
+from bench.texts import visible
+
 STAND_IN = "?"
+
+
+def make_visible(figure: Figure) -> None:
+    """Spell out what is no letter in a figure's texts, see `bench.texts.visible`."""
+    _rewrite(figure, visible)
+
+
+def _rewrite(figure: Figure, change: Callable[[str], str]) -> None:
+    for axis in figure.findobj(Axis):
+        labels = [label.get_text() for label in axis.get_ticklabels()]
+        if (changed := list(map(change, labels))) != labels:  # each drawing sets them anew
+            axis.set_major_formatter(FixedFormatter(changed))
+    for text in figure.findobj(Text):
+        if (shown := change(text.get_text())) != text.get_text():
+            text.set_text(shown)
 
 
 @contextmanager
@@ -45,16 +62,11 @@ def replace(figure: Figure, letters: set[str]) -> None:
     if not letters:
         return
     table = str.maketrans(dict.fromkeys(letters, STAND_IN))
-    for axis in figure.findobj(Axis):
-        labels = [label.get_text() for label in axis.get_ticklabels()]
-        if letters & set("".join(labels)):  # each drawing sets them anew
-            axis.set_major_formatter(FixedFormatter([label.translate(table) for label in labels]))
-    for text in figure.findobj(Text):
-        text.set_text(text.get_text().translate(table))
+    _rewrite(figure, lambda text: text.translate(table))
 
 
 def _lacking(text: Text) -> set[str]:
-    letters = {letter for letter in text.get_text() if letter.isprintable() and not letter.isascii()}
+    letters = {letter for letter in text.get_text() if not letter.isascii()}
     for family in text.get_fontfamily() if letters else ():
         letters -= _letters_of(font_manager.findfont(font_manager.FontProperties(family=[family]), fallback_to_default=True))
     return letters

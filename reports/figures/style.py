@@ -170,6 +170,7 @@ def finished(figure: Canvas, name: str, title: str, alt: str) -> Figure:
     """
     buffer = io.StringIO()
     with letters.unwarned():  # fonts and ticks are settled only now
+        letters.make_visible(figure)
         figure.draw_without_rendering()
         lacking = letters.lacking(figure)
         unknown = letters.find_font(figure, lacking)

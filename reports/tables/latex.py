@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from bench.texts import visible
+
 BREAKS = "(,+_"  # signs after which a name may go on in the next line
 
 _SIGNS = {
@@ -28,7 +30,7 @@ _SHRINK = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"  #
 
 def escaped(value: str) -> str:
     """Any text as one line of LaTeX that shows it and does nothing else."""
-    return "".join(_SIGNS.get(char, char) for char in " ".join(value.split()))
+    return "".join(_SIGNS.get(char, char) for char in " ".join(visible(value).split()))
 
 
 def table(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.texts import visible
 from reports.style import Style
 from reports.tables import latex
 from reports.tables.marks import SIGNS
@@ -115,11 +116,16 @@ def as_csv(frame: pd.DataFrame) -> str:
     """The frame as CSV. A text that a spreadsheet would take for a formula begins with an apostrophe."""
     words = frame.select_dtypes(exclude=["number", "bool"]).columns
     shown = frame.assign(**{name: [_no_formula(value) for value in frame[name]] for name in words})
-    return shown.to_csv(index=False, lineterminator="\n")
+    return shown.rename(columns=_no_formula).to_csv(index=False, lineterminator="\n")
+
+
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # signs with which a formula begins; the wide ones in some languages
 
 
 def _no_formula(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    if not isinstance(value, str):
+        return value
+    return visible(f"'{value}" if value.startswith(FORMULA) else value)
 
 
 @dataclass(frozen=True)
@@ -191,5 +197,5 @@ class Table:
 
 def markdown_text(value: str) -> str:
     """Any text as one line of Markdown that shows it and does nothing else."""
-    value = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    value = visible(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(value.split()))
