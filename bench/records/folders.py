@@ -275,9 +275,8 @@ class GridFolder(GridHints):
             why = mistake(manifest)
         except FileNotFoundError:
             raise unknown("results", self.name, self.results.grids(), str(self.results.root)) from None
-        except NotADirectoryError:  # of the results folder itself
-            raise
         except OSError as error:
+            self.results.place.entries()  # fails where the fault is the results folder's own
             raise UserError(f"{self.results.root / self.name / MANIFEST}: {reason(error)}") from None
         except BarredError:
             raise
@@ -288,10 +287,15 @@ class GridFolder(GridHints):
         return manifest
 
     def records(self) -> tuple[list[Record], list[Problem]]:
-        """All usable records, in the order of their ids, and what could not be used."""
+        """All usable records, in the order of their ids, and what could not be used.
+
+        Raises:
+            OSError: the results folder itself cannot be read.
+        """
         try:
             problems, cells = self.strangers(), list(self.cells())
         except (OSError, BarredError) as error:
+            self.results.place.entries()  # likewise
             return [], [Problem(self.name, reason(error))]
         records = []
         for cell in cells:
