@@ -355,8 +355,8 @@ def with_costs(frame: pd.DataFrame, costs: Iterable[Cost], where: str | None = N
         share = probed(lambda cost, limit=limit: _of_windows(cost, limit))  # type: ignore[misc]
         frame["energy_kj_low" if limit is min else "energy_kj_high"] = frame["energy_kj"] * share
     frame["latency_ms"] = probed(lambda cost: cost.latency.median_ms if cost.latency else nan)
-    per_second = probed(lambda cost: cost.inference_batch / cost.inference.median_ms * 1000 if cost.inference else nan)
-    frame["images_per_s"] = per_second
+    batch_ms = probed(lambda cost: cost.inference.median_ms if cost.inference else nan)
+    frame["images_per_s"] = probed(lambda cost: cost.inference_batch) / batch_ms.where(batch_ms > 0) * 1000
     return frame[[*COLUMNS]]
 
 

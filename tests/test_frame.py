@@ -10,6 +10,7 @@ import synthetic
 
 import reports
 from bench.records.cell import Teacher
+from bench.records.record import Timing
 from reports.frame import SHARED_BY, arguments, by_pair, places, tidy, with_costs
 from reports.published import read as read_published
 from reports.reading import read, sound
@@ -53,6 +54,13 @@ def test_a_cost_is_steps_times_the_probes_step_with_the_teacher_three_ways(recor
     assert kd["with_teacher_s"] == pytest.approx(163.2)
     assert kd["shared_teacher_s"] == pytest.approx(43.2 + 120 / SHARED_BY)  # whatever this grid's number of students
     assert (kd["flops"], kd["teacher_flops"]) == (2400 * 250, 2400 * 500)
+
+
+def test_a_time_of_zero_gives_no_speed(records):
+    costs = [synthetic.cost(record.cell) for record in records]
+    costs[0] = costs[0].model_copy(update={"inference": Timing(turns_ms=(0.0,) * 6)})
+    frame = with_costs(tidy(records), costs)
+    assert frame["images_per_s"].isna().sum() == (frame["cost_key"] == costs[0].key).sum() > 0
 
 
 def test_a_preparation_phase_costs():

@@ -17,7 +17,8 @@ import pytest
 from bench.records import batch, files, handles, record
 from bench.records.files import Folder
 from bench.records.folders import ResultsFolder
-from bench.records.problems import BarredError, RefusedError
+from bench.records.problems import BarredError, DamagedError, RefusedError
+from bench.records.sealed import unsealed
 
 ROOT = Path(__file__).resolve().parent.parent
 GATE = ("bench/records/files.py", "bench/records/handles.py", "bench/records/batch.py")
@@ -276,3 +277,23 @@ def test_a_slip_in_what_is_logged_is_named(tmp_path: Path, capsys: pytest.Captur
     handler.handle(logging.makeLogRecord({"msg": "%d cells", "args": ("many",)}))
     handler.close()
     assert "TypeError: %d format: a real number is required" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("9" * 5000, "a number of 5000 digits"),
+        ("-" + "9" * 100, "a number of 101 digits"),
+        ("1e308", "the number 1e308"),
+        ("NaN", "the number NaN"),
+        ("-Infinity", "the number -Infinity"),
+    ],
+)
+def test_a_number_beyond_all_bounds_is_named(text: str, why: str) -> None:
+    with pytest.raises(DamagedError, match=f"^it holds {why}$"):
+        unsealed(f'{{"a": {text}}}'.encode())
+
+
+def test_numbers_within_the_bounds_are_as_they_were() -> None:
+    body = {"a": 10**99, "b": [-1e99, 5e-324, 0.1, -3]}
+    assert unsealed(json.dumps(record.seal(body)).encode()) == body

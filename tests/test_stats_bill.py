@@ -87,6 +87,7 @@ def test_price():
 def test_ratios_of_few_turns_are_not_tested():
     assert time_ratio([6.0] * 5, [1.0] * 5).word == CostWord.NOT_TESTED
     assert math.isnan(time_ratio([6.0] * 5, [1.0] * 5).low)
+    assert time_ratio([6.0] * 6, [1.0] * 5 + [0.0]).word == time_ratio([0.0] * 6, [1.0] * 6).word == CostWord.UNKNOWN
     assert time_ratio([6.0] * 6, [1.0] * 6).word == CostWord.MORE
     assert time_ratio([0.5] * 6, [1.0] * 6)[:4] == (0.5, 0.5, 0.5, CostWord.LESS)
     assert time_ratio([0.9, 1.1] * 5, [1.0] * 10).word == CostWord.OPEN

@@ -19,6 +19,7 @@ from bench.records.handles import Holder
 from bench.records.problems import DamagedError, RefusedError, UnreadableError, reason
 from bench.records.record import Record
 from bench.records.scratch import FAILURE, SCRATCH, Scratch
+from bench.records.sealed import unsealed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +77,7 @@ class CellFolder(Scratch):
             raise UnreadableError(f"it cannot be read: {reason(error)}") from None
 
     def _parsed(self, raw: bytes) -> Record:
-        record = files.parse(Record, files.unsealed(raw))
+        record = files.parse(Record, unsealed(raw))
         if record.id != self.id:
             raise UnreadableError(f"it is the record of {record.id}")
         return record

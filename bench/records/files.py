@@ -21,8 +21,9 @@ from typing import Any, TextIO, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.records import handles
-from bench.records.problems import DamagedError, RefusedError, UnreadableError
-from bench.records.record import SCHEMA, Cost, Record, seal, unseal
+from bench.records.problems import RefusedError, UnreadableError
+from bench.records.record import SCHEMA, Cost, Record, seal
+from bench.records.sealed import unsealed
 from bench.records.teacher import TeacherAccuracy
 from bench.texts import encodable, first
 
@@ -351,25 +352,6 @@ def write_json(path: Path, body: dict[str, Any] | BaseModel) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """See `Folder.read_json`."""
     return Folder(path.parent).read_json(path.name)
-
-
-def unsealed(raw: bytes) -> dict[str, Any]:
-    """The body of sealed JSON.
-
-    Raises:
-        DamagedError: it is not JSON, or its digest is wrong.
-    """
-    try:
-        sealed = json.loads(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise DamagedError("it is not JSON: cut short, or damaged") from None
-    if not isinstance(sealed, dict):
-        raise DamagedError("it is not a JSON object")
-    try:
-        body = unseal(sealed)
-        return encodable(body) if b"\\ud" in raw.lower() or b"\xed" in raw else body
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(str(error)) from None
 
 
 def parse(model: type[Model], body: dict[str, Any]) -> Model:

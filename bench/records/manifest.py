@@ -64,8 +64,8 @@ class _Rule(_Part):
     model_config = ConfigDict(extra="forbid")
 
     first: int = Field(ge=2)
-    most: int
-    comparisons: int = Field(ge=1)
+    most: int = Field(le=10**6)
+    comparisons: int = Field(ge=1, le=10**6)
     margin: float = Field(1.0, gt=0)
     alpha: float = Field(0.05, gt=0, lt=1)
 

@@ -37,7 +37,7 @@ def time_ratio(ours: ArrayLike, theirs: ArrayLike) -> CostRatio:
     """Median over the turns of the ratio within a turn, with the sign test's 95 % interval.
 
     Args:
-        ours, theirs: (turns,), times of the same turns of one session, in order; all above 0.
+        ours, theirs: (turns,), times of the same turns of one session, in order; unknown where one is 0.
 
     Raises:
         ValueError: the turns differ in number.
@@ -45,7 +45,7 @@ def time_ratio(ours: ArrayLike, theirs: ArrayLike) -> CostRatio:
     a, b = np.asarray(ours, float), np.asarray(theirs, float)
     if a.shape != b.shape:
         raise ValueError(f"{a.size} and {b.size} turns; a ratio needs the same turns of both")
-    if not a.size:
+    if not (a.size and a.all() and b.all()):
         return CostRatio(math.nan, math.nan, math.nan, CostWord.UNKNOWN, "training time")
     value, low, high = median_interval(a / b)
     if len(a) < TURNS_FROM:
