@@ -243,12 +243,15 @@ def test_a_stopped_run_leaves_the_last_checkpoint_and_no_process(tmp_path: Path)
         "1",
     ]
     run = subprocess.Popen([sys.executable, ROOT / "run_bench.py", "run", grid, *options], cwd=tmp_path)
-    end = time.monotonic() + 60
-    while not (found := list(root.glob("small/*/checkpoint"))):
-        assert time.monotonic() < end
-        time.sleep(0.2)
-    run.send_signal(signal.SIGTERM)
-    assert run.wait(20) == 128 + signal.SIGTERM
+    try:
+        end = time.monotonic() + 60
+        while not (found := list(root.glob("small/*/checkpoint"))):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(20) == 128 + signal.SIGTERM
+    finally:
+        run.kill()  # its workers end with it
     cell = ResultsFolder(root).grid("small").cell(found[0].parent.name)
     assert not cell.locked()
     assert cell.read_checkpoint()

@@ -217,7 +217,11 @@ def test_a_report_that_cannot_be_written_leaves_the_former_one(
 def test_several_reports_at_once_leave_one(reported: GridFolder) -> None:
     command = [sys.executable, "run_bench.py", "report", GRID, "--results", str(reported.results.root)]
     running = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) for _ in range(3)]
-    assert [process.communicate(timeout=100)[1] for process in running] == [b""] * 3
+    try:
+        assert [process.communicate(timeout=100)[1] for process in running] == [b""] * 3
+    finally:
+        for process in running:
+            process.kill()
     assert {process.returncode for process in running} == {0}
     left = tree(reported.report_folder())
     assert not [name for name in left if name.rpartition("/")[2].startswith(".") and not name.endswith(".lock")]
@@ -259,7 +263,10 @@ def locking(path: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        yield process
+        try:
+            yield process
+        finally:
+            process.kill()  # whatever has happened, and even if it is suspended
 
 
 @pytest.fixture

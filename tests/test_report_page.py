@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,9 +86,12 @@ class Browser:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     folder = tmp_path_factory.mktemp("browser")
     driver = subprocess.Popen([TOOLS["chromedriver"], "--port=0"], stdout=subprocess.PIPE, text=True)
+    limit = threading.Timer(60, driver.kill)  # for its start
+    limit.start()
     try:
         assert driver.stdout is not None
         port = next(line.rsplit(" ", 1)[1].strip(". \n") for line in driver.stdout if "started successfully on port" in line)
+        limit.cancel()
         browser = Browser(f"http://127.0.0.1:{port}", str(folder / "profile"))
         pairs = [("resnet20", "resnet110"), ("wrn_16_2", "wrn_40_2")]
         truth = {"none": 0, "ls": 0.2, "tfd": 0.8, "kd": 1.6, "fitnets": -0.2, "at": 1.1}
@@ -102,8 +106,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
         browser.close()
     finally:
+        limit.cancel()
         driver.terminate()
-        driver.wait(10)
+        try:
+            driver.wait(10)
+        except subprocess.TimeoutExpired:
+            driver.kill()
 
 
 def test_nothing_fails_and_nothing_is_requested(browser: Browser) -> None:
