@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import safetensors.torch
 import torch
 from small import write_grid
 
 from bench.engine.assemble import assemble
-from bench.engine.distributed import ALONE, Team
+from bench.engine.distributed import ALONE, Team, loopback_store
 from bench.engine.optimizer import Optimizer
 from bench.engine.schedule import learning_rate
 from bench.plan import grid_file
@@ -118,6 +119,14 @@ def test_torchrun_gives_the_same(grid: str, tmp_path: Path) -> None:
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     check_against_by_hand(tmp_path / "results", grid)
+
+
+def test_processes_of_one_machine_listen_on_loopback_alone() -> None:
+    before = set(psutil.Process().net_connections("inet"))
+    store = loopback_store(0, 1, 0)
+    opened = set(psutil.Process().net_connections("inet")) - before
+    store.set("a", "b")
+    assert {each.laddr.ip for each in opened if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
 def test_another_number_of_processes_is_refused(grid: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -161,6 +162,7 @@ def join(processes: int, device: str) -> Iterator[Team]:
     if _joined or processes == 1:
         yield _joined[0] if _joined else ALONE
         return
+    group: dict[str, Any] = {}  # torch's own store, on many machines and where torchrun has started this process
     if "RANK" not in os.environ:
         from submitit.helpers import TorchDistributedEnvironment
 
@@ -168,6 +170,8 @@ def join(processes: int, device: str) -> Iterator[Team]:
         if found.local_world_size == found.world_size:  # a machine's own name need not resolve
             os.environ["MASTER_ADDR"] = "127.0.0.1"
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            store = loopback_store(found.rank, found.world_size, found.master_port)
+            group = {"store": store, "rank": found.rank, "world_size": found.world_size}
     local_rank = int(os.environ["LOCAL_RANK"])
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
@@ -175,7 +179,7 @@ def join(processes: int, device: str) -> Iterator[Team]:
         if gpus > 1 and local_rank >= gpus:  # one: each process may have been given its own
             raise UserError(f"process {local_rank} of this machine has no GPU of its own; there are {gpus}")
         torch.cuda.set_device(local_rank % gpus)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=STEP_PATIENCE)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=STEP_PATIENCE, **group)
     control = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=IDLE_PATIENCE))
     team = Team(dist.get_rank(), dist.get_world_size(), local_rank, control)
     _joined.append(team)
@@ -187,6 +191,18 @@ def join(processes: int, device: str) -> Iterator[Team]:
         _joined.clear()
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
+
+
+def loopback_store(rank: int, processes: int, port: int) -> dist.TCPStore:
+    """Where the processes of one machine find each other; torch's own listens on every network."""
+    listening = None
+    if rank == 0:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        listening = listener.detach()
+    return dist.TCPStore("127.0.0.1", port, processes, rank == 0, STEP_PATIENCE, master_listen_fd=listening)
 
 
 def _started() -> int:

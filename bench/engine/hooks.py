@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from typing import Any
 
@@ -70,7 +71,7 @@ class VisualizeHook(Hook):
     """
 
     def __init__(self, backends: tuple[str, ...], place: CellFolder) -> None:
-        folder = place.visual_folder(time.strftime("%Y%m%d_%H%M%S"))
+        folder = place.visual_folder(f"{time.strftime('%Y%m%d_%H%M%S')}-{secrets.token_hex(3)}")  # a new one: no link is in it
         self.visualizer = Visualizer(vis_backends=[{"type": name} for name in backends], save_dir=str(folder))
 
     def after_train_epoch(self, runner: Loop) -> None:
