@@ -9,6 +9,8 @@ import copy
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -67,7 +69,7 @@ class Teacher(Frozen):
 
 
 class Cell(Frozen):
-    """One training.
+    """One training. Its id is computed once: a plan of 20,000 cells asks for each a dozen times.
 
     Raises:
         ValueError: a teacher beside a method that needs none.
@@ -140,13 +142,20 @@ class Cell(Frozen):
                 del spec[name]
         return {**specs, "teacher": self.teacher and self.teacher.model_copy(update={"model": specs["teacher"]})}
 
-    @property
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Cell:
+        """See pydantic; the copy computes its own id, since `update` may change it."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("id", "cost_key"):
+            copied.__dict__.pop(name, None)
+        return copied
+
+    @cached_property
     def id(self) -> str:
         """Readable prefix and 12 hexadecimal digits of SHA-256 over canonical JSON; safe as a file name on every system."""
         readable = "-".join([data_name(self.data), model_name(self.student), method_family(self.method), f"s{self.seed}"])
         return f"{safe(readable)}-{digest(self.identity)[:12]}"
 
-    @property
+    @cached_property
     def cost_key(self) -> str:
         """Same for all cells whose training steps cost the same: everything but seed and teacher's training."""
         teacher = self._without_added_later()["teacher"]
