@@ -287,7 +287,7 @@ def clean(given: Given) -> None:
 def verify(given: Given) -> int:
     from bench.records import upkeep
 
-    folders = [results(given).grid(name) for name in results(given).grids()] if given.all else [finished(given)]
+    folders = upkeep.every(results(given)) if given.all else [finished(given)]
     problems = upkeep.hidden(results(given)) if given.all else []
     problems += [problem for folder in folders for problem in upkeep.verify(folder)]
     for folder in folders:

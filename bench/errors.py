@@ -15,6 +15,7 @@ from bench.texts import brief
 
 OURS = tuple(str(Path(__file__).resolve().parents[1] / name) for name in ("bench/", "methods/", "reports/", "run_bench.py"))
 LONGEST_NAME = 200  # characters
+LISTED = 100  # names that errors list in full
 SHOWN = 130  # characters of a name that errors show in full; a cell's id has at most 120
 LONGEST_TEXT = 1000  # of an error's text
 INSTALLED = ("site-packages", "dist-packages")
@@ -28,9 +29,12 @@ def unknown(what: str, name: object, known: Iterable[str], where: str = "") -> U
     """'quick.yaml, methods: unknown method 'kdd'; did you mean 'kd'? Known: at, kd, ...'."""
     known = sorted(known)
     shown = name if isinstance(name, str) and len(name) <= SHOWN else brief(name).strip("'")
+    lower = {each.lower(): each for each in known}
     close = get_close_matches(shown, known, n=1, cutoff=0.5)
+    close = close or [lower[each] for each in get_close_matches(shown.lower(), lower, n=1, cutoff=0.5)]
     hint = f"; did you mean '{close[0]}'?" if close else "."
-    return UserError(f"{where + ': ' if where else ''}unknown {what} '{shown}'{hint} Known: {', '.join(known) or 'none'}")
+    listed = known if len(known) <= LISTED else [*known[:8], f"and {len(known) - 8} more"]
+    return UserError(f"{where + ': ' if where else ''}unknown {what} '{shown}'{hint} Known: {', '.join(listed) or 'none'}")
 
 
 class Stopped(SystemExit):

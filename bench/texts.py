@@ -48,6 +48,7 @@ FORMS = {  # of texts, by their patterns
     r"^[^\s'\"\\]+$": "a word without quotes and backslashes",
     "^[a-z0-9_+.-]{1,120}$": "at most 120 of a-z 0-9 _ + . -",
 }
+TRUTH = " (YAML reads yes, no, on and off as true and false)"
 LONGEST = 4_000  # characters of an error
 LONG = 260  # characters of a word or a value that an error shows in part; a file's name has at most 255
 
@@ -96,8 +97,10 @@ def misfit(detail: ErrorDetails, words: str = "") -> str:
         return re.sub("^(Value error|Assertion failed), ", "", detail["msg"])
     if not words and kind == "missing":
         return "the key is missing" if isinstance(detail["loc"][-1], str) else "a value is missing"
-    comma = isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", value)
-    return f"{words or allowed(detail)}, not {brief(value)}{'; decimals take a point, not a comma' if comma else ''}"
+    truth = TRUTH if isinstance(value, bool) else ""
+    number = "number" in (words or allowed(detail))
+    comma = number and isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d*,\d+\s*", value)
+    return f"{words or allowed(detail)}, not {brief(value)}{'; decimals take a point, not a comma' if comma else ''}{truth}"
 
 
 def _plain(value: object) -> str:
@@ -108,9 +111,9 @@ def _plain(value: object) -> str:
 
 
 def first(error: ValidationError) -> str:
-    """'accuracies.last.top1: a number of at most 100, not 101'."""
+    """'accuracies.last.top1: a number of at most 100, not 101': of a file of JSON."""
     detail = error.errors()[0]
-    return f"{'.'.join(map(str, detail['loc']))}: {misfit(detail)}"
+    return f"{'.'.join(map(str, detail['loc']))}: {misfit(detail).removesuffix(TRUTH)}"
 
 
 def encodable(value: Any) -> Any:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BeforeValidator
 
 from bench.errors import UserError
-from bench.texts import brief
+from bench.texts import TRUTH, brief
 
 LARGEST = 2**20  # bytes
 DEEPEST = 40  # mappings and lists within each other
-WORDS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # kinds of keys
+CORE = "tag:yaml.org,2002:"
+WORDS = (f"{CORE}str", f"{CORE}merge")  # kinds of keys
+PLAIN = (*WORDS, *(f"{CORE}{kind}" for kind in ("int", "float", "bool", "null", "map", "seq")))  # kinds of values
+DIGITS = 1000  # of a number; Python reads at most 4,300
 VALUES = 100_000  # where an alias counts as what it stands for
 
 
@@ -25,11 +29,11 @@ NOWHERE = re.compile("[\0\ud800-\udfff]")
 class _Loader(yaml.SafeLoader):
     """Refuses what stands twice in a mapping, what would grow without bound, and numbers that are not what they look like.
 
-    Dates are texts: nothing of ours is a date. There is no negative zero, which would be another value than 0 in an id.
+    Dates are texts, and so is '=': nothing of ours is a date. There is no negative zero, another value than 0 in an id.
     """
 
     yaml_implicit_resolvers = {
-        letter: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
+        letter: [(tag, pattern) for tag, pattern in found if not tag.endswith((":timestamp", ":value"))]
         for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -51,6 +55,10 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"at most {VALUES:,} values, with aliases written out")
             if depth > DEEPEST:
                 raise yaml.MarkedYAMLError(problem=f"at most {DEEPEST} levels", problem_mark=node.start_mark)
+            if node.tag not in PLAIN:
+                tag = brief(node.tag.replace(CORE, "!!"))
+                problem = f"the tag {tag} stands for no text, number, true, false, null, list or mapping; leave it out"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
             if isinstance(node, yaml.MappingNode):
                 self._check_keys(node)
                 left += [(inner, depth + 1) for pair in node.value for inner in pair]
@@ -58,6 +66,9 @@ class _Loader(yaml.SafeLoader):
                 left += [(inner, depth + 1) for inner in node.value]
             elif NOWHERE.search(node.value):
                 problem = f"{brief(node.value)} has a character that no text or file name has"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            elif node.tag.endswith((":int", ":float")) and len(node.value) > DIGITS:
+                problem = f"a number of {len(node.value):,} characters; allowed: at most {DIGITS}"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
             elif node.tag.endswith((":int", ":float")) and AMBIGUOUS.fullmatch(node.value):
                 problem = f"{brief(node.value)} is no decimal number in YAML; leave out zeros before it, and colons"
@@ -75,6 +86,13 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
 
 
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"a number, not {value}{TRUTH}")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_truth)]  # pydantic takes true for 1
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 
 

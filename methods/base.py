@@ -142,7 +142,9 @@ class Card:
 def build_method(cfg: Mapping[str, Any], registry: Registry, **_: Any) -> Method:
     """Build from `{"type": key or dotted path, **arguments}`; `preset` names published values, which arguments override."""
     arguments = dict(cfg)
-    key = arguments.pop("type")
+    key = arguments.pop("type", None)
+    if not isinstance(key, str):
+        raise ValueError(f"a method is written as {{type: name, argument: value}}, not {str(dict(cfg))[:100]}")
     method = registry.get(key)
     if method is None:
         raise KeyError(f"unknown method '{key}'; known: {', '.join(sorted(registry.module_dict))}")

@@ -36,7 +36,7 @@ class CorrelationCongruence(TeacherMethod):
         form: "difference" or "kernel".
         dim: length of the linear embeddings, 1 or more ("difference").
         gamma: factor in the kernel's exponent, above 0 ("kernel").
-        order: order of the Taylor series, at least 1 ("kernel").
+        order: order of the Taylor series, in [1, 100] ("kernel").
     """
 
     card = Card(

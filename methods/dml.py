@@ -21,7 +21,7 @@ class DeepMutualLearning(Method):
 
     Args:
         weight: factor on the divergences, 0 or more.
-        peers: their number, 1 or more.
+        peers: their number, in [1, 64].
         temperature: T, above 0; the divergences are multiplied by T^2.
 
     Raises:
@@ -41,8 +41,8 @@ class DeepMutualLearning(Method):
 
     def __init__(self, weight: float = 1.0, peers: int = 1, temperature: float = 1.0) -> None:
         super().__init__()
-        if peers < 1:
-            raise ValueError(f"peers: {peers} is not possible; allowed: 1 or more")
+        if not 1 <= peers <= 64:
+            raise ValueError(f"peers: {peers} is not possible; allowed: 1 to 64")
         self.weight, self.peers, self.temperature = weight, peers, temperature
 
     def setup(self, context: Context) -> None:

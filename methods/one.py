@@ -21,7 +21,7 @@ class NativeEnsemble(Method):
     student is deployed.
 
     Args:
-        branches: their number, the student's own included, 2 or more.
+        branches: their number, the student's own included, in [2, 64].
         temperature: T, above 0.
         weight: factor on the divergences, 0 or more.
         ce_weight: factor on all the cross-entropies, 0 or more.

@@ -21,7 +21,7 @@ from bench.jobs.scripts import Commands
 from bench.jobs.worker import ATTEMPTS
 from bench.records.cell import Cell
 from bench.records.folders import GridFolder
-from bench.records.options import Options
+from bench.records.options import MOST_THREADS, Options
 
 if TYPE_CHECKING:
     from bench.engine.distributed import Team
@@ -70,7 +70,7 @@ class Backend(BaseModel):
     measures_here: ClassVar[bool] = True  # whether this machine is the one whose costs are asked for
 
     jobs: int = Field(0, ge=0)  # at a time
-    threads: int = Field(0, ge=0)  # CPU threads of a process
+    threads: int = Field(0, ge=0, le=MOST_THREADS)  # CPU threads of a process
 
     def plans_for(self, device: str) -> str:
         """The device that jobs will have where the user asks for `device`, for `bench.engine.device.resolve_device`."""

@@ -87,7 +87,7 @@ def read(file: str) -> tuple[dict[str, Tensor], str]:
     """
     path = expanded(file)
     if path.exists() and not path.is_file():  # a device has no end
-        raise ValueError(f"{file} is not a file")
+        raise ValueError(f"'{file}' is not a file")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{file} is larger than {MOST_BYTES // 2**30} GiB")
     raw = path.read_bytes()

@@ -48,7 +48,7 @@ class Data:
             name = common["name"] = value_of(spec.pop("name"), str, f"{where}.name")
             if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
                 raise UserError(f"{where}.name: a line of at most {LONGEST_NAME} characters, not {brief(name)}")
-        spec.pop("digest", None)
+        asked = spec.pop("digest", None)
         filled = {**complete(DATASETS, "data set", spec, where, elsewhere=("root",)), **common}
         key = hashed(filled)
         if key not in self._found:
@@ -61,6 +61,9 @@ class Data:
         found = self._found[key]
         if "name" in common and found.digest is None:
             raise UserError(f"{where}.name: only data of your own can be given a name; these are {filled['type']}")
+        if asked not in (None, found.digest):
+            own = f"'{found.digest}'" if found.digest else "none, since they are the same everywhere"
+            raise UserError(f"{where}.digest: that of these data is {own}, not {brief(asked)}")
         spec = {**filled, "digest": found.digest}
         self.looks[hashed(spec)] = found
         return spec

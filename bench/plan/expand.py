@@ -19,7 +19,7 @@ from bench.plan import images
 from bench.plan.choice import Choice, Value
 from bench.plan.compatibility import check_buildable, check_trainable, forward_shapes, pretrained, refusal
 from bench.plan.data import Data
-from bench.plan.declared import Declarations
+from bench.plan.declared import TAKE_AWAY, Declarations
 from bench.plan.grid import Grid, Skip
 from bench.plan.grid_file import Choose, GridFile, SequentialSeeds, Shortened, long_form, variations
 from bench.plan.networks import WeightFiles, network_spec
@@ -60,9 +60,14 @@ def expand(
         reasons = "; ".join(f"{skip.what}: {skip.reason}" for skip in expansion.skipped)
         raise UserError(f"{name}: the grid expands to nothing. {reasons}")
     file = found[0][1]
+    asked = [where for where, each in found if each.choose]
+    if asked and not expansion.declarations.choices and not TAKE_AWAY & set(overridden):
+        raise UserError(f"{asked[0]}, choose: no method of this grid has several values, so there is nothing to choose")
     declared = expansion.declarations.declared(expansion.students, overridden)
     grid = Grid(name, file.about, list(cells.values()), list(expansion.skipped), dict(raw), expansion.data.looks, declared)
     grid = replace(grid, until=file.until)
+    if declared.primary and grid.comparisons and not any(each.primary for each in grid.comparisons):
+        raise UserError(f"{name}, primary: no comparison is about these methods; others are compared with none and with kd")
     return grid.spending(file.seeds) if isinstance(file.seeds, SequentialSeeds) else grid
 
 
@@ -146,6 +151,7 @@ class _Expansion:
         count = len(self.students) + len(entries) * len(file.every_seed) * len(file.pairs)
         if count > MOST_CELLS:
             raise UserError(f"{where}, seeds: {count:,} cells; allowed: at most {MOST_CELLS:,}; divide the grid into several")
+        former: list[tuple[object, ...]] = []
         for index, pair in enumerate(file.pairs):
             at = f"{where}, pairs[{index}]"
             spec = long_form("student", pair.student)
@@ -161,6 +167,10 @@ class _Expansion:
             self._check_trainable(student, f"{where}, recipe")
             teachers = [self._teacher(file, given, student, where, f"{at}.{place}") for place, given in pair.every_teacher]
             sides = _Sides(student, teachers)
+            known = student.model, [(each.side.model, each.ready and each.ready.identity) for each in teachers]
+            if known in former:
+                raise UserError(f"{at}: {sides} stands twice; remove one")
+            former.append(known)
             cells = self._add_methods(file, sides, entries)
             self.declarations.add(file, sides.key, cells, where)
             if file.choose:

@@ -120,7 +120,8 @@ class Grid:
         """
         found: set[str] = set()
         for name in names:
-            hits = [cell for cell in self.cells if cell.id == name] or [cell for cell in self.cells if name in cell.id]
+            hits = [cell for cell in self.cells if cell.id == name]
+            hits = hits or [cell for cell in self.cells if name and name in cell.id]
             if not hits:
                 raise unknown("cell", name, self.by_id, f"{self.name}, --cell")
             if len(hits) > 1:

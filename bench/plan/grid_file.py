@@ -14,7 +14,7 @@ from bench.errors import SHOWN, UserError, unknown
 from bench.records.cell import safe
 from bench.stats import MARGIN
 from bench.texts import brief, misfit
-from bench.user_files import NOWHERE, mapping, parse
+from bench.user_files import NOWHERE, Number, mapping, parse
 
 SHIPPED = Path(__file__).parents[1] / "grids"
 SEEDS_MOST = 100  # of a sequential rule: its bounds take 10 ms a look
@@ -57,7 +57,7 @@ class SequentialSeeds(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     first: int = Field(3, strict=True, ge=2)  # before the first look
     most: int = Field(strict=True, ge=2, le=SEEDS_MOST)  # of each method
-    until: float | None = Field(None, gt=0, le=100)  # points; equivalent within it is decided too; None: the grid's `margin`
+    until: Number | None = Field(None, gt=0, le=100)  # points; equivalent within it is decided too; None: the grid's `margin`
 
     @model_validator(mode="after")
     def _first_within_most(self) -> SequentialSeeds:
@@ -80,7 +80,7 @@ class Choose(BaseModel):
     """How values of hyper-parameters are chosen: see `bench.plan.choice`."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    share: float = Field(0.1, gt=0, lt=1)  # of the training set that is held out
+    share: Number = Field(0.1, gt=0, lt=1)  # of the training set that is held out
     seeds: list[Seed] = Field([2000, 2001], min_length=1)  # of the trials alone
 
 
@@ -111,7 +111,7 @@ class GridFile(BaseModel):
     pairs: list[Pair] = Field(min_length=1)
     methods: list[str | dict[str, Any]] = Field(min_length=1)
     primary: list[str | dict[str, Any]] = []  # the methods in question, as written in `methods`; the others are exploratory
-    margin: float | None = Field(
+    margin: Number | None = Field(
         None, gt=0, le=100
     )  # points within which two accuracies count as the same; None: the reports' default
     search: list[str | dict[str, Any]] = []  # methods whose values were tried to choose one; its price includes all of an entry
@@ -177,6 +177,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--set {_cut(override)}: write key=value, as in --set recipe.epochs=10")
+    if not all(part.strip() for part in key.split(".")):
+        raise UserError(f"--set {_cut(override)}: a part of the key is empty; write key=value, as in --set recipe.epochs=10")
     if len(key) > SHOWN:
         raise UserError(f"--set {_cut(override)}: no key is as long")
     if NOWHERE.search(key):
@@ -184,14 +186,13 @@ def _override(raw: dict[str, Any], override: str) -> None:
     value = parse(text, f"--set {_cut(override)}")
     *path, last = key.split(".")
     place = raw
-    for part in path:
+    for depth, part in enumerate(path, start=1):
         inner = place.get(part)
         if isinstance(inner, str):
             inner = long_form(part, inner)
         if inner is not None and not isinstance(inner, dict):
-            raise UserError(
-                f"--set {_cut(override)}: '{part}' is a {type(inner).__name__}; set all of it, as in --set {part}=..."
-            )
+            at, kind = ".".join(path[:depth]), "a list" if isinstance(inner, list) else "no mapping"
+            raise UserError(f"--set {_cut(override)}: '{at}' is {kind}; set all of it, as in --set {at}=...")
         place[part] = place = inner if inner is not None else {}
     place[last] = value
 
@@ -211,8 +212,10 @@ def variations(name: str, raw: Mapping[str, Any]) -> list[tuple[str, GridFile]]:
     found = [(name, grid)]
     for index, change in enumerate(grid.also):
         where = f"{name}, also[{index}]"
-        if isinstance(grid.seeds, SequentialSeeds) and "seeds" in change:
+        if "seeds" in change and (isinstance(grid.seeds, SequentialSeeds) or isinstance(change["seeds"], dict)):
             raise UserError(f"{where}, seeds: sequential seeds are one rule for all of a grid; leave the key out here")
+        if "margin" in change:
+            raise UserError(f"{where}, margin: there is one for all of a grid; leave the key out here")
         if "also" in change:
             raise unknown("key", "also", GridFile.model_fields.keys() - {"also"}, f"{where}.also")
         found.append((where, _checked(where, _merged(base, change))))
@@ -254,10 +257,12 @@ def _check_seeds(where: str, file: GridFile) -> None:
             raise UserError(f"{where}, choose: not together with {'search' if file.search else 'equal_cost'}")
         if common := set(file.choose.seeds) & set(file.seeds):
             raise UserError(f"{where}, choose.seeds: {min(common)} is among seeds, too; trials need seeds of their own")
-    if not isinstance(file.seeds, SequentialSeeds):
-        twice = [seed for seed, count in Counter(file.seeds).items() if count > 1]
+    lists = {"seeds": file.seeds, "choose.seeds": file.choose.seeds if file.choose else []}
+    for key, seeds in lists.items():
+        twice = [seed for seed, count in Counter(seeds).items() if count > 1] if isinstance(seeds, list) else []
         if twice:
-            raise UserError(f"{where}, seeds: {twice[0]} stands twice; remove one")
+            raise UserError(f"{where}, {key}: {twice[0]} stands twice; remove one")
+    if not isinstance(file.seeds, SequentialSeeds):
         return
     if file.seeds.until and file.margin and file.seeds.until != file.margin:
         raise UserError(

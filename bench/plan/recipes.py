@@ -14,10 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import UserError, unknown
 from bench.records.recipe import Recipe
-from bench.texts import misfit
-from bench.user_files import mapping
+from bench.texts import TRUTH, misfit
+from bench.user_files import Number, expanded, mapping
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
+
+
+NOTHING = {  # fields at whose largest value nothing is trained
+    "ema": "the averaged copy, which is evaluated, would stay as it began",
+    "dropout": "nothing of the embedding would reach the classifier",
+    "momentum": "no gradient would ever fade",
+}
 
 
 class RecipeFile(BaseModel):
@@ -25,7 +32,7 @@ class RecipeFile(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     about: str = Field("", max_length=10_000)
-    lr_for: dict[str, Annotated[float, Field(gt=0)]] = {}
+    lr_for: dict[str, Annotated[Number, Field(gt=0)]] = {}
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -44,7 +51,10 @@ def read(name: str, where: str) -> RecipeFile:
     Raises:
         UserError: there is no such recipe or file, or it is malformed; with its place.
     """
-    path = shipped().get(name, Path(name))
+    try:
+        path = shipped().get(name) or expanded(name)
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: {error}") from None
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(f"{unknown('recipe', name, shipped(), where)}; or the path of your own file, ending in .yaml")
     if not path.is_file():
@@ -74,10 +84,14 @@ def recipe_for(spec: Mapping[str, Any], network: str, where: str) -> Recipe:
     _check_names(overrides, where)
     lr = next(({"lr": lr} for prefix, lr in file.lr_for.items() if network.startswith(prefix)), {})
     try:
-        return Recipe(**{**file.fields, **lr, **overrides})
+        recipe = Recipe(**{**file.fields, **lr, **overrides})
     except ValidationError as error:
         at = error.errors()[0]["loc"]
         raise _misfit(error, where if not at or at[0] in overrides else f"{where}, {name}") from None
+    for field, why in NOTHING.items():
+        if getattr(recipe, field) == 1:
+            raise UserError(f"{where}.{field}: below 1, not 1: {why}")
+    return recipe
 
 
 def _check_names(fields: Mapping[str, Any], where: str) -> None:
@@ -86,7 +100,7 @@ def _check_names(fields: Mapping[str, Any], where: str) -> None:
             raise unknown("key", name, Recipe.model_fields, f"{where}.{name}")
         numbers = Recipe.model_fields[name].annotation in (int, float) or name == "milestones"
         if numbers and any(isinstance(each, bool) for each in (value if isinstance(value, list) else [value])):
-            raise UserError(f"{where}.{name}: a number, not {value} (YAML reads yes, no, on and off as true and false)")
+            raise UserError(f"{where}.{name}: a number, not {value}{TRUTH}")
 
 
 def _misfit(error: ValidationError, where: str) -> UserError:

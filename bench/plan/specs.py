@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mmengine.registry import Registry
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from torch import nn
 
 from bench.data import Dataset
-from bench.errors import UserError, unknown
+from bench.errors import LONGEST_NAME, UserError, defined_at, unknown
 from bench.models import MODELS, Network
 from bench.plan.ranges import range_of
 from bench.plugins import IMPORTED, looked_up
 from bench.records.cell import Cell, Spec, digest
 from bench.records.naming import Signature, is_shipped, nested
-from bench.texts import brief, misfit
+from bench.texts import TRUTH, brief, misfit
 from methods import METHODS
 from methods.base import Method
 
@@ -34,9 +34,17 @@ MOST = 10**9  # that an argument may be, above or below 0: beyond it arithmetic 
 
 
 def arguments_of(builder: Builder, elsewhere: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
-    """A registered class's or function's arguments by name, annotations resolved, without those that come from `elsewhere`."""
+    """A registered class's or function's arguments by name, annotations resolved, without those that come from `elsewhere`.
+
+    Raises:
+        UserError: an annotation names what is not there.
+    """
     function: Builder = builder.__init__ if inspect.isclass(builder) else builder
-    hints = typing.get_type_hints(function)
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception as error:  # of a plug-in: names that are imported for type checkers alone, and the like
+        name = getattr(builder, "__name__", builder)
+        raise UserError(f"{defined_at(builder)}: the annotations of {name} cannot be read: {error}") from None
     parameters = inspect.signature(builder).parameters
     return {
         name: parameter.replace(annotation=hints.get(name, Any))
@@ -59,7 +67,11 @@ def complete(
         UserError: unknown type or argument, a missing argument, or a value of the wrong type or beyond its stated range.
     """
     given = dict(spec)
-    key = given.pop("type", None)
+    if given.get("type") is None:
+        raise UserError(
+            f"{where}: the key `type` is missing, the name of a {kind}; known: {', '.join(sorted(registry.module_dict))}"
+        )
+    key = given.pop("type")
     builder = looked_up(registry, key, where) if isinstance(key, str) else None
     if builder is None or not _is_part(builder, registry):
         raise unknown(kind, key, registry.module_dict, where)
@@ -81,10 +93,23 @@ def complete(
             if allowed and filled[name] not in allowed and filled[name] != parameter.default:
                 raise UserError(f"{where}.{name}: {allowed.words}, not {brief(given[name])}")
         elif parameter.default is not parameter.empty:
-            filled[name] = json.loads(json.dumps(parameter.default))
+            filled[name] = as_json(parameter.default, f"{where}: the default of {name} of {key}")
         else:
             raise UserError(f"{where}: '{key}' needs {name}")
     return filled
+
+
+def as_json(value: Any, what: str) -> Any:
+    """The value of a class or a function as JSON, in which grids and records are written.
+
+    Raises:
+        UserError: it is no number, text, list or mapping of these.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        allowed = "finite numbers, texts, true, false, null, lists and mappings"
+        raise UserError(f"{what}, {brief(value)}, cannot be written down; allowed: {allowed}") from None
 
 
 def check_recorded(registry: Registry, kind: str, spec: Mapping[str, Any], where: str) -> None:
@@ -116,15 +141,26 @@ def value_of(value: Any, annotation: Any, where: str) -> Any:
     """The value as JSON, checked against the annotation; methods within it are completed.
 
     Raises:
-        UserError: it has another type, or is not finite.
+        UserError: it has another type, or is not finite, or nothing that is written down has such a type.
     """
+    methods = True
     if isinstance(value, dict) and "type" in value:  # a method within a method
-        return complete(METHODS, "method", value, where)
-    if isinstance(value, list) and value and all(isinstance(item, dict) and "type" in item for item in value):
-        return [complete(METHODS, "method", item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if annotation in (int, float) and isinstance(value, bool):
-        raise UserError(f"{where}: a number, not {value} (YAML reads yes, no, on and off as true and false)")
-    adapter = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+        value = complete(METHODS, "method", value, where)
+    elif isinstance(value, list) and value and all(isinstance(item, dict) and "type" in item for item in value):
+        value = [complete(METHODS, "method", item, f"{where}[{index}]") for index, item in enumerate(value)]
+    else:
+        methods = False
+    kinds = {annotation, *typing.get_args(annotation)}
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, bool) and kinds & {int, float} and bool not in kinds:
+            raise UserError(f"{where}: a number, not {each}{TRUTH}")
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+    except PydanticUserError:
+        if methods:
+            return value
+        allowed = "annotate it with int, float, bool, str, list or dict"
+        raise UserError(f"{where}: a value in a grid file cannot be a {annotation}; {allowed}") from None
     try:
         found = json.loads(adapter.dump_json(adapter.validate_python(value)))
     except ValidationError as error:
@@ -227,7 +263,11 @@ def _own_label(label: object, spec: Spec, where: str) -> str:
             raise unknown("argument", found[1], given.keys() - {"type"}, f"{where}.label")
         return str(given[found[1]])
 
-    return re.sub(r"\{([^{}]*)\}", value, label.strip())
+    found = re.sub(r"\{([^{}]*)\}", value, label.strip())
+    if len(found) > LONGEST_NAME or not found.isprintable():
+        allowed = f"a line of at most {LONGEST_NAME} characters with the values in it"
+        raise UserError(f"{where}.label: {allowed}, not {brief(found)}")
+    return found
 
 
 def _every(arguments: dict[str, Any], where: str) -> list[tuple[str, dict[str, Any]]]:
@@ -249,8 +289,14 @@ def _every(arguments: dict[str, Any], where: str) -> list[tuple[str, dict[str, A
 
 def _combinations(key: str, arguments: dict[str, Any], where: str) -> list[Spec]:
     """The short specs of one entry."""
+    if not isinstance(arguments, dict):
+        raise UserError(f"{where}: write {{{key}: {{argument: value}}}}, not {brief({key: arguments})}")
+    if "type" in arguments:
+        raise UserError(f"{where}.type: the method is {key} already; leave the key out")
     if "+" in key:
         parts = key.split("+")
+        if not all(parts):
+            raise UserError(f"{where}: {brief(key)} has a part without a name; write a sum as in tfd+kd")
         for name in arguments:
             if name not in parts:
                 raise unknown("part", name, parts, f"{where}.{name}")
@@ -302,7 +348,8 @@ def signatures(specs: Iterable[Mapping[str, Any]]) -> dict[str, Signature]:
             parameters = arguments_of(builder)
             defaults = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
             presets = getattr(builder, "presets", {})
-            found[key] = Signature(tuple(parameters), json.loads(json.dumps(defaults)), json.loads(json.dumps(presets)))
+            values = [as_json(value, f"{what} of {key}") for what, value in (("defaults", defaults), ("presets", presets))]
+            found[key] = Signature(tuple(parameters), *values)
     return found
 
 

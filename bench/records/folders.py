@@ -103,7 +103,7 @@ class ResultsFolder:
             except (OSError, BarredError) as error:  # the others are looked at all the same
                 barred.append(Problem(name, f"it cannot be looked into: {reason(error)}"))
         hits = [cell for cell in every if cell.id.startswith(text)] or [cell for cell in every if text in cell.id]
-        if not hits:
+        if not hits or not text:  # which every id contains
             more = "".join(f"; {problem.path}: {problem.reason}" for problem in barred)
             raise UserError(f"{unknown('cell', text, {cell.id for cell in every}, str(self.root))}{more}")
         names = sorted({cell.id for cell in hits})

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from bench.errors import UserError
+
+MOST_THREADS = 1024  # of a process: where the system gives no more, OpenMP ends it with a segmentation fault
 COST_MINUTES = 60.0  # for measuring the costs of a run, unless another limit is given
 
 
 @dataclass(frozen=True)
 class Options:
-    """How cells are run on this machine. None of it is part of a cell's identity."""
+    """How cells are run on this machine. None of it is part of a cell's identity.
+
+    Raises:
+        UserError: more threads than a process can have, or options that contradict each other.
+    """
 
     device: str = "auto"
     threads: int = 0  # 0: all cores
@@ -26,6 +33,12 @@ class Options:
     apart: bool = False  # and never so, not even on a GPU
     check: bool = True  # try each method out on each pair before anything is trained: see `bench.jobs.check`
     eager: bool = False  # on a GPU, take steps one by one even where they could be replayed: see `bench.engine.capture`
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise UserError(f"--threads: 0 for all cores, or at most {MOST_THREADS:,}, not {self.threads}")
+        if self.together and self.apart:
+            raise UserError("--together and --apart contradict each other; leave one of them out")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:

@@ -94,6 +94,18 @@ def hidden(results: ResultsFolder) -> list[Problem]:
     return found
 
 
+def every(results: ResultsFolder) -> list[GridFolder]:
+    """All grids of a folder.
+
+    Raises:
+        UserError: it holds none, and nothing that looks like one.
+    """
+    names = results.grids()
+    if not names and not hidden(results):
+        raise UserError(f"{results.root}: there are no results in this folder (no <grid>/manifest.json)")
+    return [results.grid(name) for name in names]
+
+
 def verify(folder: GridFolder) -> list[Problem]:
     """All that is wrong with a grid's results; empty where all is well.
 
@@ -102,12 +114,17 @@ def verify(folder: GridFolder) -> list[Problem]:
     one it names and adds up to its accuracy; that the weights, where kept, are the ones it names; that its teacher's record is
     there; of every cost the digest, schema version, types and ranges; files that were set aside as damaged; folders without a
     record that the manifest does not know.
+
+    Raises:
+        UserError: there is no folder of that name.
     """
     problems = []
     known = None
     try:
         known = {cell["id"] for cell in folder.manifest()["cells"]}
     except UserError as error:
+        if folder.name not in {entry.name for entry in folder.results.place.entries()}:
+            raise
         problems.append(Problem(f"{folder.name}/manifest.json", str(error)))
     records, unusable = folder.records()
     problems += unusable

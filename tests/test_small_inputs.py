@@ -1,0 +1,169 @@
+"""Small odd inputs: each is refused in one line that names place, value and what is allowed, or is taken for what it means."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+import run_bench
+from bench.errors import UserError, unknown
+from bench.plan import grid_file
+from bench.plan.specs import as_json, complete, value_of
+from methods import METHODS
+from methods.base import Card, Method
+
+SEVERAL = {"kd": {"temperature": [2, 3]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": [{"kd": {"type": "tfd"}}]}, r"methods\[0\]\.type: the method is kd already; leave the key out"),
+        ({"methods": [{"tfd+kd": {"kd": 5}}]}, r"methods\[0\]: write {kd: {argument: value}}, not {'kd': 5}"),
+        ({"methods": ["kd+"]}, r"methods\[0\]: 'kd\+' has a part without a name"),
+        ({"methods": ["KD"]}, "unknown method 'KD'; did you mean 'kd'"),
+        ({"methods": [{"kd": {"temperature": {"type": "kd"}}}]}, r"methods\[0\]\.temperature: a number, not {"),
+        ({"methods": [{"logit_std": {"method": {}}}]}, r"a method is written as {type: name, argument: value}, not {}"),
+        ({"methods": [{"ft": {"prepare_lr": True}}]}, r"methods\[0\]\.prepare_lr: a number, not True \(YAML"),
+        ({"methods": [{"one": {"branches": 10**5}}]}, r"methods\[0\]\.branches: in \[2, 64\], not 100000"),
+        ({"methods": [{"dml": {"peers": 10**5}}]}, r"methods\[0\]\.peers: in \[1, 64\], not 100000"),
+        ({"methods": [{"ls": {"epsilon": 0.1}, "label": "{epsilon}" * 20 + "x" * 190}]}, "label: a line of at most 40 char"),
+        ({"methods": [False]}, r"methods\.0: a name or a mapping, not False \(YAML reads yes, no"),
+        ({"pairs": [{"student": "resnet8"}, {"student": {"type": "resnet8"}}]}, r"pairs\[1\]: resnet8 stands twice; remove"),
+        ({"pairs": [{"student": {}}]}, r"pairs\[0\]\.student: the key `type` is missing, the name of a model; known: mob"),
+        ({"primary": ["none"]}, "tiny, primary: no comparison is about these methods"),
+        ({"margin": True}, r"margin: a number, not True \(YAML"),
+        ({"choose": {}, "methods": ["none", "kd"]}, "tiny, choose: no method of this grid has several values"),
+        ({"choose": {"seeds": [5, 5]}, "methods": [SEVERAL]}, r"tiny, choose\.seeds: 5 stands twice"),
+        ({"also": [{"seeds": {"first": 2, "most": 3}}]}, r"also\[0\], seeds: sequential seeds are one rule for all"),
+        ({"also": [{"margin": 5}]}, r"also\[0\], margin: there is one for all of a grid"),
+        ({"recipe": {"ema": 1}}, r"recipe\.ema: below 1, not 1: the averaged copy"),
+        ({"recipe": {"dropout": 1}}, r"recipe\.dropout: below 1, not 1: nothing of the embedding"),
+        ({"recipe": "~nobody-of-that-name/x.yaml"}, "recipe: there is no user ~nobody-of-that-name"),
+        ({"data": {"type": "digits", "digest": "0" * 64}}, r"data\.digest: that of these data is none, .* not '000"),
+    ],
+)
+def test_a_slip_in_a_grid_is_one_line(tiny, changes, message):
+    with pytest.raises(UserError, match=message):
+        tiny(**{"methods": ["none", "kd"]} | changes)
+
+
+@pytest.mark.parametrize("tag", ["!!binary aGk=", "!!set {a}", "!!timestamp 2026-01-01", "!!pairs [a: 1]", "!own x"])
+def test_a_value_that_json_cannot_hold_is_refused_where_it_stands(tag):
+    with pytest.raises(UserError, match=r"--set about=!.*:1:1: not YAML: the tag '!\S+' stands for no text, number, true"):
+        grid_file.read("quick", [f"about={tag}"])
+
+
+def test_an_equals_sign_is_a_text():
+    assert grid_file.read("quick", ["about=="])[1]["about"] == "="
+
+
+def test_a_recipe_is_found_in_a_home(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("epochs: 7\nlr_for: {resnet: true}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml\.lr_for\.resnet: a number, not True"):
+        tiny(recipe="~/mine.yaml")
+    (tmp_path / "mine.yaml").write_text("epochs: 7\n")
+    assert {cell.recipe.epochs for cell in tiny(recipe="~/mine.yaml").cells} == {7}
+
+
+def test_a_list_of_thousands_is_cut_in_an_error():
+    text = str(unknown("cell", "nope", [f"cell-{number}" for number in range(5000)]))
+    assert len(text) < 200
+    assert text.endswith("cell-1002, cell-1003, and 4992 more")
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), {1, 2}])
+def test_a_default_that_cannot_be_written_down_is_named(value, monkeypatch):
+    class Odd(Method):
+        card = Card("Odd", "0", "none")
+
+        def __init__(self, thing: object = value) -> None:
+            super().__init__()
+
+    monkeypatch.setitem(METHODS.module_dict, "odd", Odd)
+    with pytest.raises(UserError, match=r"here: the default of thing of odd, .* cannot be written down; allowed: finite"):
+        complete(METHODS, "method", {"type": "odd"}, "here")
+    with pytest.raises(UserError, match="presets of odd"):
+        as_json({"a": value}, "presets of odd")
+
+
+def test_an_annotation_that_no_file_can_hold_is_named():
+    with pytest.raises(UserError, match=r"here: a value in a grid file cannot be a <class 'methods.base.Method'>"):
+        value_of(5, Method, "here")
+    assert value_of({"type": "none"}, Method, "here") == {"type": "none"}
+
+
+def test_an_annotation_that_names_nothing_is_named(monkeypatch):
+    class Unread(Method):
+        card = Card("Unread", "0", "none")
+
+        def __init__(self, thing: Missing) -> None:  # type: ignore[name-defined] # noqa: F821
+            super().__init__()
+
+    monkeypatch.setitem(METHODS.module_dict, "unread", Unread)
+    with pytest.raises(UserError, match=r"test_small_inputs\.py:\d+: the annotations of Unread .* 'Missing' is not defined"):
+        complete(METHODS, "method", {"type": "unread"}, "here")
+
+
+def test_a_cell_computes_its_id_once_and_a_changed_copy_its_own(tiny):
+    cell = tiny(methods=["none"]).cells[0]
+    known, key = cell.id, cell.cost_key
+    assert cell.id is known
+    other = cell.model_copy(update={"seed": cell.seed + 1, "protocol": 99})
+    assert (other.id == known, other.cost_key == key) == (False, False)
+    fresh = type(cell).model_validate(cell.model_dump(mode="json"))
+    assert fresh == cell
+    assert fresh.id == known
+    assert cell.model_dump_json() == fresh.model_dump_json()
+    assert copy.deepcopy(cell).id == pickle.loads(pickle.dumps(cell)).id == known
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("=1", "--set =1: a part of the key is empty"),
+        ("recipe..epochs=1", r"--set recipe\.\.epochs=1: a part of the key is empty"),
+        ("recipe.epochs.x=5", r"'recipe\.epochs' is no mapping; set all of it, as in --set recipe\.epochs=\.\.\."),
+        ("recipe.epochs=" + "9" * 5000, "1:1: not YAML: a number of 5,000 characters; allowed: at most 1000"),
+    ],
+)
+def test_an_override_that_cannot_be_names_its_key(override, message):
+    with pytest.raises(UserError, match=message):
+        grid_file.read("quick", ["recipe={name: crd, epochs: 3}", override])
+
+
+def test_only_a_number_is_missing_a_point(tiny):
+    with pytest.raises(UserError, match=r"seeds: a list, not '0,1'$"):
+        tiny(seeds="0,1")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cost", "quick", "--threads", "99999"], "--threads: 0 for all cores, or at most 1,024, not 99999"),
+        (["run", "quick", "--threads", "99999"], "local, threads: a number of at most 1,024, not 99999"),
+        (["run", "quick", "--together", "--apart"], "--together and --apart contradict each other"),
+        (["export", ""], "unknown cell ''"),
+        (["verify", "--all"], "there are no results in this folder"),
+    ],
+)
+def test_options_that_would_do_harm_or_nothing_are_refused(words, message, tmp_path, capsys):
+    assert run_bench.main([*words, "--results", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_empty_text_names_no_cell(tiny):
+    grid = tiny(methods=["none"])
+    assert len(grid.cells) == 1
+    with pytest.raises(UserError, match="--cell: unknown cell ''"):
+        grid.with_teachers([""])
+
+
+def test_verify_of_an_unknown_grid_names_those_that_are_known(tmp_path, capsys):
+    (tmp_path / "without").mkdir()
+    assert run_bench.main(["verify", "wihtout", "--results", str(tmp_path)]) == 2
+    assert "unknown results 'wihtout'" in capsys.readouterr().err
+    assert run_bench.main(["verify", "without", "--results", str(tmp_path)]) == 1
