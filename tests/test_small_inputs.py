@@ -6,11 +6,16 @@ import copy
 import pickle
 
 import pytest
+import torch
+from small import write_grid
 
 import run_bench
+from bench import run
+from bench.engine.trial import TrialError, Trials
 from bench.errors import UserError, unknown
 from bench.plan import grid_file
 from bench.plan.specs import as_json, complete, value_of
+from bench.records.options import Options
 from methods import METHODS
 from methods.base import Card, Method
 
@@ -167,3 +172,28 @@ def test_verify_of_an_unknown_grid_names_those_that_are_known(tmp_path, capsys):
     assert run_bench.main(["verify", "wihtout", "--results", str(tmp_path)]) == 2
     assert "unknown results 'wihtout'" in capsys.readouterr().err
     assert run_bench.main(["verify", "without", "--results", str(tmp_path)]) == 1
+
+
+class Idle(Method):
+    card = Card("Idle", "0", "none")
+
+    def terms(self, student, batch):
+        return {"idle": student.logits.detach().mean()}
+
+
+class Late(Method):
+    card = Card("Late", "0", "none")
+
+    def terms(self, student, batch):
+        return {"late": student.logits.mean() if batch.progress > 0.5 else torch.zeros(())}
+
+
+def test_a_term_without_a_gradient_is_met_before_it_trains_nothing(tmp_path, monkeypatch):
+    for name, method in (("idle", Idle), ("late", Late)):
+        monkeypatch.setitem(METHODS.module_dict, name, method)
+    options = Options(device="cpu", threads=1)
+    grid, folder = run.plan(write_grid(tmp_path, methods=["idle", "late"]), tmp_path, options=options)
+    idle, late = grid.cells
+    with pytest.raises(TrialError, match="step: nothing is trained by 'idle', a term without a gradient: compute it from"):
+        Trials(folder, options).try_out(idle)
+    Trials(folder, options).try_out(late)  # it has one later

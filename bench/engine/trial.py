@@ -156,11 +156,30 @@ def _steps(step: Step, trainee: Trainee, batch: Batch) -> float:
             try:
                 step(batch, preparing=preparing)
                 step.mean_terms(1, preparing)  # waits for the device
+                _check_gradients(step, trainee, batch, preparing)
             except (TypeError, AttributeError, RuntimeError):
                 _check_terms(step, trainee, batch, preparing)
                 raise
             seconds = time.perf_counter() - started
     return seconds
+
+
+def _check_gradients(step: Step, trainee: Trainee, batch: Batch, preparing: bool) -> None:
+    """Refuse a term by which nothing is trained: one without a gradient in the first epoch, and in the last one as well.
+
+    Raises:
+        TrialError: see above.
+    """
+    idle: set[str] | None = None
+    for moment in (batch, batch._replace(epoch=trainee.recipe.epochs - 1, progress=1.0)):
+        with autocast(step.device, step.precision):
+            terms = trainee(step.static(moment), preparing)
+        constant = {name for name, term in terms.items() if not term.requires_grad}
+        idle = constant if idle is None else idle & constant
+        if not idle:
+            return
+    advice = "compute it from the student's output, without detach() and no_grad(), or leave it out"
+    raise TrialError(f"nothing is trained by '{min(idle or terms)}', a term without a gradient: {advice}")
 
 
 def _check_terms(step: Step, trainee: Trainee, batch: Batch, preparing: bool) -> None:
