@@ -202,7 +202,7 @@ def test_npz_missing_key_damage_and_absence(tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         load({"type": "npz"}, root=str(file))
     np.save(file.with_suffix(".npy"), np.zeros(3))
-    with pytest.raises(ValueError, match=r"not an \.npz file"):
+    with pytest.raises(ValueError, match=r"is no \.npz file"):
         load({"type": "npz"}, root=str(file.with_suffix(".npy")))
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small import write_grid
 
 import run_bench
 from bench import run
+from bench.data import load, look
+from bench.data.files import Crops, Files
+from bench.data.sets import stratified
 from bench.engine.trial import TrialError, Trials
 from bench.errors import UserError, unknown
 from bench.plan import grid_file
@@ -197,3 +202,82 @@ def test_a_term_without_a_gradient_is_met_before_it_trains_nothing(tmp_path, mon
     with pytest.raises(TrialError, match="step: nothing is trained by 'idle', a term without a gradient: compute it from"):
         Trials(folder, options).try_out(idle)
     Trials(folder, options).try_out(late)  # it has one later
+
+
+def _arrays(**changes):
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, 256, (count, 4, 4)).astype(np.uint8) for count in (12, 6))
+    labels = {"train_labels": np.arange(12) % 3, "test_labels": np.arange(6) % 3}
+    return {"train_images": train, "test_images": test, **labels, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": np.zeros(2**18, "U65")}, "'class_names' take more than 64 MiB"),
+        ({"class_names": np.zeros(100_001, "U1")}, "100001 classes; allowed: at most 100000"),
+    ],
+)
+def test_names_of_classes_are_bounded(changes, message, tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", **_arrays(**changes))
+    with pytest.raises(ValueError, match=message):
+        look({"type": "npz", "path": str(tmp_path / "a.npz")})
+
+
+def test_a_file_that_is_no_archive_is_named_as_such(tmp_path):
+    (tmp_path / "a.npz").write_text("hello")
+    with pytest.raises(ValueError, match=r"a\.npz is no \.npz file, which is a zip archive of arrays"):
+        look({"type": "npz", "path": str(tmp_path / "a.npz")})
+    np.savez(tmp_path / "b.npz", **{f"x{number}": np.zeros(1) for number in range(50)})
+    with pytest.raises(ValueError, match=r"has no train_images, .*; it holds: x0, .*, x9 and 40 more$"):
+        look({"type": "npz", "path": str(tmp_path / "b.npz")})
+
+
+def test_test_images_that_are_trained_on_are_counted(tmp_path):
+    arrays = _arrays()
+    arrays["test_images"][:2] = arrays["train_images"][4:6]
+    np.savez(tmp_path / "a.npz", **arrays)
+    notes = look({"type": "npz", "path": str(tmp_path / "a.npz")}).notes
+    assert notes == ("2 of 6 test images are training images, too",)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,label,part\n", r"labels\.csv has no row below its header"),
+        ("", "has no column 'file'; it has: nothing"),
+        ("file,label,label\n0.png,a,b\n", "the column 'label' stands twice in its header"),
+        ("file,label,part\n0.png,a,train\n1.png,b,\n", "column 'part' has an empty field, train; needed: train, and one of"),
+        ("file,label,part\n0.png,a,train\n1.png,b,train\n0.png,b,test\n", r"line 4: '0\.png' is b here and a in .*, line 2"),
+        ("file,label\n0.png,a\n1.png,b\n", "test_share: 0.01 of 2 images is none"),
+    ],
+)
+def test_a_table_of_labels_that_cannot_be_right_is_refused(table, message, tmp_path):
+    (tmp_path / "labels.csv").write_text(table)
+    for number in range(2):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
+    share = {"test_share": 0.01} if "part" not in table else {}
+    with pytest.raises(ValueError, match=message):
+        look({"type": "csv", "path": str(tmp_path), "size": 4, **share})
+
+
+def test_a_file_in_both_parts_of_a_table_is_counted(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,label,part\n0.png,a,train\n1.png,b,train\n0.png,a,test\n")
+    for number in range(2):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
+    spec = {"type": "csv", "path": str(tmp_path), "size": 4}
+    assert look(spec).notes == ("1 of 1 test images are training images, too",)
+    assert len(load(spec).train.targets) == 2
+
+
+def test_an_image_that_a_loader_cannot_read_is_one_line(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"^\S+0\.png cannot be read as an image \(cannot identify .*\)$"):
+        list(Crops(Files([str(tmp_path / "0.png")]), 4, None).batches(torch.tensor([0]), 1, torch.device("cpu")))
+
+
+def test_a_stratified_part_is_drawn_in_one_pass_and_as_before():
+    targets = torch.tensor([2, 0, 2, 1, 0, 2, 2, 5, 0, 1])
+    assert stratified(targets, 5).tolist() == [0, 1, 5, 8, 9]
+    many = torch.arange(50_000)
+    assert len(stratified(many, 10)) == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from bench.data.dataset import Dataset, Shape, Split
 from bench.data.files import Files
 
 MOST_CLASSES = 100_000  # more would not fit into a network, and labels that large are no numbers of classes
+COMPARED = 100_000  # images; more would take seconds at each plan
 LISTED = 5  # classes that a note names before it counts the rest
 COLORS = (1, 3, 4)  # channels of gray images, of colors, of colors with transparency
 
@@ -85,7 +87,8 @@ def few(shape: Shape) -> list[str]:
 
 
 def notes(data: Dataset) -> list[str]:
-    """What is suspicious, a line each: classes without a training image, and images that seem to have lost their range."""
+    """What is suspicious, a line each: classes without a training image, images that seem to have lost their range, and
+    test images that are trained on."""
     found = []
     trained = torch.bincount(data.train.targets, minlength=data.classes)
     tested = torch.bincount(data.test.targets, minlength=data.classes)
@@ -102,7 +105,19 @@ def notes(data: Dataset) -> list[str]:
             found.append(f"every pixel of the training images is {int(low)}")
         elif high == 1:
             found.append("no pixel is above 1: if these were images in [0, 1], multiply them by 255 before they become uint8")
+    if shared := _shared(data.train.images, data.test.images):
+        found.append(f"{shared} of {len(data.test.targets)} test images are training images, too")
     return found
+
+
+def _shared(train: Tensor | Files, test: Tensor | Files) -> int:
+    """How many test images are among the training images: of files by their paths, of arrays by all pixels."""
+    if isinstance(train, Files) and isinstance(test, Files):
+        return int(np.isin(test.paths, train.paths).sum())
+    if isinstance(train, Files) or isinstance(test, Files) or len(train) + len(test) > COMPARED:
+        return 0
+    known = {hash(image.tobytes()) for image in train.numpy()}
+    return sum(hash(image.tobytes()) in known for image in test.numpy())
 
 
 def looks_channels_first(shape: Sequence[int]) -> bool:

@@ -24,6 +24,7 @@ from bench.data.augment import draw_boxes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 BILINEAR = Image.Resampling.BILINEAR
+LISTED = 5  # classes that an error names
 MOST = 50_000_000  # images of a folder; ImageNet-21k has 14 million
 CROP_PCT = 0.875  # size of a center crop as a share of the shorter side: 224 of 256
 STREAMED_SIZE = 224  # height and width of images from files, where the recipe names no `image_size`
@@ -113,15 +114,17 @@ def scan(folder: Path, names: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Fi
     found = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name)))
     names = names or found
     if unknown := sorted(set(found) - set(names)):
-        raise ValueError(f"{folder} has classes that the training folder lacks: {', '.join(unknown)}")
+        more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
+        raise ValueError(f"{folder} has classes that the training folder lacks: {', '.join(unknown[:LISTED])}{more}")
     paths: list[str] = []
     labels: list[int] = []
+    numbers = {name: number for number, name in enumerate(names)}
     for name in found:
         images = _images_below(folder / name)
         paths += images
         if len(paths) > MOST:
             raise ValueError(f"{folder} holds more than {MOST:,} images, the most that are read")
-        labels += [names.index(name)] * len(images)
+        labels += [numbers[name]] * len(images)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no images; expected CLASS/*, with one of {', '.join(sorted(SUFFIXES))}")
     return names, Files(paths), torch.tensor(labels)
@@ -222,5 +225,8 @@ class Crops:
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # of its own: otherwise each epoch would draw from the global one
         )
-        for images in loader:
-            yield images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        try:
+            for images in loader:
+                yield images.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        except (ValueError, OSError) as error:  # of an image; torch puts the process's traceback before its last line
+            raise type(error)(str(error).strip().rpartition(f"\n{type(error).__name__}: ")[2]) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from bench.data.sets import (
 )
 
 LONGEST_NAME = 1000  # characters of a class's
+MOST_NAMES_BYTES = 2**26  # of all names of classes; 4 a character
+LISTED = 10  # keys that an error names
 NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -77,7 +79,7 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
         raise refuse("test_images", f"(N, {', '.join(map(str, arrays['train_images'].shape[1:]))}), as in 'train_images'")
     classes = 1 + int(max(arrays["train_labels"].max(), arrays["test_labels"].max()))
     try:
-        check_count(classes)
+        check_count(max(classes, len(arrays.get("class_names", np.empty(0)).ravel())))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     names = arrays.setdefault("class_names", np.array([str(label) for label in range(classes)]))
@@ -96,11 +98,16 @@ def _read_npz(file: Path) -> dict[str, np.ndarray]:
 def _open_npz(file: Path) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file; npz needs the path of an .npz file (numpy.savez writes one)")
+    if not is_zipfile(file):
+        raise ValueError(f"{file} is no .npz file, which is a zip archive of arrays, or is damaged; numpy.savez writes one")
     try:
         with ZipFile(file) as members:
-            needed = sum(member.file_size for member in members.infolist() if member.filename.removesuffix(".npy") in NPZ_KEYS)
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in members.infolist()}
     except (BadZipFile, OSError):
-        needed = file.stat().st_size
+        sizes = {NPZ_KEYS[0]: file.stat().st_size}
+    if sizes.get("class_names", 0) > MOST_NAMES_BYTES:
+        raise ValueError(f"{file}: 'class_names' take more than {MOST_NAMES_BYTES // 2**20} MiB, the most that are read")
+    needed = sum(size for name, size in sizes.items() if name in NPZ_KEYS)
     memory.require(needed, f"the arrays in {file}", "store fewer or smaller images, or image files in class folders")
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -109,7 +116,8 @@ def _open_npz(file: Path) -> dict[str, np.ndarray]:
     except (BadZipFile, EOFError, TypeError, OSError, ValueError, MemoryError) as error:  # TypeError: a single array
         raise ValueError(f"{file} is not an .npz file of plain arrays, or is damaged ({error})") from error
     if missing := [key for key in NPZ_KEYS if key not in arrays]:
-        raise ValueError(f"{file} has no {', '.join(missing)}; it holds: {', '.join(present) or 'nothing'}")
+        holds = ", ".join(present[:LISTED]) + (f" and {len(present) - LISTED} more" if len(present) > LISTED else "")
+        raise ValueError(f"{file} has no {', '.join(missing)}; it holds: {holds or 'nothing'}")
     return arrays
 
 

@@ -230,8 +230,8 @@ def stratified(targets: Tensor, count: int, seed: int = 0) -> Tensor:
     takes[(quotas - takes).argsort(descending=True, stable=True)[: count - int(takes.sum())]] += 1
     generator = torch.Generator().manual_seed(seed)
     picked = []
-    for label, take in enumerate(takes.tolist()):
-        members = (targets == label).nonzero().squeeze(1)
+    by_class = targets.argsort(stable=True).split(sizes.tolist())
+    for members, take in zip(by_class, takes.tolist(), strict=True):
         picked.append(members[torch.randperm(len(members), generator=generator)[:take]])
     return torch.cat(picked).sort().values
 
@@ -277,6 +277,9 @@ def with_test(train: Split, test: Split | None, share: float, lacks: str) -> tup
         return train, test
     if not 0 < share < 1:
         raise FileNotFoundError(f"{lacks}; or give test_share, in (0, 1): the share of all images to test on")
+    if not 0 < round(share * len(train.targets)) < len(train.targets):
+        part = "all of them" if share > 0.5 else "none"
+        raise ValueError(f"test_share: {share:g} of {len(train.targets)} images is {part}")
     return hold_out(train, share)
 
 

@@ -20,6 +20,7 @@ from bench.data.sets import (
 )
 
 MOST_BYTES = 2**30  # of a CSV file, which is read into memory; labels of 20 million images fit
+LISTED = 10  # parts that an error names
 TEST_PARTS = ("test", "val", "valid", "validation")
 
 
@@ -66,8 +67,12 @@ def csv(
     columns = (file, label, part)
     rows = list(_rows(folder, labels, columns))
     tested = list(_rows(folder, test_labels, columns)) if test_labels else None
+    for table, read in ((labels, rows), (test_labels, tested)):
+        if read == []:
+            raise ValueError(f"{folder / table} has no row below its header")
     if tested is None and any(row.part for row in rows):
         rows, tested = _divided(rows, folder / labels, part)
+    _check_once([*rows, *(tested or [])])
     names, *targets = number([row.label for row in rows], tested and [row.label for row in tested])
     splits = [
         Split(_files(folder, found, suffix), labeled)
@@ -91,8 +96,10 @@ def _rows(folder: Path, name: str, columns: tuple[str, str, str]) -> Iterator[Ro
             header = opened.readline()
             delimiter = max(",;\t", key=header.count)
             names = [name.strip() for name in next(reader.reader([header], delimiter=delimiter), [])]
+            if twice := [column for column in columns if names.count(column) > 1]:
+                raise ValueError(f"{file}: the column '{twice[0]}' stands twice in its header")
             if missing := [column for column in columns[:2] if column not in names]:
-                raise ValueError(f"{file} has no column '{missing[0]}'; it has: {', '.join(names)}")
+                raise ValueError(f"{file} has no column '{missing[0]}'; it has: {', '.join(names) or 'nothing'}")
             for number, values in enumerate(reader.reader(opened, delimiter=delimiter), start=2):
                 if values:
                     yield _row(dict(zip(names, values, strict=False)), columns, f"{file}, line {number}")
@@ -110,12 +117,24 @@ def _row(values: dict[str, str], columns: tuple[str, str, str], place: str) -> R
     return Row(file, label, part.lower(), place)
 
 
+def _check_once(rows: list[Row]) -> None:
+    """
+    Raises:
+        ValueError: an image has two labels.
+    """
+    known: dict[str, Row] = {}
+    for row in rows:
+        former = known.setdefault(row.file, row)
+        if former.label != row.label:
+            raise ValueError(f"{row.place}: '{row.file}' is {row.label} here and {former.label} in {former.place}")
+
+
 def _divided(rows: list[Row], table: Path, column: str) -> tuple[list[Row], list[Row]]:
     """Training and test rows by their part."""
     found = {row.part for row in rows}
     test = next((part for part in TEST_PARTS if part in found), None)
     if "train" not in found or test is None:
-        listed = ", ".join(sorted(found))
+        listed = ", ".join(part or "an empty field" for part in sorted(found)[:LISTED])
         raise ValueError(f"{table}: column '{column}' has {listed}; needed: train, and one of {', '.join(TEST_PARTS)}")
     return [row for row in rows if row.part == "train"], [row for row in rows if row.part == test]
 
