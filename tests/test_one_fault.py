@@ -325,10 +325,10 @@ def test_cells_that_jobs_of_ours_train_wait_for_nobody(folder: GridFolder) -> No
     assert "(job 7_1)" in why
 
 
-def test_who_waits_for_a_trial_or_a_download_says_so(
+def test_who_waits_for_a_lock_or_a_download_says_so(
     folder: GridFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (check, standard):
+    for module in (files, standard):
         monkeypatch.setattr(module, "PATIENCE_S", 0.0)
     downloads = (tmp_path / ".CIFAR10.lock").open("w")
     fcntl.flock(downloads, fcntl.LOCK_EX)
@@ -344,7 +344,7 @@ def test_who_waits_for_a_trial_or_a_download_says_so(
             timer.join()
     tried, loaded = capsys.readouterr().err.splitlines()
     holder = f"held by process {os.getpid()} on {socket.gethostname()}, since "
-    assert tried.startswith(f"waiting to try cells out: {folder.results.root}/small/check.lock: {holder}")
+    assert tried.startswith(f"waiting for {folder.results.root}/small/check.lock: {holder}")
     assert loaded == f"waiting for another process that downloads CIFAR10 (it holds {tmp_path}/.CIFAR10.lock)"
 
 

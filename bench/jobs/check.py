@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bench.errors import OtherCodeError, no_exit
-from bench.jobs.waits import Log
 from bench.records.cell import Cell, digest
 from bench.records.folders import GridFolder
 from bench.records.grid_hints import Finding
 from bench.records.naming import describe, method_family
 from bench.records.options import Options
-from bench.records.pacing import PATIENCE_S
 from bench.records.problems import DamagedError
 from bench.records.source import Code, own_source
 
@@ -114,12 +112,7 @@ def check(cells: Sequence[Cell], folder: GridFolder, options: Options, budget_s:
     except OtherCodeError:  # its training says so
         return {}
     alike = kinds(cells, options)
-    with contextlib.ExitStack() as lock:
-        try:
-            lock.enter_context(folder.check_lock(PATIENCE_S))
-        except TimeoutError as error:
-            Log().note(f"waiting to try cells out: {error}")
-            lock.enter_context(folder.check_lock())
+    with folder.check_lock():
         known = folder.checks()
         new = {kind: first for kind, (first, *_) in alike.items() if kind not in known}
         if new and all(finding.error is not None for finding in known.values()):  # else the trainings show whose fault it is

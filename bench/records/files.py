@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +22,12 @@ from typing import Any, TextIO, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.records import handles
+from bench.records.pacing import PATIENCE_S
 from bench.records.problems import RefusedError, UnreadableError
 from bench.records.record import SCHEMA, Cost, Record, seal
 from bench.records.sealed import unsealed
 from bench.records.teacher import TeacherAccuracy
-from bench.texts import encodable, first
+from bench.texts import encodable, first, one_line
 
 Model = TypeVar("Model", Record, Cost, TeacherAccuracy)
 Result = TypeVar("Result")
@@ -236,7 +238,7 @@ class Folder:
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout_s: float = 0.2) -> Iterator[None]:
-        """Hold a lock, which the system frees when its holder dies, however it dies.
+        """Hold a lock, which the system frees when its holder dies, however it dies. Who waits for long says so on stderr.
 
         Args:
             timeout_s: not 0: `locked` holds it for an instant.
@@ -244,10 +246,14 @@ class Folder:
         Raises:
             TimeoutError: another process holds it.
         """
-        end = time.monotonic() + timeout_s
+        started, silent = time.monotonic(), True
         while (file := self._try_lock(name, create=True)) is None:
-            if time.monotonic() > end:
-                raise TimeoutError(f"{self}/{name}: held by {self.holder(name) or 'another process'}")
+            waited_s = time.monotonic() - started
+            if waited_s > timeout_s:
+                raise TimeoutError(self._held(name))
+            if silent and waited_s > PATIENCE_S:
+                silent = False
+                print(one_line(f"waiting for {self._held(name)}"), file=sys.stderr, flush=True)
             time.sleep(PAUSE_S)
         handles.held.add(file)
         try:
@@ -260,6 +266,9 @@ class Folder:
                 fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough where a process was forked meanwhile
             finally:
                 os.close(file)
+
+    def _held(self, name: str) -> str:
+        return f"{self}/{name}: held by {self.holder(name) or 'another process'}"
 
     def locked(self, name: str) -> bool:
         """Whether somebody holds a lock right now. Where the folder may only be read, nobody can know."""

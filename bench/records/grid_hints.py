@@ -43,9 +43,9 @@ class GridHints:
 
     _folder: Folder
 
-    def check_lock(self, timeout_s: float = math.inf) -> contextlib.AbstractContextManager[None]:
-        """Held by whoever tries cells out; waits for another who does, and raises TimeoutError where that takes longer."""
-        return self._folder.lock(CHECK_LOCK, timeout_s)
+    def check_lock(self) -> contextlib.AbstractContextManager[None]:
+        """Held by whoever tries cells out; waits for another who does."""
+        return self._folder.lock(CHECK_LOCK, math.inf)
 
     def checking(self) -> tuple[bool, Holder | None]:
         """Whether somebody tries cells out right now; and who, or who did so last."""
