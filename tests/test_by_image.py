@@ -10,8 +10,8 @@ import synthetic
 
 from bench.records import upkeep
 from bench.records.correct import packed, unpacked
-from bench.records.files import DamagedError
 from bench.records.folders import ResultsFolder
+from bench.records.problems import DamagedError
 from bench.records.record import Record
 from reports import page
 from reports.reading import ByImage
