@@ -254,13 +254,8 @@ def locking(path: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]
     """A process that holds a lock until its stdin is closed."""
     code = "import sys\nfrom bench.records.files import Folder\n"
     code += f"with Folder({str(path.parent)!r}).lock({path.name!r}):\n    print(flush=True)\n    sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdin=pipe, stdout=pipe) as process:
         assert process.stdout
         process.stdout.readline()
         try:
@@ -295,16 +290,20 @@ def test_a_run_names_who_holds_what_it_waits_for(
 
 
 @pytest.mark.parametrize(("lock", "reason"), [("lock", "trained by"), ("../check.lock", "tried out by")])
-def test_a_process_that_is_suspended_is_named_even_if_it_is_ours(lock: str, reason: str, folder: GridFolder) -> None:
+def test_a_process_that_is_suspended_is_named_even_if_it_is_ours(
+    lock: str, reason: str, folder: GridFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cell = place(folder, "none")
     with locking(Path(os.path.normpath(cell / lock))) as process:
         assert waits.held_by_others([cell.name], folder) == {}
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        hint = f"is suspended: `kill -CONT {process.pid}` lets it go on"
+        assert waits.held_by_others([cell.name], folder) == {f"process {process.pid} of this run {hint}": [cell.name]}
+        monkeypatch.setattr(waits.psutil.Process, "children", lambda self, recursive: [])  # as if another run had started it
         [(why, cells)] = waits.held_by_others([cell.name], folder).items()
-        process.send_signal(signal.SIGCONT)
     assert why.startswith(f"{reason} process {process.pid} on {socket.gethostname()}, since ")
-    assert why.endswith(f"; it is suspended: `kill -CONT {process.pid}` lets it go on")
+    assert why.endswith(f", which {hint}")
     assert cells == [cell.name]
 
 

@@ -70,37 +70,47 @@ def held_by_others(cells: Iterable[str], folder: GridFolder, jobs: Collection[st
     Args:
         jobs: on a cluster those of ours, as its queue names them; else this process and those that it has started are ours.
     """
-    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    children = [child.pid for child in psutil.Process().children(recursive=True)]
 
     def is_ours(holder: Holder | None) -> bool:
         if holder is None:
             return False
-        return holder.job in jobs if jobs else holder.host == socket.gethostname() and holder.process in ours
+        return holder.job in jobs if jobs else _is_here(holder) and holder.process in (os.getpid(), *children)
 
     found: dict[str, list[str]] = {}
-    cells, at_work = list(cells), False
+    cells, at_work = list(cells), []
     for cell_id in cells:
         place = folder.cell(cell_id)
         if not place.locked():
             continue
-        holder = place.holder()
-        at_work |= is_ours(holder)
-        if not is_ours(holder) or suspended(holder):
+        if is_ours(holder := place.holder()):
+            at_work.append(cell_id)
+        else:
             found.setdefault(f"trained by {_described(holder)}", []).append(cell_id)
     checking, holder = folder.checking()
-    if cells and checking and not at_work and (not is_ours(holder) or suspended(holder)):  # workers wait for the end of that
+    if cells and checking and not at_work and not is_ours(holder):  # workers wait for the end of that
         found[f"tried out by {_described(holder)}"] = cells
+    for child in filter(suspended, children):
+        found[f"process {child} of this run{_hint(child)}"] = at_work or cells
     return found
 
 
-def suspended(holder: Holder | None) -> bool:
-    """Whether it is known to be stopped, as by SIGSTOP or Ctrl-Z; of another machine's processes nothing is known."""
+def suspended(process: int) -> bool:
+    """Whether a process of this machine is stopped, as by SIGSTOP or a debugger."""
     with contextlib.suppress(psutil.Error):
-        if holder and holder.host == socket.gethostname():
-            return psutil.Process(holder.process).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        return psutil.Process(process).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
     return False
 
 
+def _is_here(holder: Holder) -> bool:
+    return holder.host == socket.gethostname()
+
+
+def _hint(process: int) -> str:
+    return f" is suspended: `kill -CONT {process}` lets it go on"
+
+
 def _described(holder: Holder | None) -> str:
-    more = f"; it is suspended: `kill -CONT {holder.process}` lets it go on" if holder and suspended(holder) else ""
-    return f"{holder or 'another process'}{more}"
+    if holder is None:
+        return "another process"
+    return f"{holder}, which{_hint(holder.process)}" if _is_here(holder) and suspended(holder.process) else str(holder)
