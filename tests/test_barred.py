@@ -127,3 +127,25 @@ def test_an_old_result_that_cannot_be_moved_ends_no_preparation(root: Path, monk
     assert len(lines) == 2
     assert f"first/{cells[0].id}: " in lines[1]
     assert "superseded is a link" in lines[1]
+
+
+def test_no_export_takes_the_place_of_results(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And of a cell that several grids hold the one with weights is meant."""
+    [cell] = (root / "second").glob("*-resnet20-none-s0-*")
+    digest = files.write(cell / "weights.safetensors", b"w")
+    files.write_json(cell / "record.json", files.read_json(cell / "record.json") | {"weights_sha256": digest})
+    (tmp_path / "link").symlink_to(root / "second")
+    for place in (root / "second/report", tmp_path / "link/manifest.json", cell / "record.json"):
+        assert run_bench.main(["export", cell.name, "--results", str(root), "--to", str(place)]) == 2
+        assert capsys.readouterr().err == f"error: --to: {place} lies among the files of results; name another place\n"
+    assert run_bench.main(["export", cell.name, "--results", str(root), "--to", str(root / "mine")]) == 0
+    assert (root / "mine").read_bytes() == b"w"
+    assert run_bench.main(["export", cell.name, "--results", str(root), "--to", "."]) == 2
+    assert capsys.readouterr().err == "error: .: it is a folder; name a file\n"
+
+
+def test_merge_names_a_folder_that_cannot_be_meant(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_bench.main(["merge", str(root / "first"), "--results", str(root)]) == 2
+    assert capsys.readouterr().err.endswith("it is one grid's own folder: name the folder that holds it\n")
+    assert run_bench.main(["merge", str(root), "--results", str(root / "first")]) == 2
+    assert capsys.readouterr().err == f"error: {root}: the folder of --results lies in it; name another one\n"

@@ -41,5 +41,6 @@ def write_repdistiller(cell: CellFolder, target: Path) -> Path:
     content = {"epoch": record.epochs, "model": state, "best_acc": record.accuracies.best_test.top1}
     buffer = io.BytesIO()
     torch.save(content, buffer)
+    cell.check_target(target)
     files.write(target, buffer.getvalue())
     return target

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bench.errors import UserError
 from bench.records import files
 from bench.records.correct import unpacked
-from bench.records.files import LARGE, MIB, TEXT
+from bench.records.files import LARGE, MIB, TEXT, Folder
 from bench.records.handles import Holder
 from bench.records.problems import DamagedError, RefusedError, UnreadableError, reason
 from bench.records.record import Record
@@ -286,8 +286,20 @@ class CellFolder(Scratch):
             UserError: the cell is not finished, or its files are damaged.
             OSError: the file cannot be written.
         """
-        files.write(target, self.finished_weights()[1])
+        raw = self.finished_weights()[1]
+        self.check_target(target)
+        files.write(target, raw)
         return target
+
+    def check_target(self, target: Path) -> None:
+        """
+        Raises:
+            UserError: an export would come to lie among the files of results.
+        """
+        results = self.grid.results
+        way = Folder(target.parent).way_from(results.place)
+        if way and way[0] in (*results.grids(), "teachers"):
+            raise UserError(f"--to: {target} lies among the files of results; name another place")
 
     def copy_from(self, other: CellFolder) -> None:
         """Copy a finished cell's files, each checked, the record last, since it means that the rest is there.

@@ -70,6 +70,11 @@ class Folder:
         found.root, found.names, found._real = self.root, (*self.names, *names), self._real
         return found
 
+    def way_from(self, other: Folder) -> tuple[str, ...] | None:
+        """The names that lead down to it from another folder, where links lead if there are any; None: it lies elsewhere."""
+        place, above = (os.path.realpath(Path(each._real, *each.names)) for each in (self, other))
+        return Path(place).relative_to(above).parts if Path(place).is_relative_to(above) else None
+
     # Looking
 
     def entries(self) -> list[handles.Entry]:
@@ -345,8 +350,10 @@ def write(path: Path, content: bytes | str) -> str:
     """Write a file at a place that the user gave; see `Folder.write`.
 
     Raises:
-        RefusedError: a device, a pipe or a socket stands there, or a link to what is no file.
+        RefusedError: a device, a pipe or a socket stands there, or a link to what is no file; or it names a folder.
     """
+    if path.name in ("", ".."):
+        raise RefusedError(str(path), "it is a folder; name a file")
     folder = Folder(path.parent)
     with folder.opened(path.name, create=True) as handle:
         handles.check_replaceable(handle, path.name, str(path), links=False)

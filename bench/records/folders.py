@@ -29,7 +29,7 @@ from typing import Any
 from bench.errors import UserError, unknown
 from bench.records import batch, files, requests
 from bench.records.cell import digest, is_id, is_safe, safe
-from bench.records.cell_folder import RECORD, CellFolder
+from bench.records.cell_folder import RECORD, WEIGHTS, CellFolder
 from bench.records.files import TEXT, Folder
 from bench.records.grid_hints import GridHints
 from bench.records.manifest import added, mistake, united
@@ -90,7 +90,7 @@ class ResultsFolder:
         return self.place.at(*names)
 
     def find(self, text: str) -> CellFolder:
-        """The one cell whose id starts with, or contains, this text.
+        """The one cell whose id starts with, or contains, this text; where several grids have it, a finished one with weights.
 
         Raises:
             UserError: none or several do.
@@ -110,7 +110,7 @@ class ResultsFolder:
         if len(names) > 1:
             rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
             raise UserError(f"'{text}' names {len(names)} cells: {', '.join(names[:8])}{rest}")
-        return hits[0]
+        return hits[0] if len(hits) == 1 else max(hits, key=lambda cell: (cell.done(), cell.has(WEIGHTS)))
 
     def teacher_accuracy(self, key: str) -> TeacherAccuracy | None:
         """What was measured of a teacher, by its `bench.records.teacher.key_of`; None where nothing was."""

@@ -183,10 +183,13 @@ def merge(ours: ResultsFolder, theirs: ResultsFolder) -> tuple[int, list[Problem
         missing there, and what another process trains here now.
 
     Raises:
-        UserError: there are no results in their folder.
+        UserError: there are no results in their folder, or ours lies in it.
     """
+    if ours.place.way_from(theirs.place):
+        raise UserError(f"{theirs.root}: the folder of --results lies in it; name another one")
     if not theirs.grids():
         looks = "".join(f"; {problem.path}: {problem.reason}" for problem in hidden(theirs))
+        looks += "; it is one grid's own folder: name the folder that holds it" if theirs.place.has(MANIFEST) else ""
         raise UserError(f"{theirs.root}: there are no results in this folder (no <grid>/manifest.json){looks}")
     copied, problems = 0, [Problem(f"{theirs.root}/{problem.path}", problem.reason) for problem in hidden(theirs)]
     for name in theirs.grids():
