@@ -128,9 +128,10 @@ def _other(path: Path, grid: str, style: Style) -> tuple[Other, list[Problem]]:
         path, grid = path.resolve().parent, path.resolve().name
     folder = ResultsFolder(path).grid(grid)
     records, problems = read(folder)
-    frame = with_costs(tidy_by(folder.manifest(), records), folder.costs()[0])
+    costs, cost_problems = folder.costs()
+    frame = with_costs(tidy_by(folder.manifest(), records), costs)
     frame["label"] = style.renamed(frame["label"])
-    named = [Problem(f"B: {problem.path}", problem.reason) for problem in problems]
+    named = [Problem(f"B: {problem.path}", problem.reason) for problem in problems + cost_problems]
     return Other(f"{path.name}/{grid}", frame), named
 
 

@@ -149,3 +149,22 @@ def test_merge_names_a_folder_that_cannot_be_meant(root: Path, capsys: pytest.Ca
     assert capsys.readouterr().err.endswith("it is one grid's own folder: name the folder that holds it\n")
     assert run_bench.main(["merge", str(root), "--results", str(root / "first")]) == 2
     assert capsys.readouterr().err == f"error: {root}: the folder of --results lies in it; name another one\n"
+
+
+def test_of_one_cost_in_two_files_the_later_counts(root: Path) -> None:
+    folder = ResultsFolder(root).grid("second")
+    [name] = {path.name for path in (root / "second/cost").iterdir() if "tfd" in path.read_text()}
+    former = files.read_json(root / "second/cost" / name)
+    files.write_json(root / "second/cost/a.json", former)
+    assert len(folder.costs()[0]) == 3
+    assert folder.costs()[1] == []
+    files.write_json(root / "second/cost/a.json", former | {"measured": "2027-01-01T00:00:00+00:00", "threads": 7})
+    costs, [problem] = folder.costs()
+    assert [cost.threads for cost in costs if cost.label == "tfd"] == [7]
+    assert problem == (f"second/cost/{name}", "the same was measured later, see a.json; this is left out")
+
+
+def test_a_grid_without_cells_has_a_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ResultsFolder(tmp_path).grid("g").write_manifest({"cells": [], "skipped": []})
+    assert run_bench.main(["status", "g", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "g: 0 of 0 done\n"

@@ -267,7 +267,7 @@ class Board:
         titles = dict(zip(groups, abbreviated([*groups], most), strict=True))
         methods = list(dict.fromkeys(method for _, method in rows))
         names = dict(zip(methods, abbreviated(methods, most), strict=True))
-        label_width = max(map(len, (*titles.values(), *names.values())))
+        label_width = max(map(len, (*titles.values(), *names.values())), default=0)
         tables: list[RenderableType] = []
         for group, found in groups.items():
             if kept := {names[method]: seeds for method, seeds in found.items() if (group, method) in shown}:

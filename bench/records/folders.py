@@ -307,8 +307,9 @@ class GridFolder(GridHints):
         return records, problems
 
     def costs(self) -> tuple[list[Cost], list[Problem]]:
-        """All usable costs, and what could not be used."""
-        costs, problems = [], []
+        """All usable costs, one of each step on one hardware, and what could not be used."""
+        found: dict[tuple[str | None, ...], tuple[str, Cost]] = {}
+        problems = []
         folder = self._folder.at("cost")
         try:
             names = [entry.name for entry in folder.entries() if entry.name.endswith(".json")]
@@ -316,10 +317,17 @@ class GridFolder(GridHints):
             return [], [Problem(f"{self.name}/cost", reason(error))]
         for name in names:
             try:
-                costs.append(files.parse(Cost, folder.read_json(name)))
+                cost = files.parse(Cost, folder.read_json(name))
             except (ValueError, OSError) as error:
                 problems.append(Problem(f"{self.name}/cost/{name}", reason(error)))
-        return costs, problems
+                continue
+            key = cost.key, cost.machine.hardware, cost.path
+            first, last = sorted([found.get(key, (name, cost)), (name, cost)], key=lambda each: each[1].measured)
+            found[key] = last
+            if first[1] != last[1]:
+                why = f"the same was measured later, see {last[0]}; this is left out"
+                problems.append(Problem(f"{self.name}/cost/{first[0]}", why))
+        return [cost for _, cost in found.values()], problems
 
     def write_cost(self, cost: Cost) -> None:
         """Write a cost in place of an older one; beside it where another version wrote that."""
