@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,24 @@ def test_a_watched_status_ends_with_the_run(folder: GridFolder, monkeypatch: pyt
     screen = Screen(80, 24)
     screen.feed(drawn.getvalue())
     assert (screen.wrapped, screen.scrolled) == ([], [])
+
+
+def test_a_watched_status_says_when_nobody_trains(folder: GridFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter(["missing", "running", "missing", "done"])
+    monkeypatch.setattr(progress.time, "sleep", lambda _: None)
+    monkeypatch.setattr(progress, "IDLE_S", -1.0)
+
+    def look(former: progress.Status | None) -> progress.Status:
+        found, state = progress.status(folder, {}), next(states)
+        found.board.glances = dict.fromkeys(found.board.glances, Glance(state))
+        return found
+
+    output = io.StringIO()
+    progress.watch(look, Console(file=output, width=200))
+    first, running, idle, done = output.getvalue().splitlines()
+    assert re.search(r"71 missing; nobody has trained since \d\d:\d\d:\d\d: `run` goes on", first)
+    assert "nobody" not in running + done
+    assert "nobody has trained since" in idle
 
 
 # Labels of the user's own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import nullcontext
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
@@ -18,6 +19,7 @@ from bench.screen import Screen
 from bench.texts import one_line
 
 LOOK_S = 2.0  # between two looks of `watch`
+IDLE_S = 60.0  # without a training, after which `watch` says so; a worker takes some to start
 
 
 class Progress:
@@ -110,6 +112,10 @@ class Status(NamedTuple):
         """By cell: of STATES or RARE_STATES."""
         return {cell_id: found.state for cell_id, found in self.board.glances.items()}
 
+    def active(self) -> bool:
+        """Whether, as far as is known, somebody trains or tries cells out, or will when a queue lets them."""
+        return bool({"running", "queued"} & set(self.states.values()) or self.silent or self.folder.checking()[0])
+
     def as_json(self) -> dict[str, Any]:
         return {"grid": self.folder.name, "counts": self.counts, "cells": self.states, "skipped": self.skipped}
 
@@ -159,17 +165,22 @@ def watch(look: Callable[[Status | None], Status], console: Screen, goes_on: Cal
         look: takes what the last look has found.
         goes_on: whether more will be asked for, where all that is asked for has ended.
     """
-    last, found, pacing = "", None, Pacing(LOOK_S)
+    last, found, pacing, active = "", None, Pacing(LOOK_S), time.time()
     with Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else nullcontext() as live:
         while True:
             with pacing.look():
                 found = look(found)
             line = f"{found.folder.name}: {found.board.headline()}"
+            ended = set(found.states.values()) <= {*FINAL_STATES} and not goes_on()
+            if ended or found.active():
+                active = time.time()
+            elif time.time() - active > IDLE_S:
+                line += f"; nobody has trained since {datetime.fromtimestamp(active):%H:%M:%S}: `run` goes on"
             if live:
                 live.update(_watched(found, line, console), refresh=True)
             elif line != last:
                 console.print(line)
-            if set(found.states.values()) <= {*FINAL_STATES} and not goes_on():
+            if ended:
                 break
             last = line
             time.sleep(pacing.pause_s)
