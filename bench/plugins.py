@@ -71,9 +71,12 @@ def looked_up(registry: Registry, key: str, where: str) -> Any:
         where: place of the key, for errors.
 
     Raises:
-        UserError: the dotted path leads into a module that cannot be imported.
+        UserError: what is registered has a name that files and sums cannot hold, or the dotted path leads into a module that
+            cannot be imported.
     """
     if key in registry.module_dict:
+        if not re.fullmatch(r"[\w-]+", key):
+            raise UserError(f"{where}: {brief(key)} cannot be registered: a name has letters, digits, _ and - alone")
         return registry.module_dict[key]
     if not re.fullmatch(r"\w+(\.\w+)+", key):
         return None

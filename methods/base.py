@@ -229,8 +229,17 @@ class Method(nn.Module):
             teacher: the teacher's output for it; None for a method without a teacher.
             batch: its epoch and progress may be tensors or Python's numbers.
         """
-        terms = self.terms(student, batch)
+        terms = self._by_name(self.terms(student, batch), "terms")
         return {"ce": self.cross_entropy(student, batch), **terms}
+
+    def _by_name(self, terms: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+        """
+        Raises:
+            TypeError: what a subclass returns is no dict.
+        """
+        if not isinstance(terms, dict):
+            raise TypeError(f"{type(self).__name__}.{part} returns a dict of its terms by name, not a {type(terms).__name__}")
+        return terms
 
     def step(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
         """One training step's terms: `loss` on the networks' outputs, unless the method needs more of them."""
@@ -283,5 +292,5 @@ class TeacherMethod(Method):
         """
         if teacher is None:
             raise ValueError(f"{type(self).__name__} compares the student with {self.second_output}, and none was given")
-        terms = self.distill(student, teacher, batch)
+        terms = self._by_name(self.distill(student, teacher, batch), "distill")
         return {"ce": self.cross_entropy(student, batch), **terms}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.engine.trainee import Trainee
 from bench.models import Network
 from bench.records.recipe import Recipe
+from bench.texts import brief
 
 Groups = list[dict[str, Any]]
 """torch's parameter groups. "lr" of each is a 0-dim tensor that the engine fills before a step."""
@@ -151,6 +152,8 @@ def _groups(trainee: Trainee) -> Groups:
     """The method's groups; where the recipe spares some parameters from weight decay, these have groups of their own."""
     trained = trainee.trained_parameters()
     groups = trainee.method.parameter_groups(trained)
+    if not isinstance(groups, list) or not all(isinstance(group, dict) and "params" in group for group in groups):
+        raise ValueError(f'parameter_groups returns a list of {{"params": [...]}}, not {brief(groups)}')
     left_out = {id(p) for p in trained} - {id(p) for group in groups for p in group["params"]}
     if left_out:
         raise ValueError(f"parameter_groups leaves out {len(left_out)} of {len(trained)} parameters")

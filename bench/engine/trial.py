@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from bench.data import Dataset, Split, load
 from bench.engine import checkpoint
@@ -23,6 +22,7 @@ from bench.engine.capture import StepRunner
 from bench.engine.device import autocast, choose_repeatable_kernels, draws_as_found, has_bf16, resolve_device
 from bench.engine.evaluation import evaluate
 from bench.engine.loop import Loop
+from bench.engine.promises import TrialError, check_predictor, check_promises, check_terms
 from bench.engine.step import Step
 from bench.engine.trainee import Teacher, Trainee
 from bench.errors import defined_at, place_of
@@ -35,10 +35,6 @@ from methods.base import Batch
 
 IMAGES = 2  # of a trial
 KEPT = 8  # training images of a trial, spread over the training set
-
-
-class TrialError(Exception):
-    """A cell cannot be trained; the message says what fails, why, and at which line."""
 
 
 class Trials:
@@ -100,12 +96,15 @@ class Trials:
         trainee = assembly.trainees[cell.id]
         with _part("networks", places["networks"]):
             _check_outputs(trainee, assembly)
-        loop = _loop(assembly, assembly.step())
+        with _part("optimizer", defined_at(type(trainee.method))):
+            loop = _loop(assembly, assembly.step())
         batch = next(iter(loop.streams[0].epoch(0)))
         seconds = _steps(loop.step, trainee, batch)
         if not step_only:
             with _part("checkpoint", defined_at(type(trainee.method))):
                 _check_checkpoint(loop, assembly)
+            with _part("predictor", defined_at(type(trainee.method))):
+                _check_predictor(trainee, assembly)
             with _part("evaluation", ""):
                 evaluate(trainee.predictor(), assembly.held_batches("test"), cell.precision, self.device)
             with _part("weights", places["weights"]):
@@ -139,6 +138,13 @@ def _check_outputs(trainee: Trainee, assembly: Assembly) -> None:
         check_output(trainee.student.eval()(image), len(image), assembly.dataset.classes)
 
 
+def _check_predictor(trainee: Trainee, assembly: Assembly) -> None:
+    predictor, image = trainee.predictor(), assembly.sample()
+    network = predictor.eval() if isinstance(predictor, torch.nn.Module) else predictor
+    with torch.no_grad(), autocast(assembly.device, assembly.first.precision):
+        check_predictor(network, image, assembly.dataset.classes)
+
+
 def _loop(assembly: Assembly, step: Step) -> Loop:
     cell = assembly.first
     trainee = assembly.trainees[cell.id]
@@ -156,47 +162,12 @@ def _steps(step: Step, trainee: Trainee, batch: Batch) -> float:
             try:
                 step(batch, preparing=preparing)
                 step.mean_terms(1, preparing)  # waits for the device
-                _check_gradients(step, trainee, batch, preparing)
+                seconds = time.perf_counter() - started
+                check_promises(step, trainee, batch, preparing)
             except (TypeError, AttributeError, RuntimeError):
-                _check_terms(step, trainee, batch, preparing)
+                check_terms(step, trainee, batch, preparing)
                 raise
-            seconds = time.perf_counter() - started
     return seconds
-
-
-def _check_gradients(step: Step, trainee: Trainee, batch: Batch, preparing: bool) -> None:
-    """Refuse a term by which nothing is trained: one without a gradient in the first epoch, and in the last one as well.
-
-    Raises:
-        TrialError: see above.
-    """
-    idle: set[str] | None = None
-    for moment in (batch, batch._replace(epoch=trainee.recipe.epochs - 1, progress=1.0)):
-        with autocast(step.device, step.precision):
-            terms = trainee(step.static(moment), preparing)
-        constant = {name for name, term in terms.items() if not term.requires_grad}
-        idle = constant if idle is None else idle & constant
-        if not idle:
-            return
-    advice = "compute it from the student's output, without detach() and no_grad(), or leave it out"
-    raise TrialError(f"nothing is trained by '{min(idle or terms)}', a term without a gradient: {advice}")
-
-
-def _check_terms(step: Step, trainee: Trainee, batch: Batch, preparing: bool) -> None:
-    """Raise an error where what a method returns is the cause of another error."""
-    with autocast(step.device, step.precision):
-        terms: object = trainee(step.static(batch), preparing)
-    allowed = "a method returns a dict of its terms by name, each a real tensor of shape ()"
-    if not isinstance(terms, dict) or not terms:
-        raise TrialError(f"{allowed}, not {'an empty dict' if terms == {} else f'a {type(terms).__name__}'}")
-    for name, term in terms.items():
-        if not isinstance(term, Tensor) or term.shape or term.is_complex():
-            found = (
-                f"a tensor of {term.dtype}, shape {tuple(term.shape)}"
-                if isinstance(term, Tensor)
-                else f"a {type(term).__name__}"
-            )
-            raise TrialError(f"{allowed}, but '{name}' is {found}")
 
 
 def _check_checkpoint(loop: Loop, assembly: Assembly) -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bench.data import DATASETS, Normalization, Shape
 from bench.engine.device import resolve_device, resolve_precision
-from bench.errors import UserError
+from bench.errors import UserError, described
 from bench.models import MODELS
 from bench.models.checkpoints import fit
 from bench.plan import images
@@ -20,6 +20,7 @@ from bench.plan.choice import Choice, Value
 from bench.plan.compatibility import check_buildable, check_trainable, forward_shapes, pretrained, refusal
 from bench.plan.data import Data
 from bench.plan.declared import TAKE_AWAY, Declarations
+from bench.plan.flags import check_method
 from bench.plan.grid import Grid, Skip
 from bench.plan.grid_file import Choose, GridFile, SequentialSeeds, Shortened, long_form, variations
 from bench.plan.networks import WeightFiles, network_spec
@@ -365,12 +366,9 @@ def _method(short: Spec, sides: _Sides, where: str) -> tuple[Spec, str, Method]:
         method = METHODS.build(full)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error}") from None
-    if method.prepare_epochs < 0:
-        raise UserError(f"{where}: {name}: prepare_epochs is 0 or more, not {method.prepare_epochs}")
-    if not 0 < method.teacher_epochs_fraction <= 1:
-        allowed = "above 0, at most 1"
-        raise UserError(f"{where}: {name}: teacher_epochs_fraction is {allowed}, not {method.teacher_epochs_fraction}")
-    return full, name, method
+    except Exception as error:  # whatever a plug-in raises
+        raise UserError(f"{where}: {described(error)}") from error
+    return full, name, check_method(method, full["type"], where)
 
 
 def _misfit(method: Method, sides: _Sides) -> str | None:
