@@ -333,7 +333,7 @@ def test_what_slurm_lost_is_handed_over_again_and_named(
     monkeypatch.setattr(slurm.Slurm, "queue", lambda *_: {})
     monkeypatch.setattr(slurm.Slurm, "submit", submit)
     slurm.Slurm().follow(cells, folder, Options(), Progress(folder, [], Screen()))
-    lost = f"{len(cells)} cells handed to Slurm again: their jobs ended before they were done, see"
+    lost = f"{len(cells)} of {len(cells)} cells handed to Slurm again: their jobs ended before they were done, see"
     assert f"{lost} {tmp_path}/results/small/launches" in capsys.readouterr().out.replace("\n", "")
 
 

@@ -101,7 +101,8 @@ class Slurm(Backend):
 
     def train(self, cells: Sequence[Cell], folder: GridFolder, options: Options, wait: bool, watch: Watch) -> Handed:
         count = self.submit(cells, folder, options)
-        watch.note(f"{count} cells handed to Slurm, {len(cells) - count} in its hands already")
+        others = f"; {len(cells) - count} were in its hands before" if count < len(cells) else ""
+        watch.note(f"{count} of {len(cells)} cells handed to Slurm{others}")
         if wait:
             try:
                 self.follow(cells, folder, options, watch)
@@ -260,7 +261,8 @@ class Slurm(Backend):
                     with contextlib.suppress(OSError, ValueError):  # `give_up` names it
                         folder.cell(cell.id).write_failure(f"its teacher {failed[0]} failed", again=True)
             if count := self.submit(left, folder, options):
-                watch.note(f"{count} cells handed to Slurm again: their jobs ended before they were done, see {_logs(folder)}")
+                again = f"{count} of {len(cells)} cells handed to Slurm again"
+                watch.note(f"{again}: their jobs ended before they were done, see {_logs(folder)}")
             unseen_since = time.monotonic()
         give_up(left, folder, f"see the jobs' logs in {_logs(folder)}", watch)
         watch.update()
