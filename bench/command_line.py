@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,9 +135,9 @@ def run(given: Given) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # silent, and yet no success: `run` may be in the middle of it
         sys.stderr.close()
-        return 0
+        return 128 + signal.SIGPIPE
     except OSError as error:  # of a place that was given: full, read-only, out of reach, no folder, held by another, ...
         place = error.filename2 or error.filename
         print(bounded(f"error: {f'{place}: ' if place else ''}{error.strerror or error}", words), file=sys.stderr)
