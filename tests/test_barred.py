@@ -168,3 +168,16 @@ def test_a_grid_without_cells_has_a_status(tmp_path: Path, capsys: pytest.Captur
     ResultsFolder(tmp_path).grid("g").write_manifest({"cells": [], "skipped": []})
     assert run_bench.main(["status", "g", "--results", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "g: 0 of 0 done\n"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_ends_a_merge_in_one_line(code: int, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Full(Barring):
+        def write(self, *_: Any) -> int:
+            raise OSError(code, os.strerror(code))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handles, "os", Full())
+        assert run_bench.main(["merge", str(sound), "--results", str(tmp_path)]) == 2
+    error = f"cannot write results in {tmp_path}/first: {os.strerror(code)}; choose another folder with --results"
+    assert capsys.readouterr() == ("", f"error: {error}\n")

@@ -196,6 +196,8 @@ def merge(ours: ResultsFolder, theirs: ResultsFolder) -> tuple[int, list[Problem
         try:
             more, found = _merge_grid(ours.grid(name), theirs.grid(name))
         except UserError as error:  # the other grids are copied all the same
+            if _lasts(error.__context__):
+                raise
             more, found = 0, [Problem(f"{theirs.root}/{name}", str(error))]
         except OSError as error:
             more, found = 0, [_lasting(error, f"{theirs.root}/{name}")]
@@ -241,9 +243,14 @@ def _lasting(error: OSError, place: str) -> Problem:
     Raises:
         OSError: it will refuse all others as well.
     """
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    if _lasts(error):
         raise error
     return Problem(str(error.filename or place), f"{reason(error)}; it was not copied")
+
+
+def _lasts(error: BaseException | None) -> bool:
+    """Whether the system will refuse all that is written after it as well."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _merge_costs(here: GridFolder, there: GridFolder) -> list[Problem]:
