@@ -7,16 +7,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import UserError, unknown
 from bench.records.comparisons import Baseline
-from bench.texts import misfit
+from bench.texts import brief, misfit
 from bench.user_files import mapping
 
 DEFAULT = Path(__file__).with_name("style.yaml")  # explains the keys
 WIDTH, FONT, FONT_SIZE = 5.2, "sans-serif", 9.5
 BLOCK = ["setting", "student", "pair"]  # columns within which the rows of a table are put in order
+
+LONGEST = 80  # characters of a name
+
+
+def _line(name: str) -> str:
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST:
+        raise ValueError(f"a line of at most {LONGEST} characters, not {brief(name)}")
+    return name
+
 
 Color = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 
@@ -25,7 +34,7 @@ class Style(BaseModel):
     """The keys of a style file. Methods go by the names that reports give them without one.
 
     Attributes:
-        names: by which to call methods.
+        names: by which to call methods, each a line of at most 80 characters.
         methods: the ones to show; empty: all. The plain student always stays, since all others are compared with it.
         order: these come first, in this order; the others follow as without it.
         colors: of points and lines that stand for a method.
@@ -36,7 +45,7 @@ class Style(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    names: dict[str, str] = {}
+    names: dict[str, Annotated[str, AfterValidator(_line)]] = {}
     methods: list[str] = []
     order: list[str] = []
     colors: dict[str, Color] = {}

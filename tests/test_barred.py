@@ -171,7 +171,9 @@ def test_a_grid_without_cells_has_a_status(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_full_disk_ends_a_merge_in_one_line(code: int, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_ends_a_merge_in_one_line(
+    code: int, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Full(Barring):
         def write(self, *_: Any) -> int:
             raise OSError(code, os.strerror(code))

@@ -88,6 +88,8 @@ def test_rows_keep_their_blocks():
         ("nmes: {a: b}", "unknown key 'nmes'; did you mean 'names'"),
         ("width: wide", "width: a number"),
         ("colors: {kd: red}", "colors.kd: a color such as #1f77b4, not 'red'"),
+        ("names: {kd: ' '}", "names.kd: a line of at most 80 characters, not ' '"),
+        ('names: {kd: "a\\u202eb"}', r"names.kd: a line of at most 80 characters, not 'a\\u202eb'"),
         ("- kd", "a style file is a mapping with keys names, methods, order"),
         ("a: [", "not YAML"),
     ],
