@@ -289,6 +289,7 @@ def _try(group: list[Cell], folder: GridFolder, options: Options, team: Team) ->
     for cell in group:
         if folder.cell(cell.id).begin_attempt() > ATTEMPTS:
             error = f"{ATTEMPTS} workers died on it before it could save anything: killed, out of memory, or out of time"
+            error += "; it saves when an epoch ends, --checkpoint-s seconds after the last time"
             folder.cell(cell.id).write_failure(error, again=True)
     group = [cell for cell in group if not folder.cell(cell.id).settled()]
     if not group:
