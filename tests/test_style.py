@@ -89,7 +89,7 @@ def test_rows_keep_their_blocks():
         ("width: wide", "width: a number"),
         ("colors: {kd: red}", "colors.kd: a color such as #1f77b4, not 'red'"),
         ("names: {kd: ' '}", "names.kd: a line of at most 80 characters, not ' '"),
-        ('names: {kd: "a\\u202eb"}', r"names.kd: a line of at most 80 characters, not 'a\\u202eb'"),
+        ('names: {kd: "a\\u202eb"}', "names.kd: a line of at most 80 characters, not 'a\\u202eb'"),
         ("- kd", "a style file is a mapping with keys names, methods, order"),
         ("a: [", "not YAML"),
     ],
