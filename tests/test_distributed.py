@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -122,9 +123,12 @@ def test_torchrun_gives_the_same(grid: str, tmp_path: Path) -> None:
 
 
 def test_processes_of_one_machine_listen_on_loopback_alone() -> None:
-    before = set(psutil.Process().net_connections("inet"))
+    def connections() -> set[Any]:
+        return {each for each in psutil.net_connections("inet") if each.pid == os.getpid()}
+
+    before = connections()
     store = loopback_store(0, 1, 0)
-    opened = set(psutil.Process().net_connections("inet")) - before
+    opened = connections() - before
     store.set("a", "b")
     assert {each.laddr.ip for each in opened if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 

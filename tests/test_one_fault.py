@@ -380,6 +380,7 @@ def test_a_worker_misses_no_end_of_what_it_waits_for(
     outcome: str, end: str, questions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "POLL_S", 0.0)
+    monkeypatch.setattr(worker.Waits, "look", lambda *_: None)  # it would ask questions of its own
     cells = [cell for cell in expanded(methods=["kd"]).cells if cell.waits_for]
     outcomes = [outcome, "passed"]
     monkeypatch.setattr(worker, "_take", lambda *_: outcomes.pop(0))
