@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -120,12 +121,25 @@ def _check_links(words: list[str]) -> None:
             pass
 
 
+def _check_current_folder() -> None:
+    """
+    Raises:
+        UserError: it was removed, and torch's libraries would be looked for in vain.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError("the current folder was removed; change to another one") from None
+
+
 def run(given: Given) -> int:
     """Run the verb that was given; what a user can mend is one line and exit code 2."""
     write_what_can_be_written()
     texts = [text for value in vars(given).values() for text in (value if isinstance(value, list) else [value])]
     words = [text for text in texts if isinstance(text, str) and text]
+    os.environ["MPLBACKEND"] = "agg"  # figures are files; a shell's choice may be none that is installed
     try:
+        _check_current_folder()
         _check_links(words)
         with no_exit():
             return VERBS[given.verb].action(given) or 0

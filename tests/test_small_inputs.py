@@ -50,6 +50,10 @@ SEVERAL = {"kd": {"temperature": [2, 3]}}
         ({"also": [{"seeds": {"first": 2, "most": 3}}]}, r"also\[0\], seeds: sequential seeds are one rule for all"),
         ({"also": [{"margin": 5}]}, r"also\[0\], margin: there is one for all of a grid"),
         ({"recipe": {"ema": 1}}, r"recipe\.ema: below 1, not 1: the averaged copy"),
+        (
+            {"recipe": {"crop": "resized", "image_size": 16, "crop_pct": 1e-6}},
+            "recipe, crop_pct: 1e-06 asks for test images of 16,000,000 pixels; at most 8,192",
+        ),
         ({"recipe": {"dropout": 1}}, r"recipe\.dropout: below 1, not 1: nothing of the embedding"),
         ({"recipe": "~nobody-of-that-name/x.yaml"}, "recipe: there is no user ~nobody-of-that-name"),
         ({"data": {"type": "digits", "digest": "0" * 64}}, r"data\.digest: that of these data is none, .* not '000"),
@@ -281,3 +285,12 @@ def test_a_stratified_part_is_drawn_in_one_pass_and_as_before():
     assert stratified(targets, 5).tolist() == [0, 1, 5, 8, 9]
     many = torch.arange(50_000)
     assert len(stratified(many, 10)) == 10
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert run_bench.main(["status", "quick", "--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: the current folder was removed; change to another one\n"

@@ -300,6 +300,9 @@ def _used(recipe: Recipe, samples: int) -> int:
     return drawn - rest * short
 
 
+MOST_PIXELS = 8192  # of a side, to which test images are resized before their middle is cut out
+
+
 def check_recipe(recipe: Recipe, shape: Shape, streamed: bool) -> None:
     """Refuse a recipe that does not suit these images.
 
@@ -312,6 +315,9 @@ def check_recipe(recipe: Recipe, shape: Shape, streamed: bool) -> None:
     """
     if not _used(recipe, shape.samples):
         raise ValueError(f"training images: {shape.samples} are too few; allowed: at least {2 * recipe.shares}")
+    side = (recipe.image_size or max(shape.height, shape.width)) / recipe.crop_pct
+    if recipe.crop == "resized" and side > MOST_PIXELS:
+        raise ValueError(f"crop_pct: {recipe.crop_pct:g} asks for test images of {side:,.0f} pixels; at most {MOST_PIXELS:,}")
     if streamed and recipe.crop != "resized":
         raise ValueError(f"crop: '{recipe.crop}' does not suit image files of any size; set crop: resized, or data.size")
     padding = recipe.crop_padding if recipe.crop == "pad" else 0
