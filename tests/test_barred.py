@@ -183,3 +183,12 @@ def test_a_full_disk_ends_a_merge_in_one_line(
         assert run_bench.main(["merge", str(sound), "--results", str(tmp_path)]) == 2
     error = f"cannot write results in {tmp_path}/first: {os.strerror(code)}; choose another folder with --results"
     assert capsys.readouterr() == ("", f"error: {error}\n")
+
+
+def test_an_error_of_the_system_names_one_place(root: Path) -> None:
+    with barred("manifest.json"), pytest.raises(PermissionError) as caught:
+        ResultsFolder(root).place.at("first").read("manifest.json")
+    assert str(caught.value) == f"[Errno {errno.EACCES}] Permission denied: '{root}/first/manifest.json'"
+    (root / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"/folder'$"):
+        ResultsFolder(root).place.write("folder", b"x")

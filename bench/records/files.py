@@ -318,7 +318,8 @@ class Folder:
         except OSError as error:
             if error.errno == errno.ELOOP:  # a link took the place of a file after it was looked at
                 raise RefusedError(self._place(name), f"it is a link: {handles.LINKS}") from None
-            error.filename, error.filename2 = self._place(name), None
+            error.filename = self._place(name)
+            del error.filename2  # None would be printed as a second name
             raise
 
     def _taken(self, name: str, take: Callable[[int, int], Result], limit: int) -> Result:
