@@ -174,14 +174,15 @@ def test_what_reads_results_works_without_torch(tmp_path):
     import synthetic
 
     truth = {"none": 0.0, "tfd": 0.5, "kd": 1.0}
-    synthetic.filled(tmp_path, "demo", synthetic.draw(truth, 3, np.random.default_rng(1), epochs=4))
-    at = ("--results", str(tmp_path))
+    root = tmp_path / "results"
+    synthetic.filled(root, "demo", synthetic.draw(truth, 3, np.random.default_rng(1), epochs=4))
+    at = ("--results", str(root))
     counts = json.loads(fresh(VERB, "status", "demo", "--json", *at))["counts"]
     assert counts["done"] == 10  # three methods, three seeds, one teacher
     assert "0 problems" in fresh(VERB, "verify", "demo", *at)
     fresh(VERB, "report", "demo", *at)
-    assert "tfd" in (tmp_path / "demo/report/report.html").read_text(encoding="utf-8")
-    assert "copied" in fresh(VERB, "merge", str(tmp_path), "--results", str(tmp_path / "second"))
+    assert "tfd" in (root / "demo/report/report.html").read_text(encoding="utf-8")
+    assert "copied" in fresh(VERB, "merge", str(root), "--results", str(tmp_path / "second"))
 
 
 @pytest.mark.parametrize("name", readme.GRIDS)

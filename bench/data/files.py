@@ -45,6 +45,10 @@ class Files:
     def __iter__(self) -> Iterator[Path]:
         return (self.path(position) for position in range(len(self)))
 
+    def shared_with(self, other: Files) -> int:
+        """How many of the others are among these, by their paths."""
+        return int(np.isin(other.paths, self.paths).sum())
+
     def path(self, position: int) -> Path:
         return Path(os.fsdecode(self.paths[position]))
 
