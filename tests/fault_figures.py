@@ -141,7 +141,7 @@ def main() -> int:
         signal.signal(number, stop)
     folder, total = Path(tempfile.mkdtemp(prefix="faults-")), Figures()
     parts = []
-    for name in options.parts:
+    for name in sorted(options.parts, key=lambda name: name != "random"):  # first: the others replace real processes by forks
         parts.append(part := Part(name))
         most = None if options.all else options.most or MOST[name]
         try:
