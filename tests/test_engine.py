@@ -20,6 +20,7 @@ import run_bench
 from bench.data import Stream
 from bench.engine.assemble import assemble
 from bench.engine.device import machine
+from bench.engine.hooks import VisualizeHook
 from bench.engine.schedule import learning_rate
 from bench.engine.step import DivergedError
 from bench.engine.train import train
@@ -105,6 +106,15 @@ def test_interrupted_and_resumed_equals_undisturbed(key, tiny, tmp_path, monkeyp
     assert found.accuracies == expected.accuracies
     assert found.earlier_machines is None
     assert folder.cell(found.id).read_checkpoint() is None
+
+
+def test_each_attempt_visualizes_into_a_new_folder(tiny, tmp_path, monkeypatch):
+    grid, folders = tiny(), []
+    place = folder_of(grid, tmp_path).cell(grid.cells[0].id)
+    monkeypatch.setattr("bench.engine.hooks.Visualizer", lambda vis_backends, save_dir: folders.append(save_dir))
+    for _ in range(3):  # within a second
+        VisualizeHook(("TensorboardVisBackend",), place)
+    assert len(set(folders)) == 3
 
 
 def test_a_record_names_all_machines_that_trained_it(tiny, tmp_path, monkeypatch):
